@@ -1,0 +1,71 @@
+"""The prompt as parts: what the model reads, in order, with who supplied each piece.
+
+A fixed part (template markers, the caller's own question) is always present and earns nothing here;
+every other part is a player that can be taken away. Parts are tokenised one by one and joined as
+tokens, so taking one away never changes how its neighbours are read, and the offsets stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.core.errors import InvalidError
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of the prompt, exactly as the model reads it."""
+
+    id: str  # a contribution id for a player; any label that is unique in the layout for a fixed part
+    owner: str  # parts with one owner are one player
+    text: str
+    fixed: bool = False
+    control: bool = False  # template text, in which the model's special tokens are honoured; never a caller's text
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The whole prompt in order."""
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        ids = [part.id for part in self.parts]
+        if len(set(ids)) != len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise InvalidError(f"part ids must be unique, repeated: {twice[:3]}", code="layout_invalid", fix="give each part its own id")
+
+    @property
+    def players(self) -> tuple[Part, ...]:
+        """The parts that can be taken away, in prompt order."""
+        return tuple(part for part in self.parts if not part.fixed)
+
+
+class Scorer(Protocol):
+    """Reads texts as tokens and says how likely an answer is after each of several prompts."""
+
+    @property
+    def digest(self) -> str:
+        """What the weights and the arithmetic are, as ``sha256:…``; two scorers with one digest agree."""
+        ...
+
+    @property
+    def context_tokens_max(self) -> int:
+        """The longest prompt and answer together, in tokens."""
+        ...
+
+    def tokenize(self, text: str, *, control: bool) -> tuple[int, ...]:
+        """Token ids of one part; special tokens are honoured only when `control`."""
+        ...
+
+    def score(self, contexts: Sequence[Sequence[int]], answer: Sequence[int]) -> NDArray[np.float64]:
+        """log2 p(answer token | context, earlier answer tokens): (contexts, answer tokens), all <= 0 and finite.
+
+        Contexts that share a prefix are scored as a tree: the shared tokens are computed once.
+        """
+        ...

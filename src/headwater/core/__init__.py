@@ -1,0 +1,1 @@
+"""Money, ids, canonical bytes, instants, limits and errors: pure, and known to every other layer."""

@@ -1,0 +1,86 @@
+"""Canonical bytes (RFC 8785) and the digests taken of them.
+
+Everything signed, hashed or compared goes through `canonical`. Values hold strings, booleans, null,
+lists, objects with ASCII keys and integers within 2^53; amounts travel as decimal strings, and
+floats are refused because two machines may print them differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import rfc8785
+
+from headwater.core.errors import InvalidError
+
+Json = Any
+"""A JSON value; kept loose on purpose, `canonical` is what checks it."""
+
+
+def canonical(value: Json) -> bytes:
+    """The RFC 8785 bytes of `value`.
+
+    Raises:
+        InvalidError: floats, integers beyond 2^53 - 1, non-ASCII keys or foreign types.
+
+    >>> canonical({"b": 1, "a": ["x", None]})
+    b'{"a":["x",null],"b":1}'
+    """
+    _refuse_ambiguous(value, "$")
+    return bytes(rfc8785.dumps(value))
+
+
+def parse_canonical(raw: bytes) -> Json:
+    """The value whose canonical bytes are exactly `raw`.
+
+    Raises:
+        InvalidError: not JSON, a repeated key, or JSON that is not in canonical form.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise InvalidError(f"not canonical JSON: {error}", code="not_json", fix="use the file as it was issued") from None
+    if canonical(value) != raw:
+        raise InvalidError("JSON is not in RFC 8785 form", code="not_canonical", fix="use the bytes as they were issued")
+    return value
+
+
+def digest(raw: bytes) -> str:
+    """SHA-256 of `raw` as ``sha256:<64 hex>``."""
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def digest_of(value: Json) -> str:
+    """SHA-256 of the canonical bytes of `value`, as ``sha256:<64 hex>``."""
+    return digest(canonical(value))
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"repeated key in {sorted(keys)}")
+    return dict(pairs)
+
+
+def _refuse_ambiguous(value: Json, where: str) -> None:
+    match value:
+        case None | bool() | str():
+            return
+        case int() if abs(value) < 2**53:
+            return
+        case list() | tuple():
+            for i, item in enumerate(value):
+                _refuse_ambiguous(item, f"{where}[{i}]")
+        case dict():
+            for key, item in value.items():
+                if not (isinstance(key, str) and key.isascii()):
+                    raise InvalidError(f"{where}: key {key!r} is not ASCII", code="not_canonical", fix="use ASCII keys")
+                _refuse_ambiguous(item, f"{where}.{key}")
+        case _:
+            raise InvalidError(
+                f"{where}: {value!r} has no canonical form",
+                code="not_canonical",
+                fix="write amounts as decimal strings and scores as integers",
+            )
