@@ -1,0 +1,265 @@
+"""One SQLite file with transactions, numbered migrations and errors that say what to do.
+
+Invariants: a transaction is durable when its block ends without an error (write-ahead log, synchronous
+FULL) and leaves no trace when it ends with one; threads share the connection one transaction at a
+time; processes queue for the one write lock. Integers leave and enter as `int` and overflow raises.
+
+Traps this module and its users mind: SQLite turns ``a + b`` beyond 2^63 into a float, so columns of
+money carry a range CHECK (`sum()` raises by itself); DDL belongs in `migrate`, never in a store.
+
+Knows nothing of ledgers, keys or calls.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, InvariantError, Problem, UpstreamError
+
+Params = Sequence[Any]
+Row = tuple[Any, ...]
+
+INT64_MAX = 2**63 - 1
+"""Largest integer a column holds."""
+
+_MIGRATIONS = """
+CREATE TABLE IF NOT EXISTS migrations (
+  module TEXT NOT NULL,
+  step INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (module, step)
+)
+"""
+
+
+class ConstraintError(ConflictError):
+    """A row breaks a rule of its table. `kind` is unique, check, foreignkey, notnull, trigger or datatype."""
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message, code="constraint_failed", fix="nothing was written; correct the values and retry")
+        self.kind = kind
+
+
+class Database:
+    """A SQLite file, opened for this process; safe to share between threads.
+
+    Args:
+        path: the file; it and its folder are made (readable by the owner only) unless `create` is false.
+        create: with false, a missing file is an `InvalidError` with code ``database_missing``.
+        busy_timeout_ms: how long to wait for another process's write lock.
+    """
+
+    def __init__(self, path: Path | str, *, create: bool = True, busy_timeout_ms: int = 10_000) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._depth = 0
+        with _clean_errors(self.path):
+            _make_file(self.path, create)
+            self._connection = sqlite3.connect(
+                self.path, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False
+            )
+        try:
+            self._configure()
+        except HeadwaterError:
+            self._connection.close()
+            raise
+
+    def _configure(self) -> None:
+        # Switching to the write-ahead log takes a lock; it is a no-op when the file already uses it.
+        if self.query("PRAGMA journal_mode") != [("wal",)] and self.query("PRAGMA journal_mode = wal") != [("wal",)]:
+            raise UpstreamError(
+                f"{self.path} cannot use a write-ahead log",
+                code="database_unsupported_disk",
+                fix="keep the home folder on a local disk, not a network share",
+            )
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY", "cache_size = -65536"):
+            self.query(f"PRAGMA {pragma}")
+        # Opening a file that is already set up takes no write lock: readers never wait for a writer.
+        if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
+            self.execute(_MIGRATIONS)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is written, durably, or nothing is.
+
+        Nested use joins the outer transaction: the inner block is all-or-nothing by itself, so an
+        outer block may catch an inner error and go on; only the outermost end is durable.
+        """
+        with self._lock:
+            depth = self._depth
+            savepoint = f"level_{depth}"
+            self._run("BEGIN IMMEDIATE" if depth == 0 else f"SAVEPOINT {savepoint}", ())
+            self._depth = depth + 1
+            try:
+                yield
+                self._run("COMMIT" if depth == 0 else f"RELEASE {savepoint}", ())
+            except BaseException:
+                # A full disk rolls back by itself; then there is nothing left to undo.
+                if self._connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        if depth == 0:
+                            self._connection.execute("ROLLBACK")
+                        else:
+                            self._connection.execute(f"ROLLBACK TO {savepoint}")
+                            self._connection.execute(f"RELEASE {savepoint}")
+                raise
+            finally:
+                self._depth = depth
+
+    def execute(self, sql: str, params: Params = ()) -> int:
+        """Run one statement; outside a transaction it commits by itself. Gives the number of rows changed."""
+        with self._lock:
+            return self._run(sql, params).rowcount
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> int:
+        """Run one statement for every row, all or none. Gives the number of rows changed."""
+        with self.transaction(), _clean_errors(self.path):
+            return self._connection.executemany(sql, rows).rowcount
+
+    def query(self, sql: str, params: Params = ()) -> list[Row]:
+        """All rows of a statement; a statement with RETURNING may be given."""
+        with self._lock, _clean_errors(self.path):
+            return self._run(sql, params).fetchall()
+
+    def migrate(self, module: str, steps: Sequence[str]) -> None:
+        """Bring `module`'s tables to the newest step; each step (one or more statements) is applied once.
+
+        Raises:
+            InvalidError: the file was written by a newer version (more steps than given here).
+            InvariantError: a step that was applied has since been edited.
+        """
+        digests = [sha256(step.encode()).hexdigest() for step in steps]
+        if self._applied(module, digests) == len(steps):
+            return
+        with self.transaction():
+            # Asked again under the write lock: another process may have come first.
+            for number in range(self._applied(module, digests), len(steps)):
+                for statement in _statements(steps[number]):
+                    self.execute(statement)
+                self.execute("INSERT INTO migrations VALUES (?, ?, ?)", (module, number, digests[number]))
+
+    def _applied(self, module: str, digests: Sequence[str]) -> int:
+        rows = self.query("SELECT digest FROM migrations WHERE module = ? ORDER BY step", (module,))
+        if len(rows) > len(digests):
+            raise InvalidError(
+                f"{self.path}: {module} is at step {len(rows)}, this version knows {len(digests)}",
+                code="database_newer",
+                fix="run the headwater version that wrote this file, or a later one",
+            )
+        for number, (applied, known) in enumerate(zip(rows, digests, strict=False)):
+            if applied[0] != known:
+                raise InvariantError(
+                    f"migration {module} step {number} was edited after it was applied to {self.path}",
+                    code="migration_changed",
+                    fix="restore the step and add a new one after it",
+                )
+        return len(rows)
+
+    def integrity(self) -> tuple[Problem, ...]:
+        """What is damaged in the file: pages, indexes, checks and references; empty when it is sound."""
+        try:
+            damage = [str(text) for (text,) in self.query("PRAGMA integrity_check") if text != "ok"]
+            orphans = self.query("PRAGMA foreign_key_check")
+        except UpstreamError as error:
+            damage, orphans = [error.message], []
+        damage += [f"row {row[1]} of {row[0]} refers to a missing row of {row[2]}" for row in orphans]
+        fix = "stop, keep the file as evidence and restore the last good copy"
+        return tuple(Problem(str(self.path), "database_corrupt", text, fix) for text in damage)
+
+    def close(self) -> None:
+        """Close the connection; what was committed stays."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, sql: str, params: Params) -> sqlite3.Cursor:
+        if self._depth and not self._connection.in_transaction:
+            # After a full disk SQLite has undone the whole transaction; a later write must not land alone.
+            raise UpstreamError(
+                f"{self.path}: the transaction was already undone", code="transaction_undone", fix="retry all of it"
+            )
+        with _clean_errors(self.path):
+            return self._connection.execute(sql, params)
+
+
+def _make_file(path: Path, create: bool) -> None:
+    if path.exists():
+        return
+    if not create:
+        raise InvalidError(
+            f"there is no database at {path}", code="database_missing", fix="give the home folder with --home"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, in order; triggers, which hold semicolons themselves, stay whole."""
+    statement = ""
+    for piece in script.split(";"):
+        statement += piece + ";"
+        if sqlite3.complete_statement(statement):
+            if statement.strip(" \n\t;"):
+                yield statement
+            statement = ""
+    if statement.strip(" \n\t;"):
+        raise InvariantError(f"unfinished statement in migration: {statement[:80]!r}", code="migration_unfinished")
+
+
+@contextmanager
+def _clean_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explained(error, path) from error
+    except OverflowError as error:
+        raise _too_large(path, str(error)) from error
+    except OSError as error:
+        raise UpstreamError(
+            f"{path}: {error.strerror or error}", code="database_unopenable", fix="check the path and its permissions"
+        ) from error
+
+
+def _too_large(path: Path, detail: str) -> InvalidError:
+    return InvalidError(
+        f"{path}: a number does not fit in 64 bits ({detail})",
+        code="amount_out_of_range",
+        fix=f"keep amounts and their sums within {INT64_MAX} nano units",
+    )
+
+
+def _explained(error: sqlite3.Error, path: Path) -> HeadwaterError:
+    name: str = getattr(error, "sqlite_errorname", "") or ""
+    text = f"{path}: {error}"
+    if name.startswith("SQLITE_CONSTRAINT"):
+        kind = name.removeprefix("SQLITE_CONSTRAINT_").lower()
+        return ConstraintError(str(error), kind="unique" if kind in ("primarykey", "rowid") else kind)
+    if name == "SQLITE_FULL":
+        return UpstreamError(text, code="disk_full", fix="free some space; nothing of this transaction was written")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return UpstreamError(
+            text, code="database_locked", fix="another process is writing; retry, or stop the other process"
+        )
+    if name.startswith("SQLITE_CORRUPT"):
+        return UpstreamError(text, code="database_corrupt", fix="keep the file as evidence; restore the last good copy")
+    if name == "SQLITE_NOTADB":
+        return InvalidError(text, code="not_a_database", fix="give a file that headwater made, or move this one away")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY", "SQLITE_AUTH")):
+        return UpstreamError(text, code="database_unopenable", fix="check the path and its permissions")
+    if name.startswith("SQLITE_IOERR"):
+        return UpstreamError(text, code="disk_failed", fix="check the disk; nothing of this transaction was written")
+    if "overflow" in str(error):
+        return _too_large(path, str(error))
+    return InvariantError(f"{text} [{name or type(error).__name__}]", code="database_misused")
