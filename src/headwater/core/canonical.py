@@ -41,9 +41,13 @@ def parse_canonical(raw: bytes) -> Json:
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise InvalidError(f"not canonical JSON: {error}", code="not_json", fix="use the file as it was issued") from None
+        raise InvalidError(
+            f"not canonical JSON: {error}", code="not_json", fix="use the file as it was issued"
+        ) from None
     if canonical(value) != raw:
-        raise InvalidError("JSON is not in RFC 8785 form", code="not_canonical", fix="use the bytes as they were issued")
+        raise InvalidError(
+            "JSON is not in RFC 8785 form", code="not_canonical", fix="use the bytes as they were issued"
+        )
     return value
 
 

@@ -108,7 +108,9 @@ def parse_units(text: str, *, where: str = "amount") -> int:
             fix="write it like 0.01, in units of the currency",
         ) from None
     if not value.is_finite() or abs(value) > AMOUNT_MAX // NANO:
-        raise InvalidError(f"{where} {text!r} is out of range", code="amount_out_of_range", fix="use a finite amount below 10^29")
+        raise InvalidError(
+            f"{where} {text!r} is out of range", code="amount_out_of_range", fix="use a finite amount below 10^29"
+        )
     nano = value * NANO
     if nano != nano.to_integral_value():
         raise InvalidError(
