@@ -26,6 +26,7 @@ class Part:
     text: str
     fixed: bool = False
     control: bool = False  # template text, in which the model's special tokens are honoured; never a caller's text
+    registered_at_ns: int = 0  # of two copies the earlier one is the original; ties go to the earlier part
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,11 @@ class Layout:
         ids = [part.id for part in self.parts]
         if len(set(ids)) != len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})
-            raise InvalidError(f"part ids must be unique, repeated: {twice[:3]}", code="layout_invalid", fix="give each part its own id")
+            raise InvalidError(
+                f"part ids must be unique, repeated: {twice[:3]}",
+                code="layout_invalid",
+                fix="give each part its own id",
+            )
 
     @property
     def players(self) -> tuple[Part, ...]:

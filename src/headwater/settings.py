@@ -1,0 +1,124 @@
+"""Configuration: `headwater.toml` < `HEADWATER_*` environment < flags, and where each value came from.
+
+Settings are flat, few and typed. Nothing below this layer reads configuration; the stages are given
+values. Secrets are never settings: keys live in files of the home folder, readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from headwater.core.errors import InvalidError
+from headwater.core.limits import SOURCES_MAX
+from headwater.core.money import parse_units
+
+ENVIRONMENT_PREFIX = "HEADWATER_"
+FILE_NAME = "headwater.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting with its default; `help` says what it is for."""
+
+    home: Path = field(default=Path(".headwater"), metadata={"help": "folder that holds records, keys and indexes"})
+    host: str = field(default="127.0.0.1", metadata={"help": "address the gateway listens on"})
+    port: int = field(default=8484, metadata={"help": "port the gateway listens on, 0 for any free one"})
+    policy: str = field(default="", metadata={"help": "path of a policy TOML; empty for the shipped default"})
+    model_name: str = field(default="smollm2-135m", metadata={"help": "name callers use for the model without sources"})
+    grounded_suffix: str = field(
+        default="-grounded", metadata={"help": "added to the model name: retrieves sources and uses the registered prompt"}
+    )
+    sources: int = field(default=4, metadata={"help": f"sources offered to a grounded answer, 0..{SOURCES_MAX}"})
+    request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
+    input_token_price: str = field(default="0.000004", metadata={"help": "price of one prompt token"})
+    output_token_price: str = field(default="0.0001", metadata={"help": "price of one answer token"})
+    threads: int = field(default=1, metadata={"help": "processor threads of the model in process"})
+    maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed before it settles"})
+    rpc_url: str = field(default="", metadata={"help": "JSON-RPC of the chain; empty for the embedded one"})
+    root_delay_s: int = field(default=3_600, metadata={"help": "seconds between posting a root and claims against it"})
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise _wrong(f"{name} is {getattr(self, name)}", f"use a whole number from {low} to {high}")
+        for name in ("request_price", "input_token_price", "output_token_price"):
+            if parse_units(getattr(self, name), where=name) < 0:
+                raise _wrong(f"{name} is negative: {getattr(self, name)}", "prices are >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """Settings, and for each one where its value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]  # setting -> "default", "file PATH", "environment NAME" or "flag"
+
+
+_RANGES = (
+    ("port", 0, 65_535),
+    ("sources", 0, SOURCES_MAX),
+    ("threads", 1, 256),
+    ("maturity_s", 0, 365 * 86_400),
+    ("root_delay_s", 0, 30 * 86_400),
+)
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, *, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Sourced:
+    """Read the settings in force.
+
+    Args:
+        flags: values given on the command line; `None` values are not given.
+        environment: defaults to the process's.
+        folder: where `headwater.toml` is looked for; defaults to the working folder.
+
+    Raises:
+        InvalidError: an unknown setting, or a value of the wrong type or out of range.
+    """
+    environment = os.environ if environment is None else environment
+    known = {f.name: f for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(known, "default")
+
+    def take(name: str, value: Any, source: str) -> None:
+        if name not in known:
+            raise _wrong(f"unknown setting {name!r} ({source})", f"the settings are {', '.join(sorted(known))}")
+        values[name], sources[name] = _typed(name, value, known[name].default), source
+
+    path = (folder or Path.cwd()) / FILE_NAME
+    if path.exists():
+        try:
+            table = tomllib.loads(path.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise _wrong(f"{path} is not TOML: {error}", "mend the line it names") from None
+        for name, value in table.items():
+            take(name, value, f"file {FILE_NAME}")
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name in known:
+            take(name, environment[variable], f"environment {variable}")
+    for name, value in (flags or {}).items():
+        if value is not None:
+            take(name, value, "flag")
+    return Sourced(Settings(**values), sources)
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    try:
+        if isinstance(default, bool) or isinstance(value, bool):
+            raise ValueError
+        if isinstance(default, int):
+            return int(value)
+        return Path(value) if isinstance(default, Path) else str(value)
+    except (TypeError, ValueError):
+        raise _wrong(f"{name} is {value!r}", f"give a value like {default!r}") from None
+
+
+def _wrong(message: str, fix: str) -> InvalidError:
+    return InvalidError(message, code="setting_invalid", fix=fix)
