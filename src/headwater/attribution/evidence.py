@@ -1,0 +1,110 @@
+"""What an attribution needs of a call, as canonical bytes: the prompt's parts and the answer's tokens.
+
+Kept in the call journal so that an interrupted attribution starts again from the same bytes; erased
+when the text must go, after which the receipt's digests are all that is left. A random nonce is part
+of the bytes, so that a digest gives nothing away about a text that could be guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headwater.attribution.layout import Layout, Part
+from headwater.core.canonical import canonical, parse_canonical
+from headwater.core.errors import InvariantError
+from headwater.core.instants import format_instant, parse_instant
+
+
+class Tokenize(Protocol):
+    """A model's tokeniser, as `Scorer.tokenize` and `Backend.tokenize` are."""
+
+    def __call__(self, text: str, *, control: bool) -> Sequence[int]:
+        """Token ids of one part; special tokens are honoured only when `control`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model gave."""
+
+    text: str
+    token_ids: tuple[int, ...]  # as generated, without the end-of-turn token
+    finish_reason: str  # stop, length or cancelled (the caller hung up)
+    prompt_tokens: int
+
+
+def layout_bytes(layout: Layout, nonce: bytes) -> bytes:
+    """The layout as canonical JSON; `read_layout` reads it back."""
+    return canonical(
+        {
+            "nonce": nonce.hex(),
+            "parts": [
+                {
+                    "id": part.id,
+                    "owner": part.owner,
+                    "text": part.text,
+                    "fixed": part.fixed,
+                    "control": part.control,
+                    "registered_at": format_instant(part.registered_at_ns),
+                }
+                for part in layout.parts
+            ],
+        }
+    )
+
+
+def read_layout(raw: bytes) -> Layout:
+    """The layout that `layout_bytes` wrote.
+
+    Raises:
+        InvariantError: the bytes are not a layout; what we wrote ourselves is damaged.
+    """
+    try:
+        return Layout(
+            tuple(
+                Part(
+                    row["id"],
+                    row["owner"],
+                    row["text"],
+                    row["fixed"],
+                    row["control"],
+                    parse_instant(row["registered_at"]),
+                )
+                for row in parse_canonical(raw)["parts"]
+            )
+        )
+    except (KeyError, TypeError) as error:
+        raise InvariantError(f"the journal holds no layout: {error!r}", code="evidence_damaged") from None
+
+
+def answer_bytes(answer: Answer, nonce: bytes) -> bytes:
+    """The answer as canonical JSON; `read_answer` reads it back."""
+    return canonical(
+        {
+            "nonce": nonce.hex(),
+            "text": answer.text,
+            "token_ids": list(answer.token_ids),
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+        }
+    )
+
+
+def read_answer(raw: bytes) -> Answer:
+    """The answer that `answer_bytes` wrote.
+
+    Raises:
+        InvariantError: the bytes are not an answer; what we wrote ourselves is damaged.
+    """
+    try:
+        row = parse_canonical(raw)
+        return Answer(row["text"], tuple(row["token_ids"]), row["finish_reason"], row["prompt_tokens"])
+    except (KeyError, TypeError) as error:
+        raise InvariantError(f"the journal holds no answer: {error!r}", code="evidence_damaged") from None
+
+
+def prompt_ids(layout: Layout, tokenize: Tokenize) -> tuple[int, ...]:
+    """The tokens the model reads: each part by itself, joined in order."""
+    return tuple(token for part in layout.parts for token in tokenize(part.text, control=part.control))

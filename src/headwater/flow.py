@@ -1,0 +1,382 @@
+"""The path of one cent, in one file: read this first.
+
+    call -> attribution -> receipt -> split -> ledger          (here, per call)
+    epoch -> settlement -> claim                               (`settle.py` in this layer, per window)
+
+1. `open` admits a call: registered prompt and sources pass the licence gate, the prompt is laid out in
+   parts, and the price of the longest answer is reserved.
+2. `answer` streams the model's tokens; before the last piece leaves, the answer is in the journal and its
+   price is charged, in one commit.
+3. `attribute` runs later: it measures who supplied the bits, divides the price, signs the receipt, appends
+   it durably to the log and books the payouts. Whatever is interrupted starts again from the journal.
+
+Invariants: a call is charged at most once and only if it answered; a receipt exists before its payouts are
+booked; the log, not the database, decides which receipt a call has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
+
+from headwater.attribution.account import Rules, attribute
+from headwater.attribution.bits import Attribution, Share
+from headwater.attribution.evidence import (
+    Answer,
+    answer_bytes,
+    layout_bytes,
+    prompt_ids,
+    read_answer,
+    read_layout,
+)
+from headwater.attribution.layout import Layout, Part, Scorer
+from headwater.attribution.reference import Reference
+from headwater.core.canonical import digest
+from headwater.core.errors import InvalidError, MissingError, RefusedError
+from headwater.core.ids import AccountId, CallId, ContributionId, call_id
+from headwater.core.limits import SOURCES_MAX
+from headwater.models.backend import Backend, Piece, Sampling
+from headwater.models.chatml import Message, render
+from headwater.receipts import (
+    ModelUse,
+    Receipt,
+    ReceiptAttribution,
+    ReceiptOwner,
+    ReceiptPayout,
+    ReceiptShare,
+    Signer,
+    Usage,
+    issue,
+    microbits,
+)
+from headwater.registry import account_for, permits
+from headwater.retrieval import PassageIndex
+from headwater.splits import Credit, Division, Findings, Policy, divide
+from headwater.splits.policy import COMMONS
+from headwater.splits.pricing import Prices
+from headwater.store.call_store import CallRecord, CallStore
+from headwater.store.key_store import KeyRecord
+from headwater.store.ledger_store import Ledger
+from headwater.store.receipt_log import ReceiptLog
+from headwater.store.registry_store import RegistryStore
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model name that callers may use, and what stands behind it."""
+
+    name: str
+    backend: Backend
+    scorer: Scorer
+    reference: Reference
+    prices: Prices
+    base_model: ContributionId | None  # registered base model, for the residual
+    prompt: ContributionId | None = None  # registered prompt put before every conversation
+    sources: int = 0  # registered passages offered to every answer
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """What a caller asks, after the wire format has been read."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    body_digest: str  # of the request as sent; the idempotency key is bound to it
+    idempotency_key: str | None = None
+    sources: int | None = None  # overrides the model's number
+    prompt: ContributionId | None = None  # overrides the model's prompt
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A call that was admitted and paid for up to its ceiling."""
+
+    record: CallRecord
+    served: ServedModel
+    prompt: tuple[int, ...]  # token ids, exactly what the model and the scorer read
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the path runs on; built once by the layer above."""
+
+    registry: RegistryStore
+    passages: PassageIndex | None
+    models: Mapping[str, ServedModel]
+    ledger: Ledger
+    calls: CallStore
+    log: ReceiptLog
+    signer: Signer
+    policy: Policy
+    now_ns: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
+
+
+class Flow:
+    """The path, run on `parts`. Safe to call from several threads; `attribute` is meant for one worker."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    # 1. The call
+
+    def open(self, request: CallRequest, key: KeyRecord) -> OpenCall | CallRecord:
+        """Admit a call and reserve its ceiling price.
+
+        Returns:
+            The open call, or the record of the finished one when the idempotency key was used before with this body.
+
+        Raises:
+            MissingError: no such model, prompt or contribution.
+            RefusedError: not enough credit, or a licence that does not permit it.
+            InvalidError: the prompt and the longest answer do not fit the model's window.
+            ConflictError: the idempotency key belongs to another body or to a call still running.
+        """
+        served = self._served(request.model)
+        earlier = self._earlier(request, key)
+        if earlier is not None:
+            return earlier
+        layout = self._layout(request, served)
+        prompt = prompt_ids(layout, served.backend.tokenize)
+        window = served.backend.context_tokens_max
+        if len(prompt) + request.sampling.max_tokens > window:
+            raise InvalidError(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {request.sampling.max_tokens}; "
+                f"the window of {served.name} is {window}",
+                code="context_length_exceeded",
+                fix="shorten the conversation, ask for fewer sources or lower max_tokens",
+            )
+        record = self.parts.calls.open(
+            call_id=call_id(self.parts.random_bytes(16)),
+            key=key,
+            model=served.name,
+            idempotency_key=request.idempotency_key,
+            request_digest=request.body_digest,
+            ceiling_units=served.prices.price(len(prompt), request.sampling.max_tokens),
+            evidence=layout_bytes(layout, self.parts.random_bytes(16)),
+            at_ns=self.parts.now_ns(),
+        )
+        return OpenCall(record, served, prompt, request.sampling)
+
+    def _earlier(self, request: CallRequest, key: KeyRecord) -> CallRecord | None:
+        if request.idempotency_key is None:
+            return None
+        return self.parts.calls.replay(key.id, request.idempotency_key, request.body_digest)
+
+    def _layout(self, request: CallRequest, served: ServedModel) -> Layout:
+        """The prompt in parts: template and caller's words are fixed, registered prompt and sources are players."""
+        offer = served.prices.price(0, 1)
+        players: list[Part] = []
+        prompt_id = request.prompt or served.prompt
+        head: tuple[Part, ...] = ()
+        if prompt_id is not None:
+            head = (self._player(prompt_id, self.parts.registry.text(prompt_id).strip(), offer),)
+        wanted = served.sources if request.sources is None else request.sources
+        if wanted > SOURCES_MAX:
+            raise InvalidError(f"{wanted} sources asked for", code="sources_too_many", fix=f"ask for at most {SOURCES_MAX}")
+        question = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
+        if wanted and self.parts.passages is not None:
+            for passage in self.parts.passages.search(question, wanted):
+                source = self.parts.registry.get(passage.contribution_id)
+                players.append(self._player(source.id, f"{source.title}\n{passage.text.strip()}\n\n", offer))
+        return Layout(tuple(render(request.messages, head, tuple(players))))
+
+    def _player(self, contribution_id: ContributionId, text: str, offer_units: int) -> Part:
+        contribution = self.parts.registry.get(contribution_id)
+        refusal = permits(contribution, "ground", self.parts.now_ns(), offer_units)
+        if refusal is not None:
+            raise RefusedError(str(refusal), code=refusal.code, fix="use a contribution whose licence permits it")
+        owner = "+".join(sorted(o.contributor_id for o in contribution.owners))
+        return Part(contribution.id, owner, text, registered_at_ns=contribution.registered_at_ns)
+
+    # 2. The answer
+
+    def answer(self, call: OpenCall) -> Iterator[Piece]:
+        """The model's answer, piece by piece. The last piece is given only after the charge is durable.
+
+        A caller who leaves early pays for what was generated; a model that fails before its first token costs nothing.
+        """
+        texts: list[str] = []
+        ids: list[int] = []
+        settled = False
+        try:
+            with closing(call.served.backend.generate(call.prompt, call.sampling)) as pieces:
+                for piece in pieces:
+                    texts.append(piece.text)
+                    ids.extend(piece.token_ids)
+                    if piece.finish_reason is not None:
+                        self._charge(call, Answer("".join(texts), tuple(ids), piece.finish_reason, len(call.prompt)))
+                        settled = True
+                    yield piece
+        finally:
+            if not settled:
+                self._cut_short(call, "".join(texts), tuple(ids))
+
+    def _charge(self, call: OpenCall, answer: Answer) -> None:
+        self.parts.calls.answer(
+            call.record.call_id,
+            price_units=call.served.prices.price(answer.prompt_tokens, len(answer.token_ids)),
+            answer=answer_bytes(answer, self.parts.random_bytes(16)),
+            at_ns=self.parts.now_ns(),
+        )
+
+    def _cut_short(self, call: OpenCall, text: str, ids: tuple[int, ...]) -> None:
+        if ids:
+            self._charge(call, Answer(text, ids, "cancelled", len(call.prompt)))
+        else:
+            self.release(call.record.call_id)
+
+    def release(self, call: CallId) -> None:
+        """Give back the reservation of a call that did not answer."""
+        self.parts.calls.release(call, at_ns=self.parts.now_ns())
+
+    # 3. Attribution, receipt, split, ledger
+
+    def attribute(self, call: CallId) -> Receipt:
+        """Measure an answered call, issue its receipt and book its payouts. Doing it again changes nothing."""
+        record = self.parts.calls.get(call)
+        if record.state not in ("answered", "attributed"):
+            raise MissingError(f"{call} has no answer to attribute", code="call_not_answered", fix="wait for the answer")
+        entry = self.parts.log.by_call(call)
+        if entry is None:
+            receipt = self._receipt(record)
+            signed = issue(receipt, self.parts.signer)
+            self.parts.log.append(signed.raw, signed.signature)
+        else:
+            receipt = Receipt.from_bytes(entry.raw)
+        if record.state == "answered":
+            self._book(record, receipt)
+        return receipt
+
+    def _receipt(self, record: CallRecord) -> Receipt:
+        served = self._served(record.model)
+        answer = read_answer(record.answer)
+        found = self._measure(served, read_layout(record.evidence), answer)
+        base_account = self._base_account(served)
+        division = divide(record.price_units, self.parts.policy, self._findings(found, base_account))
+        return Receipt(
+            call_id=record.call_id,
+            issued_at_ns=record.updated_at_ns,  # when it was answered: the same on every attempt
+            operator=self.parts.signer.address,
+            payer=pseudonym(record.key_id),
+            model=ModelUse(served.name, served.backend.digest, None),
+            request_digest=digest(record.evidence),
+            answer_digest=digest(record.answer),
+            usage=Usage(answer.prompt_tokens, len(answer.token_ids)),
+            currency=self.parts.policy.currency,
+            price=record.price_units,
+            policy_digest=self.parts.policy.digest,
+            registry_digest=self.parts.registry.digest(),
+            attribution=self._account(found, served, base_account),
+            payouts=_payouts(division),
+        )
+
+    def _measure(self, served: ServedModel, layout: Layout, answer: Answer) -> Attribution | None:
+        if not answer.token_ids:
+            return None
+        policy = self.parts.policy
+        rules = Rules(policy.model_weight_ppm / 1_000_000, policy.evidence_floor_millibits / 1_000)
+        return attribute(served.scorer, layout, answer.token_ids, reference=served.reference, rules=rules)
+
+    def _findings(self, found: Attribution | None, base_account: AccountId) -> Findings:
+        if found is None:
+            return Findings("A", (), 10**9, base_account)
+        credits = tuple(
+            Credit(share_id, share.weight_ppb, tuple((o.account, o.share_ppb) for o in self._owners(share_id)))
+            for share in found.shares
+            if share.weight_ppb
+            for share_id in (ContributionId(share.part_id),)
+        )
+        return Findings(found.grade, credits, found.residual_ppb, base_account)
+
+    def _owners(self, contribution_id: ContributionId) -> tuple[ReceiptOwner, ...]:
+        registry = self.parts.registry
+        return tuple(
+            ReceiptOwner(account_for(registry.contributor(o.contributor_id)), o.contributor_id, o.share_ppb)
+            for o in registry.get(contribution_id).owners
+        )
+
+    def _base_account(self, served: ServedModel) -> AccountId:
+        """Who is paid for bits that no contribution supplied: the base model's owner, or the commons."""
+        if self.parts.policy.residual != "base_model" or served.base_model is None:
+            return COMMONS
+        return self._owners(served.base_model)[0].account
+
+    def _account(self, found: Attribution | None, served: ServedModel, base_account: AccountId) -> ReceiptAttribution:
+        policy = self.parts.policy
+        shares = tuple(self._share(share) for share in found.shares) if found else ()
+        base = microbits(found.base_bits) if found else 0
+        return ReceiptAttribution(
+            estimator=found.estimator if found else "none",
+            version=found.version if found else "1",
+            grade=found.grade if found else "A",
+            parameters=(
+                ("evidence_floor_millibits", policy.evidence_floor_millibits),
+                ("passes", found.passes if found else 0),
+                ("players", found.players if found else 0),
+            ),
+            seed=0,
+            reference_digest=served.reference.digest,
+            index_digest=None,
+            scorer_digest=served.scorer.digest,
+            tokens=found.tokens if found else 0,
+            base_microbits=base,
+            total_microbits=base + sum(share.microbits for share in shares if share.channel != "reproduced"),
+            model_weight_ppm=policy.model_weight_ppm,
+            shares=shares,
+            residual_ppb=found.residual_ppb if found else 10**9,
+            residual_account=base_account,
+        )
+
+    def _share(self, share: Share) -> ReceiptShare:
+        contribution = self.parts.registry.get(ContributionId(share.part_id))
+        return ReceiptShare(
+            contribution=contribution.id,
+            kind=contribution.kind,
+            channel=share.channel,
+            weight_ppb=share.weight_ppb,
+            microbits=microbits(share.bits),
+            low_microbits=microbits(share.low_bits),
+            high_microbits=microbits(share.high_bits),
+            owners=self._owners(contribution.id),
+        )
+
+    def _book(self, record: CallRecord, receipt: Receipt) -> None:
+        """Post the payouts and mark the call, in one commit."""
+        self.parts.calls.attributed(
+            record.call_id,
+            receipt.id,
+            payouts=[(payout.account, payout.amount, payout.line) for payout in receipt.payouts],
+            at_ns=self.parts.now_ns(),
+        )
+
+    def resume(self) -> tuple[CallId, ...]:
+        """After a restart: give back what dead calls had reserved, and name the calls that still lack a receipt."""
+        unfinished = self.parts.calls.unfinished()
+        for record in unfinished:
+            if record.state == "reserved":
+                self.release(record.call_id)
+        return tuple(record.call_id for record in unfinished if record.state == "answered")
+
+    def _served(self, name: str) -> ServedModel:
+        served = self.parts.models.get(name)
+        if served is None:
+            raise MissingError(
+                f"the model {name[:80]!r} does not exist",
+                code="model_not_found",
+                fix=f"choose one of {', '.join(sorted(self.parts.models))}",
+            )
+        return served
+
+
+def pseudonym(key_id: str) -> str:
+    """The payer's name in receipts: the same for every call of a key, and no way back to the key."""
+    return "pay_" + sha256(b"headwater payer\x00" + key_id.encode()).hexdigest()[:32]
+
+
+def _payouts(division: Division) -> tuple[ReceiptPayout, ...]:
+    return tuple(ReceiptPayout(p.account, p.amount_units, p.line, p.contribution_id) for p in division.payouts)
