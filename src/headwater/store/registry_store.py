@@ -1,0 +1,334 @@
+"""The registry on disk: contributors, contributions, owners and bytes, in the home folder's database.
+
+Invariants: a batch lands whole or not at all; bytes are kept once per digest and read back only if they
+still have it; a contribution is never changed or removed. Knows nothing of what earned how much: when
+a contributor enrols, what waits in escrow is the ledger's to release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+from headwater.core.canonical import digest, digest_of
+from headwater.core.errors import ConflictError, InvariantError, MissingError
+from headwater.core.ids import ContributionId, ContributorId
+from headwater.registry.contribution import Contribution, Kind, Ownership, describe, registry_digest
+from headwater.registry.contributor import Contributor, checksum_address
+from headwater.registry.intake import Admitted, Candidate, Intake, Known, admit, content_digest
+from headwater.registry.license import License, Use
+from headwater.store.database import Database, Row
+
+_STEPS = (
+    """
+    CREATE TABLE contributors (
+      id TEXT PRIMARY KEY,
+      namespace TEXT NOT NULL,
+      name TEXT NOT NULL,
+      payout_address TEXT
+    ) STRICT;
+    CREATE TABLE contents (
+      digest TEXT PRIMARY KEY,
+      bytes BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE contributions (
+      number INTEGER PRIMARY KEY,
+      id TEXT NOT NULL UNIQUE,
+      kind TEXT NOT NULL,
+      title TEXT NOT NULL,
+      content_digest TEXT NOT NULL REFERENCES contents (digest),
+      size_bytes INTEGER NOT NULL CHECK (size_bytes > 0),
+      license_expression TEXT NOT NULL,
+      uses TEXT NOT NULL,
+      price_floor_units TEXT NOT NULL,
+      expires_at_ns INTEGER,
+      terms TEXT NOT NULL,
+      registered_at_ns INTEGER NOT NULL,
+      source TEXT NOT NULL,
+      record_digest TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX contributions_by_kind ON contributions (kind, number);
+    CREATE INDEX contributions_by_content ON contributions (content_digest);
+    CREATE TABLE owners (
+      contribution_id TEXT NOT NULL REFERENCES contributions (id),
+      position INTEGER NOT NULL,
+      contributor_id TEXT NOT NULL REFERENCES contributors (id),
+      share_ppb INTEGER NOT NULL CHECK (share_ppb BETWEEN 1 AND 1000000000),
+      PRIMARY KEY (contribution_id, position),
+      UNIQUE (contribution_id, contributor_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX owners_by_contributor ON owners (contributor_id);
+    CREATE TABLE contribution_metadata (
+      contribution_id TEXT NOT NULL REFERENCES contributions (id),
+      key TEXT NOT NULL,
+      value TEXT NOT NULL,
+      PRIMARY KEY (contribution_id, key)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+_COLUMNS = (
+    "id, kind, title, content_digest, size_bytes, license_expression, uses, price_floor_units, "
+    "expires_at_ns, terms, registered_at_ns, source"
+)
+_IN_MAX = 500  # values in one IN (…)
+
+
+class RegistryStore:
+    """The registry kept in `database`; its tables are made on first use."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("registry", _STEPS)
+
+    # Contributors
+
+    def add_contributor(self, contributor: Contributor) -> None:
+        """Record a contributor; one that is already here stays as it is.
+
+        Raises:
+            ConflictError: it is offered with a payout address that is not the recorded one.
+        """
+        self.add_contributors([contributor])
+
+    def add_contributors(self, contributors: Iterable[Contributor]) -> None:
+        """Record contributors, all or none; those already here stay as they are.
+
+        Raises:
+            ConflictError: one is offered with a payout address that is not the recorded one.
+        """
+        with self._database.transaction():
+            for offered in contributors:
+                self._database.execute(
+                    "INSERT INTO contributors VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                    (offered.id, offered.namespace, offered.name, offered.payout_address),
+                )
+                recorded = self.contributor(offered.id)
+                if offered.enrolled and offered.payout_address != recorded.payout_address:
+                    raise ConflictError(
+                        f"contributor {recorded.name!r} is recorded with address {recorded.payout_address}",
+                        code="contributor_differs",
+                        fix="enrol the contributor to give an address",
+                    )
+
+    def enroll(self, contributor_id: ContributorId, payout_address: str) -> Contributor:
+        """Give a contributor a payout address; only that changes. Doing it again is safe.
+
+        Raises:
+            MissingError: no such contributor.
+            InvalidError: not an address.
+            ConflictError: enrolled already, with another address.
+        """
+        address = checksum_address(payout_address)
+        with self._database.transaction():
+            recorded = self.contributor(contributor_id)
+            if recorded.payout_address not in (None, address):
+                raise ConflictError(
+                    f"contributor {recorded.name!r} is enrolled with address {recorded.payout_address}",
+                    code="already_enrolled",
+                    fix="keep using that address",
+                )
+            self._database.execute("UPDATE contributors SET payout_address = ? WHERE id = ?", (address, contributor_id))
+        return self.contributor(contributor_id)
+
+    def contributor(self, contributor_id: ContributorId) -> Contributor:
+        """The contributor with this id.
+
+        Raises:
+            MissingError: there is none.
+        """
+        rows = self._database.query(
+            "SELECT id, name, namespace, payout_address FROM contributors WHERE id = ?", (contributor_id,)
+        )
+        if not rows:
+            raise MissingError(
+                f"no contributor {contributor_id}", code="contributor_missing", fix="add the contributor first"
+            )
+        return _contributor(rows[0])
+
+    def contributors(self) -> tuple[Contributor, ...]:
+        """Every contributor, by namespace and name."""
+        rows = self._database.query(
+            "SELECT id, name, namespace, payout_address FROM contributors ORDER BY namespace, name, id"
+        )
+        return tuple(_contributor(row) for row in rows)
+
+    # Contributions
+
+    def admit(self, candidates: Sequence[Candidate]) -> Intake:
+        """Check a batch against the registry and record what is good of it, in one transaction."""
+        with self._database.transaction():
+            intake = admit(candidates, self.known(candidates))
+            self.register(intake.accepted)
+        return intake
+
+    def known(self, candidates: Iterable[Candidate]) -> Known:
+        """What the registry holds, as far as checking `candidates` needs it."""
+        batch = tuple(candidates)
+        wanted_owners = sorted({owner.contributor_id for c in batch for owner in c.owners})
+        owners = self._select("SELECT id FROM contributors WHERE id IN", wanted_owners)
+        digests = sorted({content_digest(candidate) for candidate in batch})
+        by_digest: dict[str, tuple[Contribution, ...]] = {}
+        rows = self._select(f"SELECT {_COLUMNS} FROM contributions WHERE content_digest IN", digests)
+        for contribution in self._built(rows):
+            same = by_digest.get(contribution.content_digest, ())
+            by_digest[contribution.content_digest] = (*same, contribution)
+        return Known(frozenset(ContributorId(row[0]) for row in owners), by_digest)
+
+    def register(self, batch: Iterable[Admitted]) -> None:
+        """Record contributions and their bytes, all or none.
+
+        Raises:
+            ConflictError: one of them is recorded already, or an owner is not a contributor.
+            InvariantError: bytes that do not have the digest they are registered under.
+        """
+        with self._database.transaction():
+            for admitted in batch:
+                self._insert(admitted.contribution, admitted.content)
+
+    def _insert(self, contribution: Contribution, content: bytes) -> None:
+        if digest(content) != contribution.content_digest:
+            raise InvariantError(f"bytes of {contribution.id} do not have its digest", code="content_digest_wrong")
+        terms = contribution.license
+        self._database.execute(
+            "INSERT INTO contents VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", (contribution.content_digest, content)
+        )
+        self._database.execute(
+            f"INSERT INTO contributions ({_COLUMNS}, record_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                contribution.id,
+                contribution.kind,
+                contribution.title,
+                contribution.content_digest,
+                contribution.size_bytes,
+                terms.expression,
+                " ".join(sorted(terms.uses)),
+                str(terms.price_floor_units),
+                terms.expires_at_ns,
+                terms.terms,
+                contribution.registered_at_ns,
+                contribution.source,
+                digest_of(describe(contribution)),
+            ),
+        )
+        self._database.executemany(
+            "INSERT INTO owners VALUES (?, ?, ?, ?)",
+            [(contribution.id, i, o.contributor_id, o.share_ppb) for i, o in enumerate(contribution.owners)],
+        )
+        self._database.executemany(
+            "INSERT INTO contribution_metadata VALUES (?, ?, ?)",
+            [(contribution.id, key, value) for key, value in contribution.metadata],
+        )
+
+    def get(self, contribution_id: ContributionId) -> Contribution:
+        """The contribution with this id.
+
+        Raises:
+            MissingError: there is none.
+        """
+        found = self.get_many([contribution_id])
+        if not found:
+            raise MissingError(
+                f"no contribution {contribution_id}", code="contribution_missing", fix="list what is registered"
+            )
+        return found[0]
+
+    def get_many(self, contribution_ids: Sequence[ContributionId]) -> tuple[Contribution, ...]:
+        """Those of the contributions that exist, in the order asked for, each once."""
+        rows = self._select(f"SELECT {_COLUMNS} FROM contributions WHERE id IN", list(dict.fromkeys(contribution_ids)))
+        found = {contribution.id: contribution for contribution in self._built(rows)}
+        return tuple(found[i] for i in dict.fromkeys(contribution_ids) if i in found)
+
+    def content(self, contribution_id: ContributionId) -> bytes:
+        """The bytes of a contribution, checked against their digest.
+
+        Raises:
+            MissingError: no such contribution.
+            InvariantError: the stored bytes were altered.
+        """
+        rows = self._database.query(
+            "SELECT bytes, digest FROM contents JOIN contributions ON content_digest = digest WHERE id = ?",
+            (contribution_id,),
+        )
+        if not rows:
+            raise MissingError(
+                f"no contribution {contribution_id}", code="contribution_missing", fix="list what is registered"
+            )
+        content = bytes(rows[0][0])
+        if digest(content) != rows[0][1]:
+            raise InvariantError(f"stored bytes of {contribution_id} were altered", code="content_altered")
+        return content
+
+    def text(self, contribution_id: ContributionId) -> str:
+        """The content of a contribution as text; content is UTF-8 by admission."""
+        return self.content(contribution_id).decode("utf-8")
+
+    def contributions(
+        self, *, kind: Kind | None = None, owner: ContributorId | None = None
+    ) -> tuple[Contribution, ...]:
+        """Contributions in the order they were recorded, of one kind or one owner if given."""
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM contributions WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR id IN"
+            " (SELECT contribution_id FROM owners WHERE contributor_id = ?2)) ORDER BY number",
+            (kind, owner),
+        )
+        return self._built(rows)
+
+    def counts(self) -> dict[str, int]:
+        """How many contributions there are of each kind that occurs, and how many contributors."""
+        kinds = self._database.query("SELECT kind, count(*) FROM contributions GROUP BY kind ORDER BY kind")
+        [(people,)] = self._database.query("SELECT count(*) FROM contributors")
+        return {**dict(kinds), "contributors": people}
+
+    def digest(self) -> str:
+        """Digest of all contributions, their owners and terms; see `registry.registry_digest`."""
+        rows = self._database.query("SELECT id, record_digest FROM contributions")
+        return registry_digest((ContributionId(i), record) for i, record in rows)
+
+    def _built(self, rows: Sequence[Row]) -> tuple[Contribution, ...]:
+        ids = [row[0] for row in rows]
+        owners: dict[str, list[Ownership]] = {}
+        selected = self._select(
+            "SELECT contribution_id, contributor_id, share_ppb, position FROM owners WHERE contribution_id IN", ids
+        )
+        for contribution_id, contributor, share, _ in sorted(selected, key=lambda row: (row[0], row[3])):
+            owners.setdefault(contribution_id, []).append(Ownership(ContributorId(contributor), share))
+        metadata: dict[str, list[tuple[str, str]]] = {}
+        pairs = self._select(
+            "SELECT contribution_id, key, value FROM contribution_metadata WHERE contribution_id IN", ids
+        )
+        for contribution_id, key, value in pairs:
+            metadata.setdefault(contribution_id, []).append((key, value))
+        return tuple(_contribution(row, owners[row[0]], metadata.get(row[0], [])) for row in rows)
+
+    def _select(self, sql_in: str, values: Sequence[str]) -> list[Row]:
+        """Rows of `sql_in`, which ends in ``IN``, over as many values as there are."""
+        rows: list[Row] = []
+        for part in _parts(values):
+            rows.extend(self._database.query(f"{sql_in} ({','.join('?' * len(part))})", part))
+        return rows
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _IN_MAX):
+        yield values[start : start + _IN_MAX]
+
+
+def _contributor(row: Row) -> Contributor:
+    return Contributor(ContributorId(row[0]), row[1], row[2], row[3] is not None, row[3])
+
+
+def _contribution(row: Row, owners: Sequence[Ownership], metadata: Sequence[tuple[str, str]]) -> Contribution:
+    uses = cast("frozenset[Use]", frozenset(row[6].split()))
+    return Contribution(
+        id=ContributionId(row[0]),
+        kind=row[1],
+        title=row[2],
+        content_digest=row[3],
+        size_bytes=row[4],
+        owners=tuple(owners),
+        license=License(row[5], uses, int(row[7]), row[8], row[9]),
+        registered_at_ns=row[10],
+        source=row[11],
+        metadata=tuple(metadata),
+    )
