@@ -1,0 +1,261 @@
+"""The model served in process: llama.cpp's server inside `xllamacpp`, asked with token ids.
+
+The server renders no chat template and reads no text: it is given the token ids that the scorer will
+read. It is asked in short bursts of exact token ids; each burst goes on from the key/value cache of
+the one before, in a slot that belongs to the call. That costs a millisecond a burst and gives what
+the server's own stream does not: every generated id (its stream leaves out the ids of characters
+that span tokens), stop strings matched on bytes, and a stop within a few tokens of the caller going away.
+
+The listener is on loopback, on a free port, and refuses whoever lacks a key drawn at start-up.
+"""
+
+from __future__ import annotations
+
+import codecs
+import http.client
+import json
+import os
+import queue
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from headwater.core.errors import InvalidError, MissingError, UpstreamError
+from headwater.models.backend import FinishReason, Piece, Sampling
+from headwater.models.gguf_file import open_gguf
+from headwater.models.smollm import MODEL_NAME, file_digest, smollm_path
+from headwater.models.tokenizer import Tokenizer, load_tokenizer
+
+BURST_TOKENS = 4  # after the first; more would delay text and cancelling, less would cost more round trips
+REQUEST_TIMEOUT_S = 600.0
+SEED_MODULUS = 2**32 - 1  # the server reads 2**32 - 1 as "draw one"
+
+
+class LlamaBackend:
+    """Serves one GGUF model. Safe for concurrent calls; calls beyond `parallel` wait for a slot."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        name: str = MODEL_NAME,
+        context_tokens_max: int = 4096,
+        parallel: int = 2,
+        threads: int = 1,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """Load the model and start the server.
+
+        Args:
+            path: GGUF file; by default the demo model.
+            name: what callers call it.
+            context_tokens_max: window of each call; at most the model's own.
+            parallel: calls that run at once; each holds a window of key/value cache.
+            threads: compute threads.
+            tokenizer: one already loaded from the same file.
+
+        Raises:
+            MissingError: no model file, or xllamacpp is not installed.
+            InvalidError: the window is larger than the model's, or a count is not positive.
+            UpstreamError: the server refused the model.
+        """
+        try:
+            import xllamacpp
+        except ImportError:
+            raise MissingError("xllamacpp is not installed", code="engine_missing", fix="pip install 'headwater[demo]'") from None
+        path = smollm_path() if path is None else path
+        file = open_gguf(path)
+        trained = int(file.value(f"{file.value('general.architecture')}.context_length"))
+        if not 1 <= context_tokens_max <= trained:
+            raise InvalidError(f"context_tokens_max is {context_tokens_max}, the model has 1..{trained} tokens", code="context_window_invalid", fix=f"use at most {trained}")
+        if parallel < 1 or threads < 1:
+            raise InvalidError(f"parallel is {parallel} and threads is {threads}", code="engine_invalid", fix="use at least 1 of each")
+        self._name, self._digest, self._context_tokens_max = name, file_digest(path), context_tokens_max
+        self._tokenizer = load_tokenizer(file) if tokenizer is None else tokenizer
+        self._key = secrets.token_hex(24)
+        parameters = xllamacpp.CommonParams()
+        parameters.verbosity = -1
+        parameters.model.path = os.fspath(path)
+        parameters.n_ctx, parameters.n_parallel = context_tokens_max * parallel, parallel
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+        parameters.n_threads_http = parallel + 1
+        parameters.api_keys = [self._key]
+        parameters.ui = parameters.endpoint_slots = False
+        parameters.cache_ram_mib = 0
+        try:
+            self._server: Any = xllamacpp.Server(parameters)
+        except RuntimeError as error:
+            raise UpstreamError(f"the model server did not start: {error}", code="model_failed", fix="check the model file and free memory") from error
+        address = urlsplit(self._server.listening_address)
+        self._host, self._port = address.hostname or "127.0.0.1", address.port
+        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(parallel):
+            self._slots.put(slot)
+
+    @property
+    def name(self) -> str:
+        """The model name callers use."""
+        return self._name
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights served: the file's SHA-256."""
+        return self._digest
+
+    @property
+    def context_tokens_max(self) -> int:
+        """The longest prompt and answer together, in tokens."""
+        return self._context_tokens_max
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer in use, to share with a scorer of the same weights."""
+        return self._tokenizer
+
+    def tokenize(self, text: str, *, control: bool) -> tuple[int, ...]:
+        """Token ids of a piece of prompt; special tokens are honoured only when `control`."""
+        return self._tokenizer.tokenize(text, control=control)
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """Answer `prompt`; one piece per token that leaves, then one with the finish reason. Closing the iterator stops the model."""
+        if self._server is None:
+            raise UpstreamError("the model server is closed", code="model_closed", fix="make a new backend")
+        ids = [int(token) for token in prompt]
+        if not ids:
+            raise InvalidError("the prompt has 0 tokens", code="prompt_empty", fix="send at least one token")
+        for token in ids:
+            self._tokenizer.bytes_of(token)
+        _check_sampling(sampling)
+        if len(ids) + sampling.max_tokens > self._context_tokens_max:
+            raise InvalidError(
+                f"prompt of {len(ids)} tokens and answer of up to {sampling.max_tokens} do not fit the window of {self._context_tokens_max} tokens",
+                code="context_too_long",
+                fix="shorten the prompt or ask for fewer tokens",
+            )
+        return self._answer(ids, sampling)
+
+    def close(self) -> None:
+        """Stop the server and free the model. Calls that are under way fail."""
+        self._server = None
+
+    def __enter__(self) -> LlamaBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _answer(self, ids: list[int], sampling: Sampling) -> Iterator[Piece]:
+        slot = self._slots.get()
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_TIMEOUT_S)
+        try:
+            outlet = _Outlet(tuple(stop.encode("utf-8") for stop in sampling.stop))
+            made, burst = 0, 1
+            while True:
+                burst = min(burst, sampling.max_tokens - made)
+                tokens, ended = self._burst(connection, slot, ids, burst, sampling, first=made == 0)
+                for token in tokens:
+                    yield from outlet.take(token, self._tokenizer.bytes_of(token))
+                    if outlet.stopped:
+                        ended = True
+                        break
+                ids.extend(tokens)
+                made += len(tokens)
+                if ended or made >= sampling.max_tokens:
+                    yield from outlet.finish("stop" if ended else "length")
+                    return
+                burst = BURST_TOKENS
+        finally:
+            connection.close()
+            self._slots.put(slot)
+
+    def _burst(
+        self, connection: http.client.HTTPConnection, slot: int, ids: list[int], count: int, sampling: Sampling, *, first: bool
+    ) -> tuple[list[int], bool]:
+        """Up to `count` more tokens after `ids`, and whether the model ended its turn.
+
+        The first burst forgets what the slot held, so an answer never depends on earlier calls. Each
+        burst has a seed of its own, made from the caller's and the position.
+        """
+        body = {
+            "prompt": ids,
+            "n_predict": count,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "samplers": ["top_p", "temperature"],
+            "seed": (sampling.seed * 1_000_003 + len(ids)) % SEED_MODULUS,
+            "cache_prompt": not first,
+            "id_slot": slot,
+            "return_tokens": True,
+            "stream": False,
+        }
+        try:
+            connection.request("POST", "/completion", json.dumps(body), {"content-type": "application/json", "authorization": f"Bearer {self._key}"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UpstreamError(f"the model server failed: {error}", code="model_failed", fix="try again; if it lasts, restart the service") from error
+        if response.status != http.client.OK:
+            message = answer.get("error", {}).get("message", "no message")
+            raise UpstreamError(f"the model server answered {response.status}: {message}", code="model_failed", fix="try again; if it lasts, restart the service")
+        tokens = [int(token) for token in answer["tokens"]]
+        ended = answer["stop_type"] == "eos"
+        if ended and tokens and tokens[-1] in self._tokenizer.control_ids:
+            tokens.pop()  # the end of the turn is not part of the answer
+        return tokens, ended
+
+
+class _Outlet:
+    """Lets tokens out as text once they can no longer be part of a stop string; whole tokens only."""
+
+    def __init__(self, stops: tuple[bytes, ...]) -> None:
+        self._stops = stops
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held: list[tuple[int, bytes]] = []
+        self.stopped = False
+
+    def take(self, token: int, data: bytes) -> Iterator[Piece]:
+        """Pieces that may leave now that `token` has come."""
+        self._held.append((token, data))
+        held = b"".join(data for _, data in self._held)
+        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            yield from self._leave(min(found))
+            self._held.clear()
+            return
+        at_risk = max((size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:size])), default=0)
+        yield from self._release(len(held) - at_risk)
+
+    def finish(self, reason: FinishReason) -> Iterator[Piece]:
+        """Whatever was held back, then the last piece."""
+        yield from self._release(sum(len(data) for _, data in self._held))
+        yield Piece(self._decoder.decode(b"", final=True), (), reason)
+
+    def _release(self, safe: int) -> Iterator[Piece]:
+        """Tokens that end within the first `safe` bytes held."""
+        while self._held and len(self._held[0][1]) <= safe:
+            token, data = self._held.pop(0)
+            safe -= len(data)
+            yield Piece(self._decoder.decode(data), (token,))
+
+    def _leave(self, size: int) -> Iterator[Piece]:
+        """The first `size` bytes held; a token cut by the stop string stays, with the text before the cut."""
+        for token, data in self._held:
+            if size <= 0:
+                return
+            yield Piece(self._decoder.decode(data[:size]), (token,))
+            size -= len(data)
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if sampling.max_tokens < 1:
+        raise InvalidError(f"max_tokens is {sampling.max_tokens}", code="sampling_invalid", fix="ask for at least 1 token")
+    if not 0.0 <= sampling.temperature <= 10.0:
+        raise InvalidError(f"temperature is {sampling.temperature}", code="sampling_invalid", fix="use 0 to 10; 0 is greedy")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise InvalidError(f"top_p is {sampling.top_p}", code="sampling_invalid", fix="use more than 0 and at most 1")
+    if any(not stop for stop in sampling.stop):
+        raise InvalidError("a stop string is empty", code="sampling_invalid", fix="leave it out")
