@@ -79,7 +79,14 @@ class Database:
                 code="database_unsupported_disk",
                 fix="keep the home folder on a local disk, not a network share",
             )
-        for pragma in ("synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY", "cache_size = -65536"):
+        # With recursive triggers a REPLACE fires the triggers that forbid deleting, as a DELETE does.
+        for pragma in (
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "recursive_triggers = ON",
+            "temp_store = MEMORY",
+            "cache_size = -65536",  # KiB
+        ):
             self.query(f"PRAGMA {pragma}")
         # Opening a file that is already set up takes no write lock: readers never wait for a writer.
         if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
@@ -112,6 +119,23 @@ class Database:
                 raise
             finally:
                 self._depth = depth
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Every query inside sees the same moment; other processes go on writing. For reading only."""
+        with self._lock:
+            if self._depth:  # a transaction sees one moment already
+                yield
+                return
+            self._run("BEGIN DEFERRED", ())
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
+                if self._connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
 
     def execute(self, sql: str, params: Params = ()) -> int:
         """Run one statement; outside a transaction it commits by itself. Gives the number of rows changed."""
