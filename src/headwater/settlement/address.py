@@ -46,20 +46,19 @@ def format_address(raw: bytes) -> str:
     >>> format_address(bytes.fromhex("5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"))
     '0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed'
     """
-    check_address(raw)
+    if len(raw) != ADDRESS_SIZE_BYTES:
+        raise InvalidError(
+            f"an address has {ADDRESS_SIZE_BYTES} bytes, got {len(raw)}", code="address_invalid", fix="give 20 bytes"
+        )
     digits = raw.hex()
     nibbles = keccak256(digits.encode()).hex()
     return "0x" + "".join(c.upper() if int(n, 16) >= 8 else c for c, n in zip(digits, nibbles, strict=False))
 
 
-def check_address(raw: bytes) -> bytes:
-    """`raw` unchanged when it is a 20-byte address.
+def plain_address(text: str) -> str:
+    """The lower-case form of an address, so that two spellings of one account are equal.
 
     Raises:
-        InvalidError: any other length.
+        InvalidError: as `parse_address`.
     """
-    if len(raw) != ADDRESS_SIZE_BYTES:
-        raise InvalidError(
-            f"an address has {ADDRESS_SIZE_BYTES} bytes, got {len(raw)}", code="address_invalid", fix="give 20 bytes"
-        )
-    return raw
+    return "0x" + parse_address(text).hex()

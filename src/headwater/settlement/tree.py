@@ -14,7 +14,7 @@ bytes, so none can stand for another and a path of the wrong length cannot end a
 names its own index, and `index < 2^len(path)` leaves it one position; the domain names the place and
 the epoch. Nobody can show an absent leaf, because that takes a preimage of zero.
 
-Invariants: indices are unique, addresses are unique, amounts are in 1..2^48-1. Knows nothing of
+Invariants: indices are unique, addresses are unique, amounts are in 0..2^48-1. Knows nothing of
 ledgers, of what has been paid, or of how a root reaches a chain.
 """
 
@@ -22,13 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from headwater.core.errors import InvalidError, MissingError
 from headwater.core.keccak import keccak256
 from headwater.core.limits import PAYEES_MAX, PAYOUT_UNITS_MAX, PUSH_PAYEES_MAX, TREE_WIDTH_MAX
-from headwater.settlement.address import check_address, format_address
+from headwater.settlement.address import plain_address
 
 HASH_SIZE_BYTES = 32
+_ZERO_ADDRESS = "0x" + "00" * 20
+
 ABSENT = bytes(HASH_SIZE_BYTES)
 """What stands in the row of leaves where no payee has that index."""
 
@@ -45,8 +48,8 @@ class Leaf:
     """What one payee may have been paid in all."""
 
     index: int  # 0..2^32-1, given once for ever by the operator's ledger
-    address: bytes  # 20 bytes; the one account this index ever pays
-    amount: int  # cumulative token units, 1..2^48-1
+    address: str  # 0x and 40 hex digits, kept in lower case; the one account this index ever pays
+    amount: int  # cumulative token units, 0..2^48-1; 0 holds the place of a payee with nothing due yet
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < PAYEES_MAX:
@@ -55,21 +58,21 @@ class Leaf:
                 code="leaf_index_invalid",
                 fix="use the index the ledger gave the payee",
             )
-        check_address(self.address)
-        if not any(self.address):
+        object.__setattr__(self, "address", plain_address(self.address))
+        if self.address == _ZERO_ADDRESS:
             raise InvalidError(
-                f"leaf {self.index} pays the zero address", code="address_invalid", fix="leave the payee out of the tree"
+                f"leaf {self.index} pays the zero address", code="address_invalid", fix="leave the payee out"
             )
-        if not 1 <= self.amount <= PAYOUT_UNITS_MAX:
+        if not 0 <= self.amount <= PAYOUT_UNITS_MAX:
             raise InvalidError(
-                f"leaf {self.index} has {self.amount} token units, not 1..{PAYOUT_UNITS_MAX}",
+                f"leaf {self.index} has {self.amount} token units, not 0..{PAYOUT_UNITS_MAX}",
                 code="leaf_amount_invalid",
-                fix="leave out payees with nothing to receive; give a larger payee a second address",
+                fix="check the amount; a payee beyond it needs a second account",
             )
 
     def record(self) -> bytes:
         """The 28 bytes a push sends for this payee: address 20 | amount u64."""
-        return self.address + self.amount.to_bytes(8, "big")
+        return bytes.fromhex(self.address[2:]) + self.amount.to_bytes(8, "big")
 
     def message(self) -> bytes:
         """The 33 bytes that are hashed."""
@@ -85,13 +88,13 @@ class Domain:
     """Where and when a root counts: a proof for one domain proves nothing in another."""
 
     chain_id: int  # EIP-155, >= 1
-    contract: bytes  # 20 bytes, the Payout contract
-    token: bytes  # 20 bytes, the ERC-20 it pays in
+    contract: str  # address of the Payout contract, kept in lower case
+    token: str  # address of the ERC-20 it pays in, kept in lower case
     epoch: int  # 1..2^32-1
 
     def __post_init__(self) -> None:
-        check_address(self.contract)
-        check_address(self.token)
+        object.__setattr__(self, "contract", plain_address(self.contract))
+        object.__setattr__(self, "token", plain_address(self.token))
         if not 1 <= self.chain_id < 2**64:
             raise InvalidError(
                 f"chain id {self.chain_id} is not in 1..2^64-1", code="domain_invalid", fix="use the chain's EIP-155 id"
@@ -103,7 +106,7 @@ class Domain:
 
     def digest(self) -> bytes:
         """The 32 bytes that are hashed together with the top of the tree."""
-        words = (self.chain_id, int.from_bytes(self.contract), int.from_bytes(self.token), self.epoch)
+        words = (self.chain_id, int(self.contract, 16), int(self.token, 16), self.epoch)
         return keccak256(DOMAIN_TAG + b"".join(word.to_bytes(32, "big") for word in words))
 
     def bind(self, top: bytes) -> bytes:
@@ -161,18 +164,19 @@ class PayoutTree:
         """Hash `leaves` into a tree, in any order.
 
         Args:
-            leaves: (n,) with unique indices and unique addresses, n >= 1. Gaps between indices are absent leaves.
+            leaves: (n,) with unique indices and unique addresses; gaps between indices are absent leaves, and
+                with no leaf at all the root is one that nobody can claim from.
             domain: where the root will be posted.
             hash_many: bulk keccak; the default hashes one message after another.
 
         Raises:
-            InvalidError: no leaf, an index or address given twice, an index beyond the widest tree, or a
+            InvalidError: an index or address given twice, an index beyond the widest tree, or a
                 leaf that pays the contract itself (its money could never leave again).
         """
         hash_many = hash_many or hash_each
         ordered = tuple(sorted(leaves, key=lambda leaf: leaf.index))
         _check_leaves(ordered, domain)
-        width = ordered[-1].index + 1
+        width = ordered[-1].index + 1 if ordered else 1
         hashes = hash_many(b"".join(leaf.message() for leaf in ordered), 33)
         row = bytearray(width * HASH_SIZE_BYTES)
         for i, leaf in enumerate(ordered):
@@ -229,7 +233,7 @@ class PayoutTree:
         """
         height = count.bit_length() - 1
         aligned = count > 0 and count == 1 << height and count <= PUSH_PAYEES_MAX and start % count == 0
-        if not (aligned and 0 <= start and start + count <= 1 << self.depth):
+        if not (aligned and start >= 0 and start + count <= 1 << self.depth):
             raise InvalidError(
                 f"positions {start}..{start + count - 1} are not an aligned range of a tree {1 << self.depth} wide",
                 code="range_invalid",
@@ -306,24 +310,22 @@ _ABSENT_NODES = [ABSENT]
 
 
 def _check_leaves(ordered: Sequence[Leaf], domain: Domain) -> None:
-    if not ordered:
-        raise InvalidError("a payout tree needs a leaf, got none", code="tree_empty", fix="close an epoch that pays somebody")
-    if ordered[-1].index >= TREE_WIDTH_MAX:
+    if ordered and ordered[-1].index >= TREE_WIDTH_MAX:
         raise InvalidError(
             f"leaf index {ordered[-1].index} is beyond the widest tree, {TREE_WIDTH_MAX} positions",
             code="leaf_index_invalid",
             fix="give indices without gaps, and more payees a second contract",
         )
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.index == after.index:
             raise InvalidError(
                 f"leaf index {after.index} is given twice", code="leaf_index_repeated", fix="give each payee one index"
             )
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     for leaf in ordered:
         if leaf.address in seen:
             raise InvalidError(
-                f"{format_address(leaf.address)} stands at index {seen[leaf.address]} and at {leaf.index}",
+                f"{leaf.address} stands at index {seen[leaf.address]} and at {leaf.index}",
                 code="leaf_address_repeated",
                 fix="add the amounts up in one leaf: an address is paid at one index only",
             )
