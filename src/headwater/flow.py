@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from headwater.attribution.account import Rules, attribute
 from headwater.attribution.bits import Attribution, Share
@@ -34,11 +35,12 @@ from headwater.attribution.evidence import (
 from headwater.attribution.layout import Layout, Part, Scorer
 from headwater.attribution.reference import Reference
 from headwater.core.canonical import digest
-from headwater.core.errors import InvalidError, MissingError, RefusedError
+from headwater.core.errors import InvalidError, InvariantError, MissingError, RefusedError
 from headwater.core.ids import AccountId, CallId, ContributionId, call_id
 from headwater.core.limits import SOURCES_MAX
+from headwater.ledger import CLEARING, Code, TransferDraft
 from headwater.models.backend import Backend, Piece, Sampling
-from headwater.models.chatml import Message, render
+from headwater.models.chatml import render_chat
 from headwater.receipts import (
     ModelUse,
     Receipt,
@@ -56,7 +58,7 @@ from headwater.retrieval import PassageIndex
 from headwater.splits import Credit, Division, Findings, Policy, divide
 from headwater.splits.policy import COMMONS
 from headwater.splits.pricing import Prices
-from headwater.store.call_store import CallRecord, CallStore
+from headwater.store.call_store import CallRecord, CallState, CallStore
 from headwater.store.key_store import KeyRecord
 from headwater.store.ledger_store import Ledger
 from headwater.store.receipt_log import ReceiptLog
@@ -75,6 +77,13 @@ class ServedModel:
     base_model: ContributionId | None  # registered base model, for the residual
     prompt: ContributionId | None = None  # registered prompt put before every conversation
     sources: int = 0  # registered passages offered to every answer
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str  # system, user or assistant
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,7 @@ class OpenCall:
 
     record: CallRecord
     served: ServedModel
+    layout: Layout
     prompt: tuple[int, ...]  # token ids, exactly what the model and the scorer read
     sampling: Sampling
 
@@ -137,9 +147,6 @@ class Flow:
             ConflictError: the idempotency key belongs to another body or to a call still running.
         """
         served = self._served(request.model)
-        earlier = self._earlier(request, key)
-        if earlier is not None:
-            return earlier
         layout = self._layout(request, served)
         prompt = prompt_ids(layout, served.backend.tokenize)
         window = served.backend.context_tokens_max
@@ -150,40 +157,55 @@ class Flow:
                 code="context_length_exceeded",
                 fix="shorten the conversation, ask for fewer sources or lower max_tokens",
             )
-        record = self.parts.calls.open(
+        begun = self.parts.calls.begin(
             call_id=call_id(self.parts.random_bytes(16)),
-            key=key,
-            model=served.name,
+            key_id=key.key_id,
             idempotency_key=request.idempotency_key,
             request_digest=request.body_digest,
+            model=served.name,
             ceiling_units=served.prices.price(len(prompt), request.sampling.max_tokens),
-            evidence=layout_bytes(layout, self.parts.random_bytes(16)),
+            asset=self.parts.policy.currency,
             at_ns=self.parts.now_ns(),
         )
-        return OpenCall(record, served, prompt, request.sampling)
-
-    def _earlier(self, request: CallRequest, key: KeyRecord) -> CallRecord | None:
-        if request.idempotency_key is None:
-            return None
-        return self.parts.calls.replay(key.id, request.idempotency_key, request.body_digest)
+        if begun.replayed:
+            return begun.call
+        return OpenCall(begun.call, served, layout, prompt, request.sampling)
 
     def _layout(self, request: CallRequest, served: ServedModel) -> Layout:
         """The prompt in parts: template and caller's words are fixed, registered prompt and sources are players."""
         offer = served.prices.price(0, 1)
-        players: list[Part] = []
-        prompt_id = request.prompt or served.prompt
-        head: tuple[Part, ...] = ()
-        if prompt_id is not None:
-            head = (self._player(prompt_id, self.parts.registry.text(prompt_id).strip(), offer),)
         wanted = served.sources if request.sources is None else request.sources
         if wanted > SOURCES_MAX:
-            raise InvalidError(f"{wanted} sources asked for", code="sources_too_many", fix=f"ask for at most {SOURCES_MAX}")
-        question = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
-        if wanted and self.parts.passages is not None:
-            for passage in self.parts.passages.search(question, wanted):
-                source = self.parts.registry.get(passage.contribution_id)
-                players.append(self._player(source.id, f"{source.title}\n{passage.text.strip()}\n\n", offer))
-        return Layout(tuple(render(request.messages, head, tuple(players))))
+            raise InvalidError(
+                f"{wanted} sources asked for", code="sources_too_many", fix=f"ask for at most {SOURCES_MAX}"
+            )
+        messages = list(request.messages)
+        prompt_id = request.prompt or served.prompt
+        if prompt_id is not None:
+            messages.insert(0, Message("system", self.parts.registry.text(prompt_id).strip()))
+        asked = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+        parts: list[Part] = []
+        for number, piece in enumerate(render_chat(messages)):
+            if piece.message == 0 and prompt_id is not None:
+                parts.append(self._player(prompt_id, piece.text, offer))
+                continue
+            if piece.message is not None and piece.message == asked:
+                parts += self._sources(piece.text, wanted, offer)
+            parts.append(Part(f"fixed-{number}", "", piece.text, fixed=True, control=piece.control))
+        return Layout(tuple(parts))
+
+    def _sources(self, question: str, wanted: int, offer_units: int) -> list[Part]:
+        """Registered passages for a question, each headed by the title of the contribution it is from."""
+        if not wanted or self.parts.passages is None:
+            return []
+        return [
+            self._player(
+                found.contribution_id,
+                f"{self.parts.registry.get(found.contribution_id).title}: {found.text.strip()}\n\n",
+                offer_units,
+            )
+            for found in self.parts.passages.search(question, wanted)
+        ]
 
     def _player(self, contribution_id: ContributionId, text: str, offer_units: int) -> Part:
         contribution = self.parts.registry.get(contribution_id)
@@ -217,10 +239,11 @@ class Flow:
                 self._cut_short(call, "".join(texts), tuple(ids))
 
     def _charge(self, call: OpenCall, answer: Answer) -> None:
-        self.parts.calls.answer(
+        self.parts.calls.answered(
             call.record.call_id,
-            price_units=call.served.prices.price(answer.prompt_tokens, len(answer.token_ids)),
             answer=answer_bytes(answer, self.parts.random_bytes(16)),
+            evidence=layout_bytes(call.layout, self.parts.random_bytes(16)),
+            price_units=call.served.prices.price(answer.prompt_tokens, len(answer.token_ids)),
             at_ns=self.parts.now_ns(),
         )
 
@@ -230,30 +253,34 @@ class Flow:
         else:
             self.release(call.record.call_id)
 
-    def release(self, call: CallId) -> None:
-        """Give back the reservation of a call that did not answer."""
-        self.parts.calls.release(call, at_ns=self.parts.now_ns())
+    def release(self, call: CallId, failure: str = "no_answer") -> None:
+        """Give back the reservation of a call that did not answer; `failure` is a stable code."""
+        self.parts.calls.release(call, failure=failure, at_ns=self.parts.now_ns())
 
     # 3. Attribution, receipt, split, ledger
 
     def attribute(self, call: CallId) -> Receipt:
         """Measure an answered call, issue its receipt and book its payouts. Doing it again changes nothing."""
         record = self.parts.calls.get(call)
-        if record.state not in ("answered", "attributed"):
-            raise MissingError(f"{call} has no answer to attribute", code="call_not_answered", fix="wait for the answer")
-        entry = self.parts.log.by_call(call)
-        if entry is None:
+        if record.state not in (CallState.ANSWERED, CallState.ATTRIBUTED):
+            raise MissingError(
+                f"{call} has no answer to attribute", code="call_not_answered", fix="wait for the answer"
+            )
+        logged = self.parts.log.by_call(call)
+        if logged:
+            receipt = Receipt.from_bytes(self.parts.log.at(logged[0].index).raw)
+        else:
             receipt = self._receipt(record)
             signed = issue(receipt, self.parts.signer)
             self.parts.log.append(signed.raw, signed.signature)
-        else:
-            receipt = Receipt.from_bytes(entry.raw)
-        if record.state == "answered":
+        if record.state is CallState.ANSWERED:
             self._book(record, receipt)
         return receipt
 
     def _receipt(self, record: CallRecord) -> Receipt:
         served = self._served(record.model)
+        if record.answer is None or record.evidence is None or record.price_units is None:
+            raise InvariantError(f"{record.call_id} is answered without evidence", code="evidence_missing")
         answer = read_answer(record.answer)
         found = self._measure(served, read_layout(record.evidence), answer)
         base_account = self._base_account(served)
@@ -347,20 +374,15 @@ class Flow:
 
     def _book(self, record: CallRecord, receipt: Receipt) -> None:
         """Post the payouts and mark the call, in one commit."""
-        self.parts.calls.attributed(
-            record.call_id,
-            receipt.id,
-            payouts=[(payout.account, payout.amount, payout.line) for payout in receipt.payouts],
-            at_ns=self.parts.now_ns(),
-        )
+        drafts = [
+            TransferDraft(CLEARING, payout.account, payout.amount, record.asset, Code.PAYOUT, receipt.id)
+            for payout in receipt.payouts
+        ]
+        self.parts.calls.attributed(record.call_id, receipt.id, drafts, at_ns=self.parts.now_ns())
 
     def resume(self) -> tuple[CallId, ...]:
-        """After a restart: give back what dead calls had reserved, and name the calls that still lack a receipt."""
-        unfinished = self.parts.calls.unfinished()
-        for record in unfinished:
-            if record.state == "reserved":
-                self.release(record.call_id)
-        return tuple(record.call_id for record in unfinished if record.state == "answered")
+        """After a restart: settle what dead processes left reserved, and name the calls that still lack a receipt."""
+        return self.parts.calls.recover(at_ns=self.parts.now_ns()).to_attribute
 
     def _served(self, name: str) -> ServedModel:
         served = self.parts.models.get(name)

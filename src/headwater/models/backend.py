@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,7 +51,7 @@ class Backend(Protocol):
         """Token ids of a piece of prompt; special tokens are honoured only when `control`."""
         ...
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generator[Piece]:
         """Answer `prompt` (token ids), piece by piece. Closing the iterator stops the model.
 
         Raises:

@@ -17,7 +17,7 @@ import json
 import os
 import queue
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,7 +119,7 @@ class LlamaBackend:
         """Token ids of a piece of prompt; special tokens are honoured only when `control`."""
         return self._tokenizer.tokenize(text, control=control)
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generator[Piece]:
         """Answer `prompt`; one piece per token that leaves, then one with the finish reason. Closing the iterator stops the model."""
         if self._server is None:
             raise UpstreamError("the model server is closed", code="model_closed", fix="make a new backend")
@@ -147,7 +147,7 @@ class LlamaBackend:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _answer(self, ids: list[int], sampling: Sampling) -> Iterator[Piece]:
+    def _answer(self, ids: list[int], sampling: Sampling) -> Generator[Piece]:
         slot = self._slots.get()
         connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_TIMEOUT_S)
         try:

@@ -1,7 +1,7 @@
 """An epoch: a closed window of receipts becomes one cumulative amount per account.
 
 The manifest is what a stranger needs to recompute it: where the window lies in the receipt log, the
-log's root, every account's cumulative amount, and the payees of the tree. Its SHA-256 is posted with
+log's root, every account's cumulative amount, and the payees of the tree. Its hash is posted with
 the tree's root, so the chain vouches for the log and the log for every receipt.
 
 Invariants: amounts never fall from one epoch to the next; the totals of an epoch exceed those of the
@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headwater.core.canonical import Json, canonical, digest, parse_canonical
+from headwater.core.canonical import Json, canonical, parse_canonical
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.ids import AccountId
 from headwater.core.instants import format_instant
 from headwater.core.money import AMOUNT_MAX
+from headwater.receipts import manifest_hash
 from headwater.settlement.tree import Domain, Leaf, PayoutTree
 
 SCHEMA = "headwater.epoch/1"
@@ -62,8 +63,8 @@ class Epoch:
 
     @property
     def data_hash(self) -> bytes:
-        """SHA-256 of the manifest, posted beside the root."""
-        return bytes.fromhex(digest(self.manifest).removeprefix("sha256:"))
+        """What the chain keeps of the manifest, posted beside the root."""
+        return manifest_hash(self.manifest)
 
     @property
     def total_token_units(self) -> int:
@@ -133,7 +134,9 @@ def read_manifest(raw: bytes) -> Json:
     """
     manifest = parse_canonical(raw)
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise InvalidError("this is not an epoch manifest", code="manifest_invalid", fix="give the manifest as published")
+        raise InvalidError(
+            "this is not an epoch manifest", code="manifest_invalid", fix="give the manifest as published"
+        )
     return manifest
 
 
@@ -154,6 +157,7 @@ def _manifest(
         "log_size": epoch.window.log_size,
         "log_root": epoch.window.log_root.hex(),
         "paid_units": str(epoch.paid_units),
+        "total_units": str(sum(units for _, units in epoch.totals)),
         "totals": [
             {"account": account, "cumulative_units": str(units), "held": account not in payee_accounts}
             for account, units in epoch.totals

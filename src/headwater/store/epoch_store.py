@@ -1,0 +1,150 @@
+"""Closed epochs and the indices of payees, in the home folder's database.
+
+Invariants: a payee's index and address never change; epochs are numbered without gaps and are never
+edited, only marked as posted. Knows nothing of how an epoch is computed or of chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headwater.core.errors import ConflictError, MissingError
+from headwater.core.ids import AccountId
+from headwater.settlement.epoch import Epoch, Payee
+from headwater.store.database import Database, Row
+
+_STEPS = (
+    """
+    CREATE TABLE payees (
+      payee_index INTEGER PRIMARY KEY,
+      account TEXT NOT NULL UNIQUE,
+      address TEXT NOT NULL UNIQUE
+    ) STRICT;
+    CREATE TABLE epochs (
+      epoch INTEGER PRIMARY KEY CHECK (epoch > 0),
+      log_size INTEGER NOT NULL,
+      manifest BLOB NOT NULL,
+      closed_at_ns INTEGER NOT NULL,
+      transaction_hash TEXT
+    ) STRICT;
+    CREATE TRIGGER payees_are_for_ever BEFORE UPDATE ON payees
+    BEGIN SELECT RAISE(ABORT, 'a payee keeps its index and address'); END;
+    CREATE TRIGGER epochs_are_for_ever BEFORE UPDATE OF epoch, log_size, manifest, closed_at_ns ON epochs
+    BEGIN SELECT RAISE(ABORT, 'a closed epoch is never edited'); END;
+    """,
+)
+_COLUMNS = "epoch, log_size, manifest, closed_at_ns, transaction_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """An epoch as it was closed, and the transaction that posted its root if one did."""
+
+    epoch: int
+    log_size: int
+    manifest: bytes
+    closed_at_ns: int
+    transaction_hash: str | None
+
+
+class EpochStore:
+    """Epochs kept in `database`; its tables are made on first use."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("epochs", _STEPS)
+
+    def add_payees(self, addresses: Mapping[AccountId, str]) -> tuple[Payee, ...]:
+        """Give every account an index, new ones after the last; gives all payees by index.
+
+        Raises:
+            ConflictError: an account or an address is already a payee with the other one different.
+        """
+        with self._database.transaction():
+            known = {payee.account: payee for payee in self.payees()}
+            taken = {payee.address.lower() for payee in known.values()}
+            for account, address in addresses.items():
+                if account in known and known[account].address.lower() == address.lower():
+                    continue
+                if account in known or address.lower() in taken:
+                    raise ConflictError(
+                        f"{account} or {address} is already a payee, with another address or account",
+                        code="payee_conflict",
+                        fix="one account has one address, and an address receives for one account",
+                    )
+                self._database.execute("INSERT INTO payees VALUES (?, ?, ?)", (len(known), account, address))
+                known[account] = Payee(len(known), account, address)
+                taken.add(address.lower())
+        return self.payees()
+
+    def payees(self) -> tuple[Payee, ...]:
+        """All payees, by index."""
+        rows = self._database.query("SELECT payee_index, account, address FROM payees ORDER BY payee_index")
+        return tuple(Payee(index, AccountId(account), address) for index, account, address in rows)
+
+    def add(self, epoch: Epoch) -> EpochRecord:
+        """Keep a closed epoch; keeping the same one again changes nothing.
+
+        Raises:
+            ConflictError: that number holds another epoch, or is not the next.
+        """
+        window = epoch.window
+        with self._database.transaction():
+            last = self.last()
+            if last is not None and last.epoch == window.epoch and last.manifest == epoch.manifest:
+                return last
+            if window.epoch != (last.epoch + 1 if last else 1):
+                raise ConflictError(
+                    f"epoch {window.epoch} is not the next one",
+                    code="epoch_conflict",
+                    fix="close epochs one after another",
+                )
+            self._database.execute(
+                "INSERT INTO epochs VALUES (?, ?, ?, ?, NULL)",
+                (window.epoch, window.log_size, epoch.manifest, window.closed_at_ns),
+            )
+        return self.get(window.epoch)
+
+    def posted(self, epoch: int, transaction_hash: str) -> None:
+        """Mark an epoch's root as posted by a transaction."""
+        self._database.execute("UPDATE epochs SET transaction_hash = ? WHERE epoch = ?", (transaction_hash, epoch))
+
+    def get(self, epoch: int) -> EpochRecord:
+        """The epoch with this number.
+
+        Raises:
+            MissingError: it has not been closed.
+        """
+        rows = self._database.query(f"SELECT {_COLUMNS} FROM epochs WHERE epoch = ?", (epoch,))
+        if not rows:
+            raise MissingError(
+                f"epoch {epoch} has not been closed", code="epoch_missing", fix="run headwater epoch close"
+            )
+        return _record(rows[0])
+
+    def last(self) -> EpochRecord | None:
+        """The newest epoch, or nothing before the first."""
+        rows = self._database.query(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch DESC LIMIT 1")
+        return _record(rows[0]) if rows else None
+
+    def containing(self, log_index: int) -> EpochRecord:
+        """The epoch whose window holds the receipt at `log_index`.
+
+        Raises:
+            MissingError: that receipt is in no closed epoch yet.
+        """
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM epochs WHERE log_size > ? ORDER BY epoch LIMIT 1", (log_index,)
+        )
+        if not rows:
+            raise MissingError(
+                f"the receipt at log index {log_index} is in no closed epoch",
+                code="epoch_not_closed",
+                fix="wait for the next epoch, or run headwater epoch close",
+            )
+        return _record(rows[0])
+
+
+def _record(row: Row) -> EpochRecord:
+    return EpochRecord(*row)
