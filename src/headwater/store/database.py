@@ -84,6 +84,7 @@ class Database:
             "synchronous = FULL",
             "foreign_keys = ON",
             "recursive_triggers = ON",
+            "secure_delete = ON",  # what is erased is overwritten, not only unlinked
             "temp_store = MEMORY",
             "cache_size = -65536",  # KiB
         ):
@@ -196,6 +197,12 @@ class Database:
         damage += [f"row {row[1]} of {row[0]} refers to a missing row of {row[2]}" for row in orphans]
         fix = "stop, keep the file as evidence and restore the last good copy"
         return tuple(Problem(str(self.path), "database_corrupt", text, fix) for text in damage)
+
+    def scrub(self) -> None:
+        """Drop old copies of erased values from the write-ahead log, as far as readers at work allow."""
+        with self._lock:
+            if not self._depth:
+                self.query("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""

@@ -1,0 +1,547 @@
+"""The journal of calls: what a process that dies may not forget, and may not do twice.
+
+    reserved ──> answered ──> attributed
+        └──────> released
+
+*reserved*: the ceiling price is set aside, before the first token. *answered*: the answer and the
+evidence are kept and the price is charged, before the client sees the end of the stream. *attributed*:
+the receipt is known and its payouts are booked. *released*: no answer came, nothing is charged.
+
+Invariants: each step and its money are one commit; repeating a step with the same values changes
+nothing, with others it is a conflict; what answered calls cost is what was charged; payouts sum to the
+price. A `reserved` call belongs to the run (one life of one process) that began it and is settled by
+`recover` once that run is dead, which a file lock tells.
+
+Answer and evidence can be erased when they are no longer needed; their digests stay. Knows nothing
+of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from headwater.core.canonical import digest
+from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError, Problem, RefusedError
+from headwater.core.ids import AccountId, CallId, ReceiptId, check_receipt_id, is_call_id
+from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, TRANSFER_UNITS_MAX
+from headwater.ledger import CallFact, Code, TransferDraft
+from headwater.store.database import Database, Row
+from headwater.store.key_store import KeyStore
+from headwater.store.ledger_store import Ledger
+
+_STEPS = (
+    f"""
+    CREATE TABLE calls (
+      number INTEGER PRIMARY KEY,
+      call_id TEXT NOT NULL UNIQUE,
+      key_id TEXT NOT NULL,
+      idempotency_key TEXT,
+      request_digest TEXT NOT NULL,
+      state TEXT NOT NULL CHECK (state IN ('reserved', 'answered', 'attributed', 'released')),
+      created_at_ns INTEGER NOT NULL,
+      updated_at_ns INTEGER NOT NULL,
+      model TEXT NOT NULL,
+      asset TEXT NOT NULL,
+      reserve_id TEXT NOT NULL,
+      ceiling_units INTEGER NOT NULL CHECK (ceiling_units BETWEEN 0 AND {TRANSFER_UNITS_MAX}),
+      progress_units INTEGER CHECK (progress_units BETWEEN 0 AND ceiling_units),
+      price_units INTEGER CHECK (price_units BETWEEN 0 AND ceiling_units),
+      evidence BLOB,
+      answer BLOB,
+      evidence_digest TEXT,
+      answer_digest TEXT,
+      receipt_id TEXT UNIQUE,
+      failure TEXT,
+      run_id TEXT NOT NULL,
+      CHECK ((state IN ('answered', 'attributed')) = (price_units IS NOT NULL)),
+      CHECK ((state = 'attributed') = (receipt_id IS NOT NULL)),
+      CHECK ((state = 'released') = (failure IS NOT NULL))
+    );
+    CREATE UNIQUE INDEX calls_by_key ON calls (key_id, idempotency_key)
+      WHERE idempotency_key IS NOT NULL AND state <> 'released';
+    CREATE INDEX calls_unfinished ON calls (state, number) WHERE state IN ('reserved', 'answered');
+    CREATE TRIGGER calls_stay BEFORE DELETE ON calls
+      BEGIN SELECT RAISE(ABORT, 'a call is never deleted: forget its text'); END;
+    """,
+)
+_COLUMNS = (
+    "call_id, key_id, idempotency_key, request_digest, state, created_at_ns, updated_at_ns, model, asset, reserve_id,"
+    " ceiling_units, price_units, evidence, answer, evidence_digest, answer_digest, receipt_id, failure"
+)
+
+
+class CallState(StrEnum):
+    """How far a call has come."""
+
+    RESERVED = "reserved"
+    ANSWERED = "answered"
+    ATTRIBUTED = "attributed"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call as the journal has it."""
+
+    call_id: CallId
+    key_id: str
+    idempotency_key: str | None
+    request_digest: str
+    state: CallState
+    created_at_ns: int
+    updated_at_ns: int
+    model: str
+    asset: str
+    reserve_id: str  # the pending transfer that holds the ceiling
+    ceiling_units: int
+    price_units: int | None  # None until answered
+    evidence: bytes | None  # canonical JSON the attribution worker needs; None before or once forgotten
+    answer: bytes | None  # what is sent again when the request is repeated; None before or once forgotten
+    evidence_digest: str | None
+    answer_digest: str | None
+    receipt_id: ReceiptId | None
+    failure: str | None  # why it was released, a stable code
+
+    @property
+    def payer(self) -> AccountId:
+        """The account it is charged to."""
+        return AccountId(f"payer:{self.key_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The outcome of beginning a call."""
+
+    call: CallRecord
+    replayed: bool  # the same request was answered before: send `call.answer` again, generate nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found after processes died."""
+
+    released: tuple[CallId, ...]  # had given no answer; nothing charged
+    charged: tuple[CallId, ...]  # had delivered part of an answer; charged for that part
+    to_attribute: tuple[CallId, ...]  # answered and without a receipt, oldest first; includes `charged`
+
+
+class CallStore:
+    """The journal of calls in `db`, whose money is in `ledger` and whose keys are in `keys`.
+
+    Args:
+        run_id: names this life of this process and marks it alive while the store is open. None to read only.
+    """
+
+    def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, *, run_id: str | None = None) -> None:
+        self.db, self._ledger, self._keys, self._run_id = db, ledger, keys, run_id
+        self._runs = db.path.parent / "runs"
+        db.migrate("calls", _STEPS)
+        self._run_lock = None if run_id is None else _take_run(self._runs, run_id)
+
+    def close(self) -> None:
+        """End this run: what it left `reserved` is for the next `recover` to settle."""
+        if self._run_lock is not None:
+            os.close(self._run_lock)
+            self._run_lock = None
+
+    # One call's path
+
+    def begin(
+        self,
+        *,
+        call_id: CallId,
+        key_id: str,
+        idempotency_key: str | None,
+        request_digest: str,
+        model: str,
+        ceiling_units: int,
+        asset: str,
+        at_ns: int,
+    ) -> Begun:
+        """Reserve the ceiling and record the call, or find that this request was made before.
+
+        Raises:
+            RefusedError: ``insufficient_credit`` or ``budget_exceeded``; nothing is recorded.
+            ConflictError: ``call_in_progress``, or ``idempotency_conflict`` when the key came with another body.
+            MissingError: ``answer_forgotten`` when the answer to repeat has been erased.
+        """
+        if self._run_lock is None or self._run_id is None:
+            raise InvariantError("this journal was opened to be read", code="journal_read_only")
+        if not is_call_id(call_id):
+            raise InvalidError(f"{call_id[:80]!r} is not a call id", code="call_id_invalid", fix="use core.ids.call_id")
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= IDEMPOTENCY_KEY_CHARS_MAX:
+            raise InvalidError(
+                f"an idempotency key of {len(idempotency_key)} characters",
+                code="idempotency_key_invalid",
+                fix=f"use 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters",
+            )
+        with self.db.transaction():
+            if idempotency_key is not None:
+                before = self._repeated(key_id, idempotency_key, request_digest)
+                if before is not None:
+                    return Begun(before, True)
+            self._keys.commit_units(key_id, ceiling_units)
+            reserve_id = self._ledger.reserve(
+                f"payer:{key_id}", ceiling_units, key=f"{call_id}:reserve", asset=asset, cause=call_id, at_ns=at_ns
+            )
+            self.db.execute(
+                "INSERT INTO calls (call_id, key_id, idempotency_key, request_digest, state, created_at_ns,"
+                " updated_at_ns, model, asset, reserve_id, ceiling_units, run_id)"
+                " VALUES (?, ?, ?, ?, 'reserved', ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    call_id,
+                    key_id,
+                    idempotency_key,
+                    request_digest,
+                    at_ns,
+                    at_ns,
+                    model,
+                    asset,
+                    reserve_id,
+                    ceiling_units,
+                    self._run_id,
+                ),
+            )
+            return Begun(self.get(call_id), False)
+
+    def _repeated(self, key_id: str, idempotency_key: str, request_digest: str) -> CallRecord | None:
+        rows = self.db.query(
+            f"SELECT {_COLUMNS} FROM calls WHERE key_id = ? AND idempotency_key = ? AND state <> 'released'"
+            f" UNION ALL SELECT {_COLUMNS} FROM calls WHERE key_id = ? AND idempotency_key = ? AND state = 'released'",
+            (key_id, idempotency_key) * 2,
+        )
+        for call in map(_record, rows):
+            if call.request_digest != request_digest:
+                raise ConflictError(
+                    f"idempotency key {idempotency_key[:80]!r} came with another request ({call.call_id})",
+                    code="idempotency_conflict",
+                    fix="use a new key for a new request",
+                )
+            if call.state is CallState.RESERVED:
+                raise ConflictError(
+                    f"{call.call_id} with this idempotency key is still being answered",
+                    code="call_in_progress",
+                    fix="wait and send the same request again",
+                )
+            if call.state is not CallState.RELEASED:
+                if call.answer is None:
+                    raise MissingError(
+                        f"the answer of {call.call_id} has been erased",
+                        code="answer_forgotten",
+                        fix="send the request with a new idempotency key to have it answered again",
+                    )
+                return call
+        return None  # never made, or made and failed without an answer: it may be tried again
+
+    def progress(self, call_id: str, *, answer: bytes, evidence: bytes, price_units: int, at_ns: int) -> None:
+        """Keep what has been delivered so far, so that it is charged even if this process dies now."""
+        _check_sizes(call_id, answer, evidence)
+        with self.db.transaction():
+            call = self.get(call_id)
+            _check_price(call, price_units)
+            if call.state is not CallState.RESERVED:
+                raise _wrong_state(call, "record progress of")
+            self.db.execute(
+                "UPDATE calls SET answer = ?, evidence = ?, progress_units = ?, updated_at_ns = ? WHERE call_id = ?",
+                (answer, evidence, price_units, at_ns, call_id),
+            )
+
+    def answered(self, call_id: str, *, answer: bytes, evidence: bytes, price_units: int, at_ns: int) -> CallRecord:
+        """Keep the answer and charge for it, in one commit. To be called before the client sees the end.
+
+        Also for a client that hung up: with what was generated until then, and its price.
+
+        Raises:
+            RefusedError: ``charge_above_reserve``.
+            ConflictError: ``call_state`` when it was released, or answered with other bytes or price.
+        """
+        _check_sizes(call_id, answer, evidence)
+        with self.db.transaction():
+            call = self.get(call_id)
+            _check_price(call, price_units)
+            if call.state in (CallState.ANSWERED, CallState.ATTRIBUTED):
+                if (call.answer_digest, call.evidence_digest, call.price_units) != (
+                    digest(answer),
+                    digest(evidence),
+                    price_units,
+                ):
+                    raise _wrong_state(call, "answer differently")
+                return call
+            if call.state is CallState.RELEASED:
+                raise _wrong_state(call, "answer")
+            self._charge(call, price_units, at_ns)
+            self.db.execute(
+                "UPDATE calls SET state = 'answered', answer = ?, answer_digest = ?, evidence = ?, evidence_digest = ?,"
+                " price_units = ?, progress_units = NULL, updated_at_ns = ? WHERE call_id = ?",
+                (answer, digest(answer), evidence, digest(evidence), price_units, at_ns, call_id),
+            )
+            return self.get(call_id)
+
+    def attributed(self, call_id: str, receipt_id: str, payouts: Sequence[TransferDraft], *, at_ns: int) -> CallRecord:
+        """Record the receipt and book its payouts, in one commit. The receipt itself must be durable already.
+
+        Raises:
+            InvariantError: ``payouts_do_not_sum`` unless they sum to the price, in the call's asset, with the
+                receipt as their cause.
+            ConflictError: ``call_state`` when it was not answered or has another receipt.
+        """
+        receipt = check_receipt_id(receipt_id)
+        with self.db.transaction():
+            call = self.get(call_id)
+            if call.state is CallState.ATTRIBUTED and call.receipt_id == receipt:
+                return call
+            if call.state is not CallState.ANSWERED:
+                raise _wrong_state(call, f"attribute with receipt {receipt}")
+            total = sum(draft.amount_units for draft in payouts)
+            fits = all((d.code, d.asset, d.cause) == (Code.PAYOUT, call.asset, receipt) for d in payouts)
+            if total != call.price_units or not fits:
+                raise InvariantError(
+                    f"{call_id}: payouts of {receipt} sum to {total} nano, the price is {call.price_units} {call.asset}",
+                    code="payouts_do_not_sum",
+                )
+            if payouts:
+                self._ledger.post(payouts, key=f"{call_id}:payouts", at_ns=at_ns)
+            self.db.execute(
+                "UPDATE calls SET state = 'attributed', receipt_id = ?, updated_at_ns = ? WHERE call_id = ?",
+                (receipt, at_ns, call_id),
+            )
+            return self.get(call_id)
+
+    def release(self, call_id: str, *, failure: str, at_ns: int) -> CallRecord:
+        """No answer came: give the reservation back. `failure` is a stable code, never text of a request.
+
+        Raises:
+            ConflictError: ``call_state`` when it was answered.
+        """
+        with self.db.transaction():
+            call = self.get(call_id)
+            if call.state is CallState.RELEASED:
+                return call
+            if call.state is not CallState.RESERVED:
+                raise _wrong_state(call, "release")
+            self._ledger.release(call.reserve_id, key=f"{call_id}:release", at_ns=at_ns)
+            self._keys.commit_units(call.key_id, -call.ceiling_units)
+            self.db.execute(
+                "UPDATE calls SET state = 'released', failure = ?, answer = NULL, evidence = NULL,"
+                " progress_units = NULL, updated_at_ns = ? WHERE call_id = ?",
+                (failure or "unknown", at_ns, call_id),
+            )
+            return self.get(call_id)
+
+    def forget(self, call_id: str, *, at_ns: int) -> CallRecord:
+        """Erase answer and evidence from the file; digests, price and receipt stay.
+
+        Raises:
+            ConflictError: ``call_state`` while the attribution still needs them.
+        """
+        with self.db.transaction():
+            call = self.get(call_id)
+            if call.state in (CallState.RESERVED, CallState.ANSWERED):
+                raise _wrong_state(call, "forget")
+            self.db.execute(
+                "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ? WHERE call_id = ?", (at_ns, call_id)
+            )
+        self.db.scrub()
+        return self.get(call_id)
+
+    def _charge(self, call: CallRecord, price_units: int, at_ns: int) -> None:
+        self._ledger.charge(call.reserve_id, price_units, key=f"{call.call_id}:charge", at_ns=at_ns)
+        self._keys.commit_units(call.key_id, price_units - call.ceiling_units)
+
+    # After a restart
+
+    def recover(self, *, at_ns: int) -> Recovered:
+        """Settle what dead processes left behind, and list what is to be attributed. Safe to repeat.
+
+        A reserved call of a dead run is released, or charged for the part it had recorded as delivered.
+        Runs that are alive, in this process or another, are left alone.
+        """
+        released: list[CallId] = []
+        charged: list[CallId] = []
+        with self.db.transaction():
+            runs = [run for (run,) in self.db.query("SELECT DISTINCT run_id FROM calls WHERE state = 'reserved'")]
+            for run in runs:
+                if run == self._run_id or _alive(self._runs, run):
+                    continue
+                for call_id, progress_units in self.db.query(
+                    "SELECT call_id, progress_units FROM calls WHERE state = 'reserved' AND run_id = ? ORDER BY number",
+                    (run,),
+                ):
+                    call = self.get(call_id)
+                    if progress_units is None or call.answer is None or call.evidence is None:
+                        self.release(call_id, failure="process_died", at_ns=at_ns)
+                        released.append(call.call_id)
+                    else:
+                        self.answered(
+                            call_id,
+                            answer=call.answer,
+                            evidence=call.evidence,
+                            price_units=progress_units,
+                            at_ns=at_ns,
+                        )
+                        charged.append(call.call_id)
+            waiting = self.db.query("SELECT call_id FROM calls WHERE state = 'answered' ORDER BY number")
+        _sweep(self._runs, self._run_id)
+        return Recovered(tuple(released), tuple(charged), tuple(CallId(call_id) for (call_id,) in waiting))
+
+    # Reading
+
+    def get(self, call_id: str) -> CallRecord:
+        """The record of a call.
+
+        Raises:
+            MissingError: no such call.
+        """
+        rows = self.db.query(f"SELECT {_COLUMNS} FROM calls WHERE call_id = ?", (call_id,))
+        if not rows:
+            raise MissingError(f"no call {call_id[:80]!r}", code="call_unknown", fix="use the id the answer came with")
+        return _record(rows[0])
+
+    def by_receipt(self, receipt_id: str) -> CallRecord:
+        """The call that a receipt is about.
+
+        Raises:
+            MissingError: no call has it.
+        """
+        receipt = check_receipt_id(receipt_id)
+        rows = self.db.query(f"SELECT {_COLUMNS} FROM calls WHERE receipt_id = ?", (receipt,))
+        if not rows:
+            raise MissingError(
+                f"no call has receipt {receipt}", code="receipt_unknown", fix="use the id of the receipt"
+            )
+        return _record(rows[0])
+
+    def unfinished(self, *, limit: int = 1_000) -> tuple[CallRecord, ...]:
+        """The oldest calls that are reserved or without a receipt."""
+        return tuple(
+            _record(row)
+            for row in self.db.query(
+                f"SELECT {_COLUMNS} FROM calls WHERE state IN ('reserved', 'answered') ORDER BY number LIMIT ?",
+                (limit,),
+            )
+        )
+
+    def facts(self) -> Mapping[str, CallFact]:
+        """What the ledger is held against, by call id."""
+        return {
+            call_id: CallFact(state == CallState.RESERVED, price_units, receipt_id)
+            for call_id, state, price_units, receipt_id in self.db.query(
+                "SELECT call_id, state, price_units, receipt_id FROM calls"
+            )
+        }
+
+    def check(self) -> tuple[Problem, ...]:
+        """Everything that does not hold in the ledger, held against this journal, and in the budgets of keys."""
+        with self.db.snapshot():
+            problems = list(self._ledger.check(self.facts()))
+            committed = Counter[str]()
+            for key_id, state, ceiling, price in self.db.query(
+                "SELECT key_id, state, ceiling_units, price_units FROM calls WHERE state <> 'released'"
+            ):
+                committed[key_id] += ceiling if state == CallState.RESERVED else price
+            for key in self._keys.list():
+                if key.committed_units != committed[key.key_id]:
+                    problems.append(
+                        Problem(
+                            f"key {key.key_id}",
+                            "budget_differs",
+                            f"counts {key.committed_units} nano, its calls sum to {committed[key.key_id]}",
+                            "stop posting, keep the file as evidence and compare it with the last good copy",
+                        )
+                    )
+        return tuple(problems)
+
+
+def _record(row: Row) -> CallRecord:
+    call_id, key_id, idempotency_key, request_digest, state, *rest = row
+    return CallRecord(call_id, key_id, idempotency_key, request_digest, CallState(state), *rest)
+
+
+def _wrong_state(call: CallRecord, verb: str) -> ConflictError:
+    return ConflictError(
+        f"cannot {verb} {call.call_id}: it is {call.state}"
+        + (f" with price {call.price_units} nano" if call.price_units is not None else ""),
+        code="call_state",
+        fix="read the call again; it has moved on",
+    )
+
+
+def _check_price(call: CallRecord, price_units: int) -> None:
+    if price_units < 0:
+        raise InvalidError(f"price of {price_units} nano", code="amount_out_of_range", fix="charge 0 or more")
+    if price_units > call.ceiling_units:
+        raise RefusedError(
+            f"{call.call_id}: price {price_units} nano, {call.ceiling_units} were reserved",
+            code="charge_above_reserve",
+            fix="stop generating at the ceiling",
+        )
+
+
+def _check_sizes(call_id: str, answer: bytes, evidence: bytes) -> None:
+    size = len(answer) + len(evidence)
+    if size > CALL_RECORD_SIZE_BYTES_MAX:
+        raise InvalidError(
+            f"{call_id}: answer and evidence of {size} bytes",
+            code="call_too_large",
+            fix=f"keep at most {CALL_RECORD_SIZE_BYTES_MAX} bytes per call",
+        )
+
+
+# Runs: a file locked for as long as its process lives. The kernel drops the lock however it dies.
+
+
+def _take_run(folder: Path, run_id: str) -> int:
+    if not run_id or not run_id.replace("_", "").replace("-", "").isalnum() or len(run_id) > 64:
+        raise InvalidError(
+            f"run id {run_id[:80]!r}", code="run_id_invalid", fix="use up to 64 letters, digits, _ and -"
+        )
+    folder.mkdir(exist_ok=True, mode=0o700)
+    path = folder / run_id
+    while True:
+        lock = _locked(path, os.O_CREAT | os.O_RDWR)
+        if lock is None:
+            raise ConflictError(f"run {run_id} is alive", code="run_in_use", fix="give every process its own run id")
+        with suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == path.stat().st_ino:
+                return lock
+        os.close(lock)  # swept away between opening and locking it: make it again
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    lock = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _alive(folder: Path, run_id: str) -> bool:
+    try:
+        lock = _locked(folder / run_id, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def _sweep(folder: Path, own: str | None) -> None:
+    """Remove the files of dead runs, each while its lock is held, so that none is taken in between."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name == own:
+            continue
+        with suppress(FileNotFoundError):
+            lock = _locked(path, os.O_RDWR)
+            if lock is not None:
+                path.unlink()
+                os.close(lock)
