@@ -1,0 +1,260 @@
+"""The llama architecture over a prefix tree: log-probabilities of an answer after many prompts at once.
+
+Nodes whose ancestors are done are computed together, up to `GROUP_ROWS` tokens in one pass, so each
+weight is read once for many tokens; the tree is walked depth first by such groups, so memory holds
+the keys and values of one branch of groups and not of the whole tree. Only answer positions reach
+the vocabulary. Nothing here depends on which nodes share a group: see `tiles` and `attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.models.attention import tree_attention
+from headwater.models.elementwise import gate, log2_probabilities, rms_norm, rotary_tables, rotate
+from headwater.models.linear import ROW_STEP, Linear, Precision, Rows, make_linear
+from headwater.models.prefix_tree import PrefixTree, build_tree
+from headwater.models.weights import LlamaWeights
+
+GROUP_ROWS = 512
+LOGIT_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """Keys and values of a group: (layers kept, rows, kv width) each."""
+
+    keys: Rows
+    values: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A node's part of a cache."""
+
+    cache: _Cache
+    row: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A node that can be computed: its ancestors are in their caches."""
+
+    node: int
+    ancestors: tuple[_Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One number asked for: the probability of `target` after the token at `offset` of a node."""
+
+    offset: int
+    target: int
+    context: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: Rows
+    query_key_value: Linear
+    attention_output: Linear
+    ffn_norm: Rows
+    gate_up: Linear
+    down: Linear
+
+
+class Network:
+    """A model ready to run. Immutable: any number of threads may use it at once, each with its own buffers."""
+
+    def __init__(self, weights: LlamaWeights, precision: Precision, context_tokens_max: int) -> None:
+        """Pack `weights` for `precision`; positions are known up to `context_tokens_max`."""
+        self.shape = weights.shape
+        self._embedding = weights.embedding
+        self._output = make_linear(weights.output, precision)
+        self._final_norm = weights.final_norm
+        layers = []
+        for index in range(self.shape.layers):
+            stored = weights.layer(index)
+            linears = (make_linear(matrix, precision) for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down))
+            query_key_value, attention_output, gate_up, down = linears
+            layers.append(_Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down))
+        self._layers = tuple(layers)
+        self._cosine, self._sine = rotary_tables(context_tokens_max, self.shape.head_width, self.shape.rope_base)
+        self._epsilon = np.float32(self.shape.norm_epsilon)
+
+    def score(self, contexts: Sequence[tuple[int, ...]], answer: tuple[int, ...]) -> NDArray[np.float64]:
+        """(contexts, answer tokens) of log2 p; contexts are distinct and, like the answer, not empty."""
+        tree = build_tree([(*context, *answer[:-1]) for context in contexts])
+        children: list[list[int]] = [[] for _ in tree.nodes]
+        roots = []
+        for index, node in enumerate(tree.nodes):
+            (roots if node.parent is None else children[node.parent]).append(index)
+        requests = _requests(tree, contexts, answer)
+        result = np.empty((len(contexts), len(answer)), dtype=np.float64)
+        waiting = [[_Task(root, ()) for root in roots]]
+        while waiting:
+            tasks = waiting.pop()
+            for group in reversed(_groups(tree, children, tasks)):
+                if len(group) < len(tasks):
+                    waiting.append(group)
+                    continue
+                keep = any(children[task.node] for task in group)
+                cache, rows = self._run(tree, group, requests, result, keep=keep)
+                following = [
+                    _Task(child, (*task.ancestors, _Segment(cache, row, len(tree.nodes[task.node].tokens))))
+                    for task, row in zip(group, rows, strict=True)
+                    for child in children[task.node]
+                ]
+                if following:
+                    waiting.append(following)
+        return result
+
+    def _run(
+        self, tree: PrefixTree, group: list[_Task], requests: list[list[_Request]], result: NDArray[np.float64], *, keep: bool
+    ) -> tuple[_Cache, list[int]]:
+        """Compute a group of nodes; returns their cache and first rows, and writes the numbers asked of them into `result`."""
+        shape = self.shape
+        sizes = [len(tree.nodes[task.node].tokens) for task in group]
+        first_rows = np.concatenate(([0], np.cumsum(sizes)))[:-1].tolist()
+        count = sum(sizes)
+        rows = _up(count)
+        tokens = np.fromiter((token for task in group for token in tree.nodes[task.node].tokens), dtype=np.int64, count=count)
+        positions = np.concatenate([np.arange(size) + tree.nodes[task.node].start for task, size in zip(group, sizes, strict=True)])
+        kv_width, query_width = shape.kv_heads * shape.head_width, shape.heads * shape.head_width
+        kept = shape.layers if keep else 1
+        cache = _Cache(*(np.empty((kept, count, kv_width), dtype=np.float32) for _ in range(2)))
+        plan = _AttentionPlan(group, first_rows, sizes, cache)
+        asked = [(first + request.offset, request) for task, first in zip(group, first_rows, strict=True) for request in requests[task.node]]
+
+        x = np.zeros((rows, shape.width), dtype=np.float32)
+        x[:count] = self._embed(tokens)
+        mixed = np.zeros((rows, query_width), dtype=np.float32)
+        buffers = _Buffers(self._layers[0], rows, shape.width, shape.hidden)
+        for index, layer in enumerate(self._layers):
+            at = index if keep else 0
+            rms_norm(x, layer.attention_norm, self._epsilon, buffers.normed)
+            layer.query_key_value(buffers.normed, buffers.projected)
+            rotate(buffers.projected, 0, query_width + kv_width, positions, self._cosine, self._sine)
+            cache.keys[at] = buffers.projected[:count, query_width : query_width + kv_width]
+            cache.values[at] = buffers.projected[:count, query_width + kv_width : query_width + 2 * kv_width]
+            last = index == shape.layers - 1
+            if last and not asked:
+                break
+            tree_attention(buffers.projected, shape.heads, shape.kv_heads, shape.head_width, *plan.at(index, at), mixed)
+            if last:  # from here on only the rows asked for matter
+                wanted = np.array([row for row, _ in asked], dtype=np.int64)
+                x, mixed = _take(x, wanted), _take(mixed, wanted)
+                buffers = _Buffers(layer, len(x), shape.width, shape.hidden)
+            layer.attention_output(mixed, buffers.added)
+            x += buffers.added[:, : shape.width]
+            rms_norm(x, layer.ffn_norm, self._epsilon, buffers.normed)
+            layer.gate_up(buffers.normed, buffers.widened)
+            gate(buffers.widened, shape.hidden, buffers.gated)
+            layer.down(buffers.gated, buffers.added)
+            x += buffers.added[:, : shape.width]
+        if asked:
+            self._answer(x, [request for _, request in asked], result)
+        return cache, first_rows
+
+    def _embed(self, tokens: NDArray[np.int64]) -> Rows:
+        """(tokens, width) embeddings, decoded from their codes."""
+        coded = self._embedding
+        blocks = coded.codes[tokens].reshape(len(tokens), coded.scale.shape[1], -1).astype(np.float32)
+        decoded: Rows = (blocks * coded.scale[tokens][..., None] + coded.minimum[tokens][..., None]).reshape(len(tokens), -1)
+        return decoded
+
+    def _answer(self, x: Rows, asked: list[_Request], result: NDArray[np.float64]) -> None:
+        """Project the asked rows onto the vocabulary, a few at a time."""
+        normed = np.empty_like(x)
+        rms_norm(x, self._final_norm, self._epsilon, normed)
+        logits = np.empty((min(LOGIT_ROWS, len(x)), self._output.outputs), dtype=np.float32)
+        for start in range(0, len(x), LOGIT_ROWS):
+            part = normed[start : start + LOGIT_ROWS]
+            self._output(part, logits[: len(part)])
+            batch = asked[start : start + LOGIT_ROWS]
+            numbers = np.empty(len(batch), dtype=np.float64)
+            log2_probabilities(logits, self.shape.vocabulary, np.array([request.target for request in batch], dtype=np.int64), numbers)
+            result[[request.context for request in batch], [request.position for request in batch]] = numbers
+
+
+class _Buffers:
+    """Scratch for one group; padded rows stay finite and are never read."""
+
+    def __init__(self, layer: _Layer, rows: int, width: int, hidden: int) -> None:
+        self.normed, self.projected, self.added, self.widened, self.gated = (
+            np.empty((rows, columns), dtype=np.float32)
+            for columns in (width, layer.query_key_value.outputs, layer.attention_output.outputs, layer.gate_up.outputs, hidden)
+        )
+
+
+class _AttentionPlan:
+    """Which keys and values each node of a group sees, as the addresses the kernel reads."""
+
+    def __init__(self, group: list[_Task], first_rows: list[int], sizes: list[int], own: _Cache) -> None:
+        segments: list[_Segment] = []
+        starts = [0]
+        for task, row, size in zip(group, first_rows, sizes, strict=True):
+            segments += (*task.ancestors, _Segment(own, row, size))
+            starts.append(len(segments))
+        self._rows, self._sizes, self._starts = (np.array(values, dtype=np.int64) for values in (first_rows, sizes, starts))
+        self._lengths = np.array([segment.size for segment in segments], dtype=np.int64)
+        self._keys_max = max(int(self._lengths[start:stop].sum()) for start, stop in zip(starts, starts[1:], strict=False))
+        width = own.keys.shape[2]
+        row_at = np.array([4 * width * segment.row for segment in segments], dtype=np.int64)
+        self._key_at, self._value_at = (
+            row_at + np.array([getattr(segment.cache, field).ctypes.data for segment in segments], dtype=np.int64) for field in ("keys", "values")
+        )
+        self._stride = np.array([4 * width * segment.cache.keys.shape[1] for segment in segments], dtype=np.int64)
+        self._own = np.array([segment.cache is own for segment in segments])
+
+    def at(self, layer: int, own_layer: int) -> tuple[object, ...]:
+        """Kernel arguments for a layer, which the group's own cache keeps as `own_layer`."""
+        shift = np.where(self._own, own_layer, layer) * self._stride
+        return self._rows, self._sizes, self._starts, self._key_at + shift, self._value_at + shift, self._lengths, self._keys_max
+
+
+def _groups(tree: PrefixTree, children: list[list[int]], tasks: list[_Task]) -> list[list[_Task]]:
+    """Tasks in groups of at most `GROUP_ROWS` tokens (one long node may exceed it), inner nodes apart from leaves, which keep nothing."""
+    groups: list[list[_Task]] = []
+    for inner in (False, True):
+        size = GROUP_ROWS
+        for task in tasks:
+            if bool(children[task.node]) != inner:
+                continue
+            length = len(tree.nodes[task.node].tokens)
+            if size + length > GROUP_ROWS:
+                groups.append([])
+                size = 0
+            groups[-1].append(task)
+            size += length
+    return [group for group in groups if group]
+
+
+def _requests(tree: PrefixTree, contexts: Sequence[tuple[int, ...]], answer: tuple[int, ...]) -> list[list[_Request]]:
+    """For each node, what is asked of its tokens."""
+    requests: list[list[_Request]] = [[] for _ in tree.nodes]
+    for index, (context, end) in enumerate(zip(contexts, tree.ends, strict=True)):
+        for node in tree.path(end):
+            start = tree.nodes[node].start
+            for offset in range(max(0, len(context) - 1 - start), len(tree.nodes[node].tokens)):
+                position = start + offset - (len(context) - 1)
+                requests[node].append(_Request(offset, answer[position], index, position))
+    return requests
+
+
+def _up(count: int) -> int:
+    """Rows padded to whole steps."""
+    return -(-count // ROW_STEP) * ROW_STEP
+
+
+def _take(source: Rows, wanted: NDArray[np.int64]) -> Rows:
+    """Some rows, with zero rows below up to a whole step."""
+    taken = np.zeros((_up(len(wanted)), source.shape[1]), dtype=np.float32)
+    taken[: len(wanted)] = source[wanted]
+    return taken

@@ -1,0 +1,114 @@
+"""The scorer: how likely an answer is after each of many prompts, on the very weights that are served.
+
+In process, one thread a call, no torch. Two arithmetics (see `linear`): ``int16``, the default, and
+``float32``. Either gives the same bits for a context whatever is scored beside it, so a receipt can
+be replayed one subset at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.core.errors import InvalidError, InvariantError
+from headwater.models.gguf_file import open_gguf
+from headwater.models.linear import Precision
+from headwater.models.network import Network
+from headwater.models.smollm import file_digest, smollm_path
+from headwater.models.tokenizer import Tokenizer, load_tokenizer
+from headwater.models.weights import LlamaWeights, load_weights
+
+ARITHMETIC_VERSION = 1  # raised when a change alters the bits of a result
+CONTEXT_TOKENS_MAX = 4096
+
+
+class LocalScorer:
+    """Scores answers with one model in process. Safe for concurrent calls; each runs on its caller's thread."""
+
+    def __init__(self, weights: LlamaWeights, tokenizer: Tokenizer, *, precision: Precision = "int16", context_tokens_max: int = CONTEXT_TOKENS_MAX) -> None:
+        """Pack `weights` for `precision`.
+
+        Raises:
+            InvalidError: the window is larger than the model's.
+        """
+        if not 1 <= context_tokens_max <= weights.shape.context_tokens_max:
+            raise InvalidError(
+                f"context_tokens_max is {context_tokens_max}, the model has 1..{weights.shape.context_tokens_max} tokens",
+                code="context_window_invalid",
+                fix=f"use at most {weights.shape.context_tokens_max}",
+            )
+        self._network = Network(weights, precision, context_tokens_max)
+        self._tokenizer, self._context_tokens_max, self.precision = tokenizer, context_tokens_max, precision
+        said = f"headwater scorer {ARITHMETIC_VERSION} {precision} {weights.digest}"
+        self._digest = "sha256:" + hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights' own digest, the arithmetic and its version."""
+        return self._digest
+
+    @property
+    def context_tokens_max(self) -> int:
+        """The longest prompt and answer together, in tokens."""
+        return self._context_tokens_max
+
+    def tokenize(self, text: str, *, control: bool) -> tuple[int, ...]:
+        """Token ids of one part; special tokens are honoured only when `control`."""
+        return self._tokenizer.tokenize(text, control=control)
+
+    def score(self, contexts: Sequence[Sequence[int]], answer: Sequence[int]) -> NDArray[np.float64]:
+        """log2 p(answer token | context, earlier answer tokens): (contexts, answer tokens), all <= 0 and finite.
+
+        No contexts give shape (0, T); an answer of no tokens gives (n, 0).
+
+        Raises:
+            InvalidError: an empty context, an unknown token, or context and answer beyond the window.
+            InvariantError: the model gave a number that is not finite.
+        """
+        target = self._tokens(answer, "the answer")
+        read = [self._tokens(context, f"context {index}") for index, context in enumerate(contexts)]
+        for index, context in enumerate(read):
+            if not context:
+                raise InvalidError(f"context {index} has 0 tokens", code="context_empty", fix="keep at least one fixed token, such as the template's first, in every context")
+            if len(context) + len(target) > self._context_tokens_max:
+                raise InvalidError(
+                    f"context {index} of {len(context)} tokens and answer of {len(target)} do not fit the window of {self._context_tokens_max} tokens",
+                    code="context_too_long",
+                    fix="use fewer or shorter sources",
+                )
+        if not read or not target:
+            return np.zeros((len(read), len(target)), dtype=np.float64)
+        distinct = {context: index for index, context in enumerate(dict.fromkeys(read))}
+        scored = np.minimum(self._network.score(tuple(distinct), target), 0.0)
+        if not np.isfinite(scored).all():
+            raise InvariantError("the model gave a log-probability that is not finite", code="score_not_finite", fix="check the model file's digest")
+        return scored[[distinct[context] for context in read]]
+
+    def _tokens(self, ids: Sequence[int], where: str) -> tuple[int, ...]:
+        tokens = tuple(int(token) for token in ids)
+        size = self._network.shape.vocabulary
+        for token in tokens:
+            if not 0 <= token < size:
+                raise InvalidError(f"{where} holds token id {token}, outside 0..{size - 1}", code="token_unknown", fix="use ids of this model's tokenizer")
+        return tokens
+
+
+def load_scorer(
+    path: Path | None = None, *, precision: Precision = "int16", context_tokens_max: int = CONTEXT_TOKENS_MAX, tokenizer: Tokenizer | None = None
+) -> LocalScorer:
+    """A scorer on the weights of a GGUF file, by default the demo model's.
+
+    Args:
+        path: GGUF file of the llama architecture, quantised in blocks of 32.
+        precision: ``int16`` (fast, about 1e-3 bits an answer) or ``float32`` (1e-5 bits).
+        context_tokens_max: longest prompt and answer together.
+        tokenizer: one already loaded from the same file.
+    """
+    path = smollm_path() if path is None else path
+    file = open_gguf(path)
+    weights = load_weights(file, file_digest(path))
+    return LocalScorer(weights, load_tokenizer(file) if tokenizer is None else tokenizer, precision=precision, context_tokens_max=context_tokens_max)
