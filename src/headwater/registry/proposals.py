@@ -30,7 +30,7 @@ _KEYS = (
     r"Content-Type|Requires|Created|Python-Version|Post-History|Replaces|Superseded-By|Resolution|Obsoletes"
 )
 _FIELD = re.compile(rf"(?:^|(?<=\s))({_KEYS}):(?=\s|$)")
-_ESCAPE = re.compile(r"\\([^\w\s])")
+_ESCAPE = re.compile(r"\\([^A-Za-z0-9\s])")
 _COPYRIGHT = re.compile(r"^(?:=+ |\d+\.? )?`?Copyright\b[^\n]*$", re.MULTILINE)
 _DEDICATED = re.compile(r"public[ -]domain", re.IGNORECASE)
 _IN_PART = re.compile(r"\b(?:rest|remainder|part) of this (?:document|pep|work)\b", re.IGNORECASE)
@@ -210,6 +210,7 @@ _RULE = re.compile(r"[=\-~'\"^`#*+.]{3,}\s*(?:\{#.*\})?")
 _CITATION = re.compile(r"\s?\[(?:#?[\w*.-]{0,30})\]_(?!\w)|\s?\[\^[\w-]+\](?!:)")
 _ROLE = re.compile(r":pep:`(\d+)`|`(\d+)`\{\.interpreted-text\s+role=\"pep\"\}")
 _ROLE_OTHER = re.compile(r"(`[^`]*`)\{\.[^{}]*\}")
+_LITERAL_NEXT = re.compile(r"(?:^|(?<=\S))\s*::$")
 _CODE_SPAN = re.compile(r"(`[^`\n]*`)")
 
 
@@ -219,7 +220,7 @@ def tidy(raw: str) -> str:
     Wrapped prose becomes one line per paragraph or list item; escapes, citation marks and roles become
     plain text. Indented and fenced blocks stay as they are.
     """
-    text = _EDITOR_LINES.sub("", raw.lstrip("\ufeff").replace("\r\n", "\n"))
+    text = _EDITOR_LINES.sub("", raw.lstrip("\ufeff").replace("\r\n", "\n").replace("\xa0", " "))
     blocks = re.split(r"\n[ \t]*\n+", text.strip("\n"))
     fenced, tidied = False, []
     for block in blocks:
@@ -241,7 +242,8 @@ def _tidy_prose(block: str) -> str:
             joined.append(line)
         else:
             joined[-1] = f"{joined[-1]} {line.strip()}"
-    return "\n".join(line if _RULE.fullmatch(line) else _plain(line) for line in joined)
+    plain = [line if _RULE.fullmatch(line) else _LITERAL_NEXT.sub(":", _plain(line)) for line in joined]
+    return "\n".join(line for line in plain if line != ":")
 
 
 def _plain(line: str) -> str:
