@@ -1,4 +1,4 @@
-"""Compile `contracts/` into the JSON artifacts that ship with the package: ``python -m headwater.chain.build_contracts``.
+"""Compile `contracts/` into the artifacts of the package: ``python -m headwater.chain.build_contracts``.
 
 An artifact holds what a deployment needs and what an auditor compares: ABI, creation and runtime bytecode,
 compiler version and a digest of every source it was made of. Same sources and compiler, same bytes. Only
@@ -35,9 +35,9 @@ def compile_contract(name: str, folder: Path) -> Artifact:
 def compile_source(name: str, source: Path, digested: list[Path]) -> Artifact:
     """Compile `source`, whose imports are looked up beside it, with digests of the files in `digested`."""
     try:
-        import vyper
-        from vyper.compiler import compile_from_file_input
-        from vyper.compiler.input_bundle import FilesystemInputBundle
+        import vyper  # type: ignore[import-untyped]
+        from vyper.compiler import compile_from_file_input  # type: ignore[import-untyped]
+        from vyper.compiler.input_bundle import FilesystemInputBundle  # type: ignore[import-untyped]
     except ImportError:
         raise InvalidError(
             "the contract compiler is not installed", code="compiler_missing", fix="pip install vyper==0.4.3"
