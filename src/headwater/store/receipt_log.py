@@ -1,0 +1,553 @@
+"""The receipt log on disk: appended once, synced before it is acknowledged, kept for ever.
+
+Invariants: an entry that was returned is on the disk; an id is stored once; a call has one chain of
+receipts, each naming the one it supersedes; the Merkle tree covers the entries in file order. One
+process writes, any number read. Threads that append at the same time share one sync: whoever comes
+first writes for all who wait.
+
+Damage is told apart: a file that ends too early is a write nobody was promised and is cut off on
+opening (`torn` says so); a frame that does not fit its checksum is refused with its offset.
+
+Knows nothing of what receipts say beyond their call and what they supersede.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
+from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id, receipt_id
+from headwater.core.limits import RECEIPT_BATCH_MAX, RECEIPT_SIZE_BYTES_MAX
+from headwater.receipts.log import InclusionProof, LogTree, TreeHead, leaf_hash
+from headwater.receipts.signing import SIGNATURE_BYTES, parse_signature
+from headwater.store.group_commit import GroupCommit, Unit
+from headwater.store.receipt_file import (
+    TornTail,
+    check_header,
+    damaged,
+    lock_for_writing,
+    open_file,
+    start_file,
+    write_all,
+)
+from headwater.store.receipt_frames import (
+    FILE_HEADER,
+    FRAME_HEADER_BYTES,
+    Damage,
+    frame_header,
+    payload_crc,
+    scan,
+    split_payload,
+)
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a receipt stands in the log."""
+
+    index: int  # from 0, in order of appending
+    id: ReceiptId
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedReceipt:
+    """What the log holds of one receipt."""
+
+    entry: Entry
+    raw: bytes  # the receipt's canonical bytes
+    signature: str  # 0x and 130 hex digits
+
+
+class _Head(msgspec.Struct):
+    """The two fields of a receipt that the log keeps order by."""
+
+    call_id: str
+    supersedes: str | None
+
+
+_Indices = int | tuple[int, ...]  # most calls have one receipt, so one index is kept bare
+
+_read_head = msgspec.json.Decoder(_Head).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    id: bytes
+    leaf: bytes
+    call: bytes
+    supersedes: bytes | None
+    signature: bytes
+    raw: bytes
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    fresh: list[_Item]  # what is new, in order
+    indices: list[list[int]]  # per unit, per item; empty for a unit in conflict
+
+
+_Group = Sequence[Unit[_Item, tuple[Entry, ...]]]
+
+
+class ReceiptLog:
+    """An open receipt log; safe to share between threads. Use `ReceiptLog.open`."""
+
+    def __init__(self, path: Path, handle: int, *, writable: bool, sync: Callable[[int], None]) -> None:
+        self.path = path
+        self.torn: TornTail | None = None
+        self._handle = handle
+        self._writable = writable
+        self._sync = sync
+        self._end = len(FILE_HEADER)
+        self._offsets = array("Q")
+        self._ids: dict[bytes, int] = {}
+        self._calls: dict[bytes, _Indices] = {}
+        self._tree = LogTree()
+        self._state = threading.RLock()  # guards all of the above for readers
+        self._writing = threading.Lock()  # held by the thread that writes
+        self._commit: GroupCommit[_Item, tuple[Entry, ...]] = GroupCommit(
+            self._write, items_max=RECEIPT_BATCH_MAX, interrupted=lambda: _interrupted(path)
+        )
+        self._broken: str | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, read_only: bool = False, sync: Callable[[int], None] = os.fdatasync
+    ) -> ReceiptLog:
+        """Open the log at `path`, for writing unless `read_only`, and make it when it is not there.
+
+        Args:
+            path: the file; its folder must exist.
+            read_only: take no lock, change nothing; `refresh` follows the writer.
+            sync: makes what was written to a file descriptor durable.
+
+        Raises:
+            MissingError: read-only and no such file, or no such folder.
+            ConflictError: another process (or this one) has it open for writing.
+            InvalidError: the file is something else, or of a version this one cannot read.
+            UpstreamError: a frame is damaged; file and offset are named and nothing is changed.
+        """
+        path = Path(path)
+        handle = open_file(path, read_only)
+        try:
+            if not read_only:
+                lock_for_writing(handle, path)
+                start_file(handle, path, sync)
+            log = cls(path, handle, writable=not read_only, sync=sync)
+            log._load()
+        except BaseException:
+            os.close(handle)
+            raise
+        return log
+
+    def close(self) -> None:
+        """Let go of the file and its lock. Whoever still waits to append is refused."""
+        with self._writing, self._state:
+            self._broken = self._broken or "it is closed"
+            if self._handle >= 0:
+                os.close(self._handle)
+                self._handle = -1
+
+    def __enter__(self) -> ReceiptLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __contains__(self, identity: object) -> bool:
+        return isinstance(identity, str) and len(identity) == 64 and self._find(identity) is not None
+
+    def __iter__(self) -> Iterator[LoggedReceipt]:
+        return self.entries()
+
+    def append(self, raw: bytes, signature: str) -> Entry:
+        """Store one receipt; when this returns it is on the disk. See `append_many`."""
+        return self.append_many(((raw, signature),))[0]
+
+    def append_many(self, receipts: Sequence[tuple[bytes, str]]) -> tuple[Entry, ...]:
+        """Store receipts, all or none; when this returns they are on the disk.
+
+        A receipt that is already stored, or comes twice in the batch, gets the entry it has.
+
+        Args:
+            receipts: (canonical bytes, signature) as `receipts.issue` gave them, at most 65,536.
+
+        Returns:
+            One entry per receipt, in order.
+
+        Raises:
+            InvalidError: not a receipt, too large, or too many at once.
+            ConflictError: the call has another receipt already, and this one does not supersede its latest.
+            UpstreamError: the disk is full (nothing of the batch was kept, later ones may succeed) or failed.
+        """
+        if not self._writable:
+            raise ConflictError(
+                f"{self.path} is open for reading only",
+                code="log_read_only",
+                fix="append in the process that writes it",
+            )
+        if len(receipts) > RECEIPT_BATCH_MAX:
+            raise InvalidError(
+                f"{len(receipts)} receipts in one batch, the limit is {RECEIPT_BATCH_MAX}",
+                code="batch_too_large",
+                fix="append them in several batches",
+            )
+        if not receipts:
+            return ()
+        return self._commit.submit([_item(raw, signature) for raw, signature in receipts])
+
+    def get(self, identity: str) -> LoggedReceipt:
+        """The receipt with this id.
+
+        Raises:
+            InvalidError: not a receipt id.
+            MissingError: not in the log.
+            UpstreamError: it no longer fits its checksum.
+        """
+        return self.at(self._index(identity))
+
+    def at(self, index: int) -> LoggedReceipt:
+        """The receipt at `index`."""
+        with self._state:
+            self._tree.leaf(index)  # refuses an index outside the log
+            start = self._offsets[index]
+            end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
+            self._refuse_broken(reading=True)
+            frame = os.pread(self._handle, end - start, start)
+        parts = split_payload(frame, index) if len(frame) == end - start else None
+        if parts is None:
+            raise damaged(self.path, Damage(start, f"frame {index} changed after it was read", torn=False))
+        raw, signature = parts
+        return LoggedReceipt(Entry(index, receipt_id(raw)), raw, "0x" + signature.hex())
+
+    def by_call(self, call_id: str) -> tuple[Entry, ...]:
+        """The receipts of a call, oldest first; the last one is in force. Empty when there is none."""
+        if not is_call_id(call_id):
+            raise InvalidError(
+                f"{call_id[:80]!r} is not a call id", code="call_id_invalid", fix="give call_ and 32 hex digits"
+            )
+        with self._state:
+            return tuple(self.at(index).entry for index in _chain(self._calls.get(bytes.fromhex(call_id[5:]))))
+
+    def entries(self, start: int = 0) -> Iterator[LoggedReceipt]:
+        """The receipts from index `start` on, in order, up to the size the log has when asked for."""
+        for index in range(max(start, 0), len(self)):
+            yield self.at(index)
+
+    def head(self, size: int | None = None) -> TreeHead:
+        """Size and Merkle root of the log, or of its first `size` entries."""
+        with self._state:
+            return self._tree.head(size)
+
+    def heads(self, sizes: Sequence[int]) -> tuple[TreeHead, ...]:
+        """The heads the log had at several sizes, all of one moment."""
+        with self._state:
+            return tuple(self._tree.head(size) for size in sizes)
+
+    def root(self, size: int | None = None) -> bytes:
+        """The Merkle root (32 bytes) of the log, or of its first `size` entries."""
+        return self.head(size).root
+
+    def prove(self, identity: str, size: int | None = None) -> InclusionProof:
+        """That the receipt is among the first `size` entries; among all when not given."""
+        with self._state:
+            return self._tree.prove_inclusion(self._index(identity), size)
+
+    def prove_consistency(self, old_size: int, new_size: int | None = None) -> tuple[bytes, ...]:
+        """That the log of `old_size` is a beginning of the log of `new_size`."""
+        with self._state:
+            return self._tree.prove_consistency(old_size, new_size)
+
+    def refresh(self) -> int:
+        """Read what the writer added since; the number of new entries. Only for a log opened for reading.
+
+        Frames that the writer took back (its disk was full) are forgotten here, too.
+        """
+        with self._state:
+            self._refuse_broken(reading=True)
+            before = len(self)
+            if before:
+                try:
+                    self.at(before - 1)
+                except UpstreamError:
+                    self._forget()
+            self._load()
+            return len(self) - before
+
+    def _find(self, identity: str) -> int | None:
+        try:
+            return self._ids.get(bytes.fromhex(identity))
+        except ValueError:
+            return None
+
+    def _index(self, identity: str) -> int:
+        index = self._find(check_receipt_id(identity))
+        if index is None:
+            raise MissingError(
+                f"no receipt {identity} in {self.path}",
+                code="receipt_missing",
+                fix="check the id, or ask another operator",
+            )
+        return index
+
+    def _refuse_broken(self, *, reading: bool = False) -> None:
+        if self._handle < 0 or (self._broken is not None and not reading):
+            raise UpstreamError(
+                f"{self.path} takes no more receipts: {self._broken}", code="log_closed", fix="open the log again"
+            )
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    def _write(self, group: _Group) -> None:
+        """Check, write, sync and publish a group of units; the outcome is left in each of them."""
+        with self._writing:
+            try:
+                self._refuse_broken()
+                settled = self._settle(group)
+                self._make_durable(settled.fresh)
+            except HeadwaterError as error:
+                for unit in group:
+                    unit.error = unit.error or error
+            else:
+                for unit, indices in zip(group, settled.indices, strict=True):
+                    unit.outcome = tuple(
+                        Entry(index, ReceiptId(item.id.hex())) for index, item in zip(indices, unit.items, strict=False)
+                    )
+
+    def _settle(self, group: _Group) -> _Settled:
+        """Give every item of the group its index. A unit in conflict drops out by itself."""
+        fresh: list[_Item] = []
+        given: list[list[int]] = []
+        ids: dict[bytes, int] = {}
+        calls: dict[bytes, _Indices] = {}
+        for unit in group:
+            begin = len(fresh)
+            earlier: list[tuple[bytes, _Indices | None]] = []
+            indices: list[int] = []
+            try:
+                for item in unit.items:
+                    index = self._ids.get(item.id, ids.get(item.id))
+                    if index is None:
+                        staged = calls.get(item.call)
+                        chain = _chain(self._calls.get(item.call) if staged is None else staged)
+                        if chain or item.supersedes is not None:
+                            named = item.supersedes or b""
+                            _check_supersedes(item, chain, self._ids.get(named, ids.get(named)))
+                        index = len(self) + len(fresh)
+                        ids[item.id] = index
+                        calls[item.call] = (*chain, index) if chain else index
+                        earlier.append((item.call, staged))
+                        fresh.append(item)
+                    indices.append(index)
+            except HeadwaterError as error:
+                unit.error = error
+                indices = []
+                for item in fresh[begin:]:
+                    del ids[item.id]
+                for call, staged in reversed(earlier):
+                    if staged is None:
+                        del calls[call]
+                    else:
+                        calls[call] = staged
+                del fresh[begin:]
+            given.append(indices)
+        return _Settled(fresh, given)
+
+    def _make_durable(self, fresh: Sequence[_Item]) -> None:
+        if not fresh:
+            return
+        first = len(self)
+        parts: list[bytes] = []
+        offsets: list[int] = []
+        offset = self._end
+        for index, item in enumerate(fresh, first):
+            length = SIGNATURE_BYTES + len(item.raw)
+            parts += (frame_header(index, length, item.crc), item.signature, item.raw)
+            offsets.append(offset)
+            offset += FRAME_HEADER_BYTES + length
+        try:
+            write_all(self._handle, b"".join(parts), self._end)
+        except OSError as error:
+            self._roll_back()
+            raise self._not_written(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        self._sync_or_roll_back()
+        self._broken = "it was interrupted"  # and stays so when the next lines are
+        with self._state:
+            self._end = offset
+            self._offsets.extend(offsets)
+            self._tree.extend(item.leaf for item in fresh)
+            for index, item in enumerate(fresh, first):
+                self._publish(index, item.id, item.call)
+        self._broken = None
+
+    def _sync_or_roll_back(self) -> None:
+        try:
+            self._sync(self._handle)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                # After a failed sync the kernel may have dropped pages it calls clean: nothing here can be trusted.
+                self._broken = f"its disk failed to sync ({error.strerror})"
+            self._roll_back()
+            raise self._not_written(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        """Take back what was written of a group; when that fails too, write no more."""
+        try:
+            os.ftruncate(self._handle, self._end)
+            self._sync(self._handle)
+        except OSError as error:
+            self._broken = self._broken or f"a failed write could not be taken back ({error.strerror})"
+
+    def _not_written(self, error: OSError) -> UpstreamError:
+        if error.errno in _NO_ROOM:
+            return UpstreamError(
+                f"no room to append to {self.path}: {error.strerror}; the batch was not stored",
+                code="disk_full",
+                fix="make room on the disk and append again",
+            )
+        return UpstreamError(
+            f"{self.path} could not be written at byte {self._end}: {error.strerror}; the batch was not stored",
+            code="log_write_failed",
+            fix="check the disk, then open the log again",
+        )
+
+    def _publish(self, index: int, identity: bytes, call: bytes) -> None:
+        self._ids[identity] = index
+        earlier = self._calls.get(call)
+        self._calls[call] = index if earlier is None else (*_chain(earlier), index)
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._end = len(FILE_HEADER)
+        self._offsets = array("Q")
+        self._ids, self._calls, self._tree = {}, {}, LogTree()
+
+    def _load(self) -> None:
+        """Index the frames behind `_end`; cut a torn tail when writing, leave it when reading."""
+        size = os.fstat(self._handle).st_size
+        if size < len(FILE_HEADER) and not self._writable:
+            return  # the writer is just making the file
+        check_header(self._handle, self.path)
+        damage = self._index_frames(size)
+        if damage is None:
+            pass
+        elif not damage.torn:
+            raise damaged(self.path, damage)
+        elif self._writable:
+            self.torn = TornTail(damage.offset, size - damage.offset, damage.reason)
+            os.ftruncate(self._handle, damage.offset)
+        if self._writable:
+            # Frames of a killed writer may still be only in memory; they are answered for from now on.
+            self._sync(self._handle)
+
+    def _index_frames(self, size: int) -> Damage | None:
+        damage: Damage | None = None
+        leaves: list[bytes] = []
+        index = len(self._offsets)
+        for found in scan(self._handle, self._end, index, size):
+            if isinstance(found, Damage):
+                damage = found
+                break
+            offset, raw = found
+            identity = bytes.fromhex(receipt_id(raw))
+            if identity in self._ids:
+                damage = Damage(offset, f"frame {index} repeats frame {self._ids[identity]}", torn=False)
+                break
+            try:
+                call = bytes.fromhex(_read_head(raw).call_id[5:])
+            except (msgspec.DecodeError, ValueError):
+                damage = Damage(offset, f"frame {index} holds no receipt", torn=False)
+                break
+            self._publish(index, identity, call)
+            self._offsets.append(offset)
+            leaves.append(leaf_hash(raw))
+            index += 1
+        self._tree.extend(leaves)
+        self._end = size if damage is None else damage.offset
+        return damage
+
+
+def _item(raw: bytes, signature: str) -> _Item:
+    if len(raw) > RECEIPT_SIZE_BYTES_MAX:
+        raise InvalidError(
+            f"receipt takes {len(raw)} bytes, the limit is {RECEIPT_SIZE_BYTES_MAX}",
+            code="receipt_too_large",
+            fix="append receipts as they were issued",
+        )
+    try:
+        head = _read_head(raw)
+        if not is_call_id(head.call_id):
+            raise ValueError(f"{head.call_id!r} is not a call id")
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidError(
+            f"not a receipt: {error}", code="not_a_receipt", fix="append receipts as they were issued"
+        ) from None
+    signed = parse_signature(signature)
+    return _Item(
+        id=bytes.fromhex(receipt_id(raw)),
+        leaf=leaf_hash(raw),
+        call=bytes.fromhex(head.call_id[5:]),
+        supersedes=None if head.supersedes is None else bytes.fromhex(check_receipt_id(head.supersedes)),
+        signature=signed,
+        raw=raw,
+        crc=payload_crc(signed, raw),
+    )
+
+
+def _chain(found: _Indices | None) -> tuple[int, ...]:
+    return () if found is None else (found,) if isinstance(found, int) else found
+
+
+def _check_supersedes(item: _Item, chain: tuple[int, ...], superseded: int | None) -> None:
+    call = "call_" + item.call.hex()
+    if item.supersedes is None:
+        raise ConflictError(
+            f"{call} has a receipt already (entry {chain[-1]}) with other content",
+            code="call_receipted",
+            fix="send the same bytes again, or issue a receipt that supersedes it",
+        )
+    if superseded not in chain:
+        raise ConflictError(
+            f"{call}: the receipt {item.supersedes.hex()} it supersedes is not one of that call in this log",
+            code="superseded_missing",
+            fix="name the call's latest receipt",
+        )
+    if superseded != chain[-1]:
+        raise ConflictError(
+            f"{call}: the receipt {item.supersedes.hex()} was superseded before (by entry {chain[-1]})",
+            code="superseded_twice",
+            fix="name the call's latest receipt",
+        )
+
+
+def _interrupted(path: Path) -> UpstreamError:
+    return UpstreamError(
+        f"the write to {path} was interrupted; whether the batch was stored is not known",
+        code="log_write_interrupted",
+        fix="append the same batch again: what is stored is not stored twice",
+    )
