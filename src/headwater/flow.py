@@ -16,8 +16,8 @@ booked; the log, not the database, decides which receipt a call has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
@@ -35,7 +35,14 @@ from headwater.attribution.evidence import (
 from headwater.attribution.layout import Layout, Part, Scorer
 from headwater.attribution.reference import Reference
 from headwater.core.canonical import digest
-from headwater.core.errors import InvalidError, InvariantError, MissingError, RefusedError
+from headwater.core.errors import (
+    HeadwaterError,
+    InvalidError,
+    InvariantError,
+    MissingError,
+    RefusedError,
+    UpstreamError,
+)
 from headwater.core.ids import AccountId, CallId, ContributionId, call_id
 from headwater.core.limits import SOURCES_MAX
 from headwater.ledger import CLEARING, Code, TransferDraft
@@ -217,10 +224,13 @@ class Flow:
 
     # 2. The answer
 
-    def answer(self, call: OpenCall) -> Iterator[Piece]:
+    def answer(self, call: OpenCall) -> Generator[Piece]:
         """The model's answer, piece by piece. The last piece is given only after the charge is durable.
 
-        A caller who leaves early pays for what was generated; a model that fails before its first token costs nothing.
+        A caller who leaves early pays for what was generated; a model that fails costs nothing.
+
+        Raises:
+            UpstreamError: the model failed.
         """
         texts: list[str] = []
         ids: list[int] = []
@@ -234,9 +244,17 @@ class Flow:
                         self._charge(call, Answer("".join(texts), tuple(ids), piece.finish_reason, len(call.prompt)))
                         settled = True
                     yield piece
-        finally:
+            if not settled:
+                raise UpstreamError("the model stopped without a reason", code="model_failed", fix="try again")
+        except GeneratorExit:
             if not settled:
                 self._cut_short(call, "".join(texts), tuple(ids))
+            raise
+        except BaseException as error:
+            if not settled:
+                with suppress(HeadwaterError):  # a disk that fails twice: the reservation is given back by `resume`
+                    self.release(call.record.call_id, getattr(error, "code", "internal_error"))
+            raise
 
     def _charge(self, call: OpenCall, answer: Answer) -> None:
         self.parts.calls.answered(

@@ -1,0 +1,207 @@
+"""Runs answers on threads: a bounded number at once, a bounded number waiting, each settled however it ends.
+
+Generation blocks, so it has threads of its own; the journal blocks for a disk write, so it has others,
+and neither blocks the event loop. Whatever happens to a call after its ceiling was reserved — the
+caller leaves before it starts, in the middle or at the end, the model fails, the task is cancelled, the
+server stops — the thread that owns it charges or releases it. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from headwater.attribution.evidence import read_layout
+from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
+from headwater.core.ids import CallId, ContributionId
+from headwater.flow import CallRequest, Flow, OpenCall
+from headwater.gateway.channel import Channel
+from headwater.gateway.frames import Bill, Source
+from headwater.models.backend import Piece
+from headwater.store.call_store import CallRecord
+from headwater.store.key_store import KeyRecord
+
+Result = TypeVar("Result")
+
+PIECES_WAITING_MAX: Final = 8
+_DESK_THREADS: Final = 4
+
+_log = logging.getLogger("headwater.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A piece on its way to the caller; the last one comes with the bill, after the charge is durable."""
+
+    piece: Piece
+    bill: Bill | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringState:
+    """What is going on; for /readyz and /metrics."""
+
+    generating: int
+    waiting: int
+    unsettled: int  # calls whose charge or release failed; tried again with the next call, and after a restart
+
+
+class Answering:
+    """Admits and runs calls.
+
+    Args:
+        flow: the path of a call.
+        parallel: answers generated at once.
+        waiting_max: admitted calls that may wait for a place; beyond it callers are told to come back.
+        stall_s: how long a caller may leave a stream unread.
+        answered: told of every call that was charged.
+    """
+
+    def __init__(
+        self, flow: Flow, *, parallel: int, waiting_max: int, stall_s: float, answered: Callable[[CallId], None]
+    ) -> None:
+        self.flow = flow
+        self._places = parallel + waiting_max
+        self._stall_s = stall_s
+        self._answered = answered
+        self._desk = ThreadPoolExecutor(_DESK_THREADS, thread_name_prefix="desk")
+        self._model = ThreadPoolExecutor(parallel, thread_name_prefix="generate")
+        self._count = threading.Lock()
+        self._inside = 0
+        self._generating = 0
+        self._unsettled: set[CallId] = set()
+        self._closing = False
+
+    # On the event loop
+
+    def enter(self) -> None:
+        """Take a place; `leave` gives it back, and `start` takes it over.
+
+        Raises:
+            RefusedError: ``rate_limit_exceeded`` when every place is taken.
+            UpstreamError: ``shutting_down``.
+        """
+        if self._closing:
+            raise UpstreamError("the server is shutting down", code="shutting_down", fix="try again in a moment")
+        with self._count:
+            if self._inside >= self._places:
+                raise RefusedError(
+                    f"{self._places} calls are at work or waiting",
+                    code="rate_limit_exceeded",
+                    fix="try again in a moment",
+                )
+            self._inside += 1
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._count:
+            self._inside -= 1
+
+    async def at_desk(self, work: Callable[[], Result]) -> Result:
+        """Run something short that may wait for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._desk, work)
+
+    async def open(self, request: CallRequest, key: KeyRecord) -> OpenCall | CallRecord:
+        """Admit a call. If the task is cancelled meanwhile, a call that was opened is released again."""
+        job = self._desk.submit(self.flow.open, request, key)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            job.add_done_callback(self._release_orphan)
+            raise
+
+    def start(self, call: OpenCall) -> Channel[Delivered]:
+        """Generate the answer on a thread of its own, which gives the caller's place back when the call is settled."""
+        channel: Channel[Delivered] = Channel(
+            asyncio.get_running_loop(), capacity=PIECES_WAITING_MAX, stall_s=self._stall_s
+        )
+        # Not awaited as a future: cancelling that would drop a job that has not begun, and its reservation with it.
+        self._model.submit(self._run, call, channel)
+        return channel
+
+    def close(self) -> None:
+        """Refuse new calls, and wait until those at work are settled. Blocks."""
+        self._closing = True
+        self._desk.shutdown(wait=True)
+        self._model.shutdown(wait=True)
+
+    # On any thread
+
+    def busy(self) -> bool:
+        """Whether an answer is being generated."""
+        return self._generating > 0
+
+    def state(self) -> AnsweringState:
+        """What is going on."""
+        with self._count:
+            return AnsweringState(self._generating, self._inside - self._generating, len(self._unsettled))
+
+    def bill(self, record: CallRecord) -> Bill:
+        """What an answered call cost, and which registered contributions were put before the model."""
+        registry = self.flow.parts.registry
+        layout = None if record.evidence is None else read_layout(record.evidence)
+        found = [registry.get(ContributionId(part.id)) for part in layout.players] if layout else []
+        return Bill(
+            call_id=record.call_id,
+            price_units=record.price_units or 0,
+            currency=record.asset,
+            status="final" if record.receipt_id else "pending",
+            sources=tuple(Source(c.id, c.kind, c.title) for c in found),
+        )
+
+    # On a generating thread
+
+    def _run(self, call: OpenCall, channel: Channel[Delivered]) -> None:
+        with self._count:
+            self._generating += 1
+        error: BaseException | None = None
+        try:
+            if not channel.closed:
+                self._generate(call, channel)
+        except BaseException as raised:
+            error = raised
+            if not isinstance(raised, HeadwaterError):
+                _log.exception("%s failed", call.record.call_id)
+        try:
+            self._settle(call.record.call_id)
+        finally:
+            with self._count:
+                self._generating -= 1
+                self._inside -= 1
+            channel.end(error)
+
+    def _generate(self, call: OpenCall, channel: Channel[Delivered]) -> None:
+        with closing(self.flow.answer(call)) as pieces:
+            for piece in pieces:
+                last = piece.finish_reason is not None
+                bill = self.bill(self.flow.parts.calls.get(call.record.call_id)) if last else None
+                if not channel.put(Delivered(piece, bill)):
+                    return  # closing the iterator stops the model and charges what it gave
+
+    def _settle(self, call: CallId) -> None:
+        """Whatever is still reserved is released, and what was charged goes to attribution."""
+        with self._count:
+            self._unsettled.add(call)
+            unsettled = tuple(self._unsettled)
+        for each in unsettled:
+            try:
+                record = self.flow.parts.calls.get(each)
+                if record.state == "reserved":
+                    self.flow.release(each)
+            except Exception as error:
+                _log.error("%s could not be settled: %s", each, getattr(error, "code", type(error).__name__))
+                continue
+            with self._count:
+                self._unsettled.discard(each)
+            if record.state == "answered":
+                self._answered(each)
+
+    def _release_orphan(self, job: Future[OpenCall | CallRecord]) -> None:
+        if not job.cancelled() and job.exception() is None and isinstance(opened := job.result(), OpenCall):
+            self._settle(opened.record.call_id)

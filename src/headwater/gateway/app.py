@@ -1,0 +1,247 @@
+"""The gateway as one ASGI application: OpenAI's routes bare, ours on FastAPI, one lifespan for both.
+
+Starting settles what a dead process left behind and takes up the receipts that are still owed.
+Stopping refuses new calls, finishes those at work, and gives attribution a while; what it does not
+reach waits in the journal for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.ids import ReceiptId
+from headwater.core.instants import SECOND_NS
+from headwater.core.money import format_units
+from headwater.flow import Flow, ServedModel
+from headwater.gateway import chat
+from headwater.gateway.answering import Answering
+from headwater.gateway.chat import ChatRoute
+from headwater.gateway.errors import Failure, MethodError, failure_of
+from headwater.gateway.frames import fingerprint
+from headwater.gateway.metrics import Metrics
+from headwater.gateway.native import Service, native_app
+from headwater.gateway.wire import CallerGone, Message, Receive, Scope, Send, bearer, respond, respond_failure
+from headwater.gateway.worker import AttributionWorker
+from headwater.store.key_store import KeyStore
+
+MODELS: Final = "/v1/models"
+
+_NATIVE: Final = re.compile(r"/v1/(receipts|account)(/|$)")
+_VERSION: Final = (b"openai-version", b"2020-10-01")
+
+_log = logging.getLogger("headwater.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How much the gateway does at once, and how long it waits."""
+
+    parallel: int = 2  # answers generated at once
+    waiting_max: int = 32  # admitted calls that wait for a place
+    stall_s: float = 30.0  # a stream left unread for so long is cut
+    body_timeout_s: float = 30.0
+    drain_s: float = 30.0  # attribution's time at shutdown
+
+
+class Gateway:
+    """The ASGI application. Its parts are public for the process that runs it."""
+
+    def __init__(
+        self, flow: Flow, keys: KeyStore, options: GatewayOptions, bundle: Callable[[ReceiptId], bytes] | None = None
+    ) -> None:
+        self.flow, self.keys, self.options = flow, keys, options
+        self.start_error: Exception | None = None  # why the lifespan did not begin
+        self.metrics = Metrics()
+        self.worker = AttributionWorker(flow.attribute, owed=flow.resume, busy=lambda: self.answering.busy())
+        self.answering = Answering(
+            flow,
+            parallel=options.parallel,
+            waiting_max=options.waiting_max,
+            stall_s=options.stall_s,
+            answered=self.worker.submit,
+        )
+        self._chat = ChatRoute(self.answering, keys, self.metrics, options.body_timeout_s)
+        self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self._native(scope, receive, send)
+
+    # Requests
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = _Response(send, self.flow.parts.random_bytes(12).hex())
+        path: str = scope["path"]
+        native = _NATIVE.match(path) is not None or not path.startswith("/v1/")
+        route = "other"
+        try:
+            if native:
+                await self._native(scope, receive, response)
+                route = getattr(scope.get("route"), "path", "other")
+            else:
+                route = await self._openai(path, scope, receive, response)
+        except CallerGone:
+            pass
+        except Exception as error:
+            route = _template(path)
+            await self._fail(error, response, native)
+        finally:
+            took_s = response.took_s()
+            self.metrics.request(route, response.status, took_s)
+            _log.info(
+                "%s %s %d %.1f ms %s", scope["method"], route, response.status, 1000 * took_s, response.request_id
+            )
+
+    async def _openai(self, path: str, scope: Scope, receive: Receive, send: Send) -> str:
+        if path == chat.ROUTE:
+            if scope["method"] != "POST":
+                raise MethodError(scope["method"], "POST")
+            await self._chat(scope, receive, send)
+            return path
+        if path == MODELS or path.startswith(MODELS + "/"):
+            if scope["method"] not in ("GET", "HEAD"):
+                raise MethodError(scope["method"], "GET, HEAD")
+            await self._models(path.removeprefix(MODELS).removeprefix("/"), scope, send)
+            return _template(path)
+        failure = Failure(
+            404, "route_unknown", f"no route {scope['method']} {path[:200]}; see /docs for those there are"
+        )
+        await respond_failure(send, failure)
+        return "other"
+
+    async def _models(self, name: str, scope: Scope, send: Send) -> None:
+        secret = bearer(scope)
+        await self.answering.at_desk(lambda: self.keys.authenticate(secret))
+        models = self.flow.parts.models
+        if not name:
+            body: dict[str, Any] = {"object": "list", "data": [self._model(m) for _, m in sorted(models.items())]}
+        elif name in models:
+            body = self._model(models[name])
+        else:
+            raise MissingError(
+                f"the model {name[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
+            )
+        await respond(send, 200, msgspec.json.encode(body))
+
+    def _model(self, served: ServedModel) -> dict[str, Any]:
+        prices = served.prices
+        return {
+            "id": served.name,
+            "object": "model",
+            "created": self._created_s(served),
+            "owned_by": "headwater",
+            "headwater": {
+                "currency": self.flow.parts.policy.currency,
+                "request_price": format_units(prices.request_units),
+                "input_token_price": format_units(prices.input_token_units),
+                "output_token_price": format_units(prices.output_token_units),
+                "context_tokens": served.backend.context_tokens_max,
+                "sources": served.sources,
+                "prompt": served.prompt,
+                "fingerprint": fingerprint(served.backend.digest),
+            },
+        }
+
+    def _created_s(self, served: ServedModel) -> int:
+        """When the base model was registered; 0 for one that is not."""
+        if served.base_model is None:
+            return 0
+        return self.flow.parts.registry.get(served.base_model).registered_at_ns // SECOND_NS
+
+    async def _fail(self, error: Exception, response: _Response, native: bool) -> None:
+        failure = failure_of(error)
+        if failure.status == 500 or not isinstance(error, HeadwaterError):
+            # Where it broke, not with what: the text of an error may quote a prompt.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s failed with %s\n%s", response.request_id, type(error).__name__, where)
+        if not response.started:
+            await respond_failure(response, failure, native=native)
+
+    # Life
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    self.worker.start(await asyncio.to_thread(self.flow.resume))
+                except Exception as error:
+                    self.start_error = error
+                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await asyncio.to_thread(self._stop)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _stop(self) -> None:
+        self.answering.close()
+        if not self.worker.drain(self.options.drain_s):
+            _log.warning("attribution was not finished; the journal has %d calls", self.worker.state().waiting)
+
+
+class _Response:
+    """Passes messages on, adds the headers every response has, and remembers how it went."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = "req_" + request_id
+        self.started = False
+        self.status = 499  # the caller left before there was one; nginx's number
+        self._began = time.monotonic()
+
+    def took_s(self) -> float:
+        """Seconds since the request's head was read."""
+        return time.monotonic() - self._began
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.request_id.encode()),
+                (b"openai-processing-ms", str(round(1000 * self.took_s())).encode()),
+                _VERSION,
+            ]
+        await self._send(message)
+
+
+def _template(path: str) -> str:
+    """A path without what the caller put into it."""
+    known = (chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account")
+    found = next((route for route in known if path.startswith(route)), "other")
+    return found if path == found or found == "other" else found.rstrip("/") + "/{id}"
+
+
+def create_app(
+    flow: Flow,
+    keys: KeyStore,
+    *,
+    options: GatewayOptions | None = None,
+    bundle: Callable[[ReceiptId], bytes] | None = None,
+) -> Gateway:
+    """The gateway over `flow` and `keys`, ready for any ASGI server.
+
+    It owns its threads and the attribution worker, not the stores: whoever opened those closes them afterwards.
+
+    Args:
+        options: how much is done at once.
+        bundle: makes the file with which a stranger checks a receipt; without it that route does not exist.
+    """
+    return Gateway(flow, keys, options or GatewayOptions(), bundle)

@@ -1,0 +1,256 @@
+"""Our own routes, on FastAPI: receipts, account, health, metrics and the API's description. Errors are RFC 9457.
+
+A key reads only the receipts it paid for; anybody else's look the same as ones that do not exist.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from headwater import __version__
+from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id
+from headwater.core.instants import format_instant
+from headwater.core.limits import DISK_FREE_BYTES_MIN
+from headwater.core.money import format_units
+from headwater.flow import Flow
+from headwater.gateway import metrics
+from headwater.gateway.answering import Answering
+from headwater.gateway.errors import Failure, MethodError, failure_of
+from headwater.gateway.wire import PROBLEM, bearer
+from headwater.gateway.worker import AttributionWorker
+from headwater.receipts import InclusionProof
+from headwater.store.call_store import CallRecord, CallState
+from headwater.store.key_store import KeyRecord, KeyStore
+
+FAILED_SHOWN_MAX: Final = 20
+
+_STATUS: Final = {
+    CallState.RESERVED: "pending",
+    CallState.ANSWERED: "pending",
+    CallState.ATTRIBUTED: "final",
+    CallState.RELEASED: "released",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the native routes look at."""
+
+    flow: Flow
+    keys: KeyStore
+    answering: Answering
+    worker: AttributionWorker
+    metrics: metrics.Metrics
+    bundle: Callable[[ReceiptId], bytes] | None = None  # what a stranger checks a receipt with
+
+
+def native_app(service: Service) -> FastAPI:
+    """The FastAPI application with every route that is not OpenAI's."""
+    app = FastAPI(title="headwater", version=__version__, summary="Receipts and accounts of paid answers.")
+    app.add_exception_handler(HeadwaterError, _told)
+    app.add_exception_handler(HTTPException, _told_http)
+    app.add_exception_handler(RequestValidationError, _told_validation)
+    _health_routes(app, service)
+    _record_routes(app, service)
+    return app
+
+
+def _record_routes(app: FastAPI, service: Service) -> None:
+    flow = service.flow
+
+    def payer(request: Request) -> KeyRecord:
+        return service.keys.authenticate(bearer(request.scope))
+
+    Payer = Annotated[KeyRecord, Depends(payer)]
+
+    @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
+    def receipt(id: str, key: Payer) -> Response:
+        """The state of a paid call and, once it is final, its signed receipt with the proof that it is logged."""
+        return _json(receipt_json(flow, _own_call(flow, id, key)))
+
+    if service.bundle is not None:
+        make = service.bundle
+
+        @app.get("/v1/receipts/{id}/bundle", response_class=Response, tags=["receipts"])
+        def bundle(id: str, key: Payer) -> Response:
+            """One file with which a stranger checks the receipt; 404 until its epoch is closed."""
+            call = _own_call(flow, id, key)
+            if call.receipt_id is None:
+                raise MissingError(
+                    f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"
+                )
+            headers = {"content-disposition": f'attachment; filename="{call.receipt_id}.bundle.json"'}
+            return Response(make(call.receipt_id), 200, headers, media_type="application/json")
+
+    @app.get("/v1/account", response_class=Response, tags=["account"])
+    def account(key: Payer) -> Response:
+        """What is left of the key's credit."""
+        currency = flow.parts.policy.currency
+        balance = flow.parts.ledger.balance(key.account, currency)
+        budget = None if key.budget_units is None else format_units(key.budget_units)
+        return _json(
+            {
+                "account": key.account,
+                "key": key.key_id,
+                "label": key.label,
+                "mode": key.mode,
+                "currency": currency,
+                "balance": format_units(balance.balance_units),
+                "reserved": format_units(balance.reserved_out_units),
+                "available": format_units(balance.available_units),
+                "budget": budget,
+                "committed": format_units(key.committed_units),
+            }
+        )
+
+
+def _health_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", response_class=Response, tags=["health"])
+    async def healthz() -> Response:
+        """Whether the process answers; says nothing of what it can do."""
+        return _json({"status": "ok", "version": __version__})
+
+    @app.get("/readyz", response_class=Response, tags=["health"])
+    def readyz() -> Response:
+        """Whether a paid call would be answered now, and what is wrong if not."""
+        ready, state = readiness(service)
+        return _json(state, 200 if ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["health"])
+    async def prometheus() -> Response:
+        """Counters and gauges as Prometheus reads them."""
+        text = service.metrics.render(service.answering.state(), service.worker.state())
+        return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+def readiness(service: Service) -> tuple[bool, dict[str, Any]]:
+    """(ready, what was found). Ready means that a paid call would be admitted, answered and attributed."""
+    parts = service.flow.parts
+    worker, answering = service.worker.state(), service.answering.state()
+    checks = {
+        "model": "ok" if parts.models else "no model is loaded",
+        "database": _database_check(service),
+        "disk": _disk_check(service),
+        "attribution": "ok" if worker.alive else "the worker is not running",
+        "queue": "full: the journal holds the rest" if worker.overflowed else "ok",
+    }
+    ready = all(found == "ok" for found in checks.values())
+    degraded = bool(worker.failed or worker.retrying or answering.unsettled)
+    return ready, {
+        "status": "degraded" if ready and degraded else "ready" if ready else "unready",
+        "checks": checks,
+        "models": sorted(parts.models),
+        "generating": answering.generating,
+        "waiting": answering.waiting,
+        "unsettled": answering.unsettled,
+        "attribution": {
+            "queue": worker.waiting,
+            "retrying": worker.retrying,
+            "failed": len(worker.failed),
+            "failures": [{"call": call, "code": code} for call, code in worker.failed[:FAILED_SHOWN_MAX]],
+        },
+    }
+
+
+def _database_check(service: Service) -> str:
+    try:
+        with service.flow.parts.calls.db.transaction():
+            return "ok"
+    except HeadwaterError as error:
+        return error.code
+
+
+def _disk_check(service: Service) -> str:
+    try:
+        free = shutil.disk_usage(service.flow.parts.calls.db.path.parent).free
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "ok" if free >= DISK_FREE_BYTES_MIN else f"{free} bytes are free, {DISK_FREE_BYTES_MIN} are needed"
+
+
+def receipt_json(flow: Flow, call: CallRecord) -> dict[str, Any]:
+    """What is known of a paid call, with its receipt when it is final."""
+    body: dict[str, Any] = {
+        "call": call.call_id,
+        "status": _STATUS[call.state],
+        "model": call.model,
+        "created_at": format_instant(call.created_at_ns),
+        "price": None if call.price_units is None else format_units(call.price_units),
+        "currency": call.asset,
+    }
+    if call.state is CallState.RELEASED:
+        body["failure"] = call.failure
+    if call.receipt_id is not None:
+        logged = flow.parts.log.get(call.receipt_id)
+        body["id"] = call.receipt_id
+        body["receipt"] = msgspec.Raw(logged.raw)  # its canonical bytes, so that their SHA-256 is the id
+        body["signature"] = logged.signature
+        body["log"] = proof_json(flow.parts.log.prove(call.receipt_id))
+    return body
+
+
+def proof_json(proof: InclusionProof) -> dict[str, Any]:
+    """An inclusion proof on the wire; hashes in hex, siblings from the leaf upwards."""
+    return {
+        "index": proof.index,
+        "size": proof.size,
+        "root": proof.root.hex(),
+        "path": [node.hex() for node in proof.path],
+    }
+
+
+def _own_call(flow: Flow, id: str, key: KeyRecord) -> CallRecord:
+    calls = flow.parts.calls
+    call = None
+    try:
+        call = calls.get(id) if is_call_id(id) else calls.by_receipt(check_receipt_id(id))
+    except HeadwaterError as error:
+        if error.code not in ("call_unknown", "receipt_unknown", "receipt_id_invalid"):
+            raise
+    if call is None or call.key_id != key.key_id:
+        raise MissingError(
+            f"no receipt {id[:80]!r} of this key",
+            code="receipt_unknown",
+            fix="use the Headwater-Receipt header of an answer, with the key that paid for it",
+        )
+    return call
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _problem(failure: Failure) -> Response:
+    headers = {name.decode(): value.decode() for name, value in failure.headers()}
+    return Response(failure.problem(), failure.status, headers, media_type=PROBLEM.decode())
+
+
+def _told(_: Request, error: Exception) -> Response:
+    return _problem(failure_of(error))
+
+
+def _told_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allow = (error.headers or {}).get("Allow") if error.status_code == 405 else None
+    if error.status_code == 405:
+        return _problem(failure_of(MethodError(request.method, allow or "GET")))
+    code = "route_unknown" if error.status_code == 404 else "request_invalid"
+    return _problem(
+        Failure(error.status_code, code, "there is nothing here" if code == "route_unknown" else error.detail)
+    )
+
+
+def _told_validation(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    where = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors()[:5])
+    return _problem(Failure(400, "request_invalid", f"wrong or missing: {where}"))

@@ -1,0 +1,139 @@
+"""Serves the gateway over HTTP with uvicorn, from the command line or on a thread.
+
+The socket is bound before anything else, so that a taken port is refused at once and a free one (port
+0) is known when the server is ready. Request lines are not logged by the server: the gateway writes
+its own, without anything a caller sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import uvicorn
+
+from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
+from headwater.gateway.app import Gateway
+
+GRACE_S: Final = 15
+"""How long answers at work may take to finish when the server is told to stop; then they are cut and charged."""
+
+BACKLOG: Final = 2_048
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and stops when it is told to."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: threading.Event | None) -> None:
+        super().__init__(config)
+        self._ready, self._stop = ready, stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then the listener, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; asked ten times a second."""
+        return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
+
+
+def serve(
+    app: Gateway,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    ready: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve until a signal (on the main thread), or until `stop` is set. Blocks.
+
+    Calls at work are finished first, and attribution gets its time; see `GatewayOptions.drain_s`.
+
+    Args:
+        port: 0 takes a free one.
+        ready: called with the bound port once requests are answered.
+        stop: ends the server when set; the way to stop it on a thread.
+
+    Raises:
+        InvalidError: ``address_invalid`` or ``port_taken``.
+        UpstreamError: ``gateway_not_started``.
+    """
+    listener = _listen(host, port)
+    bound: int = listener.getsockname()[1]
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=BACKLOG,
+    )
+    server = _Server(config, lambda: ready(bound) if ready else None, stop)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way to say that the application did not start
+        cause = app.start_error
+        if isinstance(cause, HeadwaterError):
+            raise cause from None
+        raise UpstreamError(
+            f"the gateway did not start: {type(cause).__name__}",
+            code="gateway_not_started",
+            fix="run `headwater doctor`",
+        ) from cause
+    finally:
+        listener.close()
+
+
+@contextlib.contextmanager
+def serving(app: Gateway, host: str = "127.0.0.1", port: int = 0, *, start_timeout_s: float = 60.0) -> Iterator[str]:
+    """Serve on a thread while the block runs; gives the base URL, such as ``http://127.0.0.1:40001``.
+
+    Raises:
+        HeadwaterError: it did not start; as `serve`.
+    """
+    begun, stop = threading.Event(), threading.Event()
+    outcome: dict[str, Any] = {}
+
+    def ready(bound: int) -> None:
+        outcome["port"] = bound
+        begun.set()
+
+    def run() -> None:
+        try:
+            serve(app, host, port, ready=ready, stop=stop)
+        except BaseException as error:
+            outcome["error"] = error
+        finally:
+            begun.set()
+
+    thread = threading.Thread(target=run, name="gateway", daemon=True)
+    thread.start()
+    try:
+        if not begun.wait(start_timeout_s):
+            raise UpstreamError(f"the gateway did not start within {start_timeout_s:g} s", code="gateway_not_started")
+        if "error" in outcome:
+            raise outcome["error"]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{outcome['port']}"
+    finally:
+        stop.set()
+        thread.join(GRACE_S + app.options.drain_s + 5)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        taken = f"port {port} of {host} cannot be bound: {error.strerror or error}"
+        raise InvalidError(taken, code="port_taken", fix="choose another --port, or 0 for any free one") from None
+    except (OverflowError, ValueError, UnicodeError) as error:
+        raise InvalidError(
+            f"{host[:80]!r} port {port}: {error}", code="address_invalid", fix="give an address and a port to 65535"
+        ) from None

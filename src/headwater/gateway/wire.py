@@ -1,0 +1,142 @@
+"""HTTP as this server speaks it, on bare ASGI: bodies with limits, headers that are sane, responses in one piece.
+
+Knows nothing of calls or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from headwater.core.errors import InvalidError, RefusedError
+from headwater.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, REQUEST_SIZE_BYTES_MAX
+from headwater.gateway.errors import Failure, Headers, RequestError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON: Final = b"application/json"
+PROBLEM: Final = b"application/problem+json"
+
+_PRINTABLE: Final = re.compile(rb"[\x20-\x7e]+")
+
+
+class CallerGone(Exception):
+    """The connection was closed before the request was whole; nobody waits for a response."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of a header that may come once.
+
+    Raises:
+        RequestError: it came twice.
+    """
+    values = [value for key, value in scope["headers"] if key == name]
+    if len(values) > 1:
+        raise RequestError(
+            f"the header {name.decode()} came {len(values)} times",
+            param=None,
+            code="header_invalid",
+            fix="send it once",
+        )
+    return values[0] if values else None
+
+
+def bearer(scope: Scope) -> str:
+    """The API key of a request.
+
+    Raises:
+        RefusedError: ``invalid_api_key`` when there is none, or not as a bearer token.
+    """
+    value = header(scope, b"authorization")
+    scheme, _, secret = (value or b"").partition(b" ")
+    if scheme.lower() != b"bearer" or not (secret := secret.strip()) or not secret.isascii():
+        raise RefusedError(
+            "no API key in the Authorization header",
+            code="invalid_api_key",
+            fix="send Authorization: Bearer hw_…",
+        )
+    return secret.decode("ascii")
+
+
+def idempotency_key(scope: Scope) -> str | None:
+    """The idempotency key of a request, if it has one."""
+    value = header(scope, b"idempotency-key")
+    if value is None:
+        return None
+    if len(value) > IDEMPOTENCY_KEY_CHARS_MAX or _PRINTABLE.fullmatch(value) is None:
+        raise RequestError(
+            "the Idempotency-Key is empty, too long or not printable ASCII",
+            param="Idempotency-Key",
+            code="idempotency_key_invalid",
+            fix=f"use 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters",
+        )
+    return value.decode("ascii")
+
+
+async def read_body(scope: Scope, receive: Receive, *, timeout_s: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        InvalidError: ``request_too_large``, ``request_timeout`` or ``content_encoding_unsupported``.
+        CallerGone: the connection was closed.
+    """
+    if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
+        raise InvalidError(
+            "the body is compressed", code="content_encoding_unsupported", fix="send it without Content-Encoding"
+        )
+    length = header(scope, b"content-length")
+    if length is not None and (not length.isdigit() or int(length) > REQUEST_SIZE_BYTES_MAX):
+        raise _too_large()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(receive)
+    except TimeoutError:
+        raise InvalidError(
+            f"the body was not whole after {timeout_s:g} s", code="request_timeout", fix="send it in one go"
+        ) from None
+
+
+async def _read(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > REQUEST_SIZE_BYTES_MAX:
+            raise _too_large()
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _too_large() -> InvalidError:
+    return InvalidError(
+        "the body is too large", code="request_too_large", fix=f"send at most {REQUEST_SIZE_BYTES_MAX} bytes"
+    )
+
+
+async def until_gone(receive: Receive) -> None:
+    """Returns when the caller has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+    """A response in one piece."""
+    own = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_failure(send: Send, failure: Failure, *, native: bool = False, headers: Headers = ()) -> None:
+    """An error response: RFC 9457 on our own routes, OpenAI's envelope on OpenAI's."""
+    body, content_type = (failure.problem(), PROBLEM) if native else (failure.envelope(), JSON)
+    await respond(send, failure.status, body, content_type, (*failure.headers(), *headers))
