@@ -303,7 +303,7 @@ class CallStore:
             fits = all((d.code, d.asset, d.cause) == (Code.PAYOUT, call.asset, receipt) for d in payouts)
             if total != call.price_units or not fits:
                 raise InvariantError(
-                    f"{call_id}: payouts of {receipt} sum to {total} nano, the price is {call.price_units} {call.asset}",
+                    f"{call_id}: payouts of {receipt} sum to {total} nano, its price is {call.price_units}",
                     code="payouts_do_not_sum",
                 )
             if payouts:
