@@ -155,10 +155,19 @@ class RegistryStore:
 
     # Contributions
 
-    def admit(self, candidates: Sequence[Candidate]) -> Intake:
-        """Check a batch against the registry and record what is good of it, in one transaction."""
+    def admit(self, candidates: Sequence[Candidate], contributors: Sequence[Contributor] = ()) -> Intake:
+        """Check a batch against the registry and record what is good of it, in one transaction.
+
+        Args:
+            candidates: what is offered.
+            contributors: owners that may be new; those who own something that is accepted are recorded.
+        """
         with self._database.transaction():
-            intake = admit(candidates, self.known(candidates))
+            known = self.known(candidates)
+            offered = {contributor.id: contributor for contributor in contributors}
+            intake = admit(candidates, Known(known.contributors | offered.keys(), known.contributions))
+            owning = dict.fromkeys(o.contributor_id for a in intake.accepted for o in a.contribution.owners)
+            self.add_contributors(offered[owner] for owner in owning if owner in offered)
             self.register(intake.accepted)
         return intake
 
