@@ -43,7 +43,7 @@ def load_signer(path: Path) -> KeySigner:
             code="key_file_refused",
             fix="give a plain file, not a link",
         ) from None
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise RefusedError(f"key file {path} is not a plain file", code="key_file_refused", fix="give a plain file")
@@ -59,7 +59,9 @@ def load_signer(path: Path) -> KeySigner:
                 code="key_file_exposed",
                 fix=f"chmod 600 {path}, and make a new key if anyone may have read it",
             )
-        content = file.read(KEY_BYTES * 2 + 2)
+        content = os.read(handle, KEY_BYTES * 2 + 2)
+    finally:
+        os.close(handle)
     if _FORM.fullmatch(content) is None:
         raise InvalidError(
             f"key file {path} does not hold 64 lower-case hex digits",

@@ -61,12 +61,12 @@ def scan(handle: int, offset: int, index: int, size: int) -> Iterator[tuple[int,
         (offset of the frame, receipt bytes) for each good frame; then at most one `Damage`, the last item.
     """
     while offset < size:
-        window = memoryview(os.pread(handle, WINDOW_BYTES, offset))[: size - offset]
+        window = os.pread(handle, min(WINDOW_BYTES, size - offset), offset)
         start, damage = 0, None
         while start < len(window) and (damage := _damage(window, start, index)) is None:
             content = start + FRAME_HEADER_BYTES
             length = _frame_header.unpack_from(window, start)[0]
-            yield offset + start, bytes(window[content + SIGNATURE_BYTES : content + length])
+            yield offset + start, window[content + SIGNATURE_BYTES : content + length]
             start, index = content + length, index + 1
         reaches_end = offset + len(window) >= size or not window
         offset += start
@@ -88,13 +88,13 @@ def _windows(handle: int, offset: int, size: int) -> Iterator[bytes]:
 
 def split_payload(data: bytes, index: int) -> tuple[bytes, bytes] | None:
     """(receipt, signature) of one whole frame, or None when a checksum does not fit."""
-    if _damage(memoryview(data), 0, index) is not None:
+    if _damage(data, 0, index) is not None:
         return None
     start = FRAME_HEADER_BYTES + SIGNATURE_BYTES
     return data[start:], data[FRAME_HEADER_BYTES:start]
 
 
-def _damage(data: memoryview, offset: int, index: int) -> Damage | None:
+def _damage(data: bytes, offset: int, index: int) -> Damage | None:
     left = len(data) - offset
     if left < FRAME_HEADER_BYTES:
         return Damage(offset, f"{left} bytes of a frame's header", torn=True)
