@@ -25,9 +25,7 @@ def parse_address(text: str) -> bytes:
     42
     """
     if _FORM.fullmatch(text) is None:
-        raise InvalidError(
-            f"{text[:80]!r} is not an address", code="address_invalid", fix="give 0x and 40 hex digits"
-        )
+        raise InvalidError(f"{text[:80]!r} is not an address", code="address_invalid", fix="give 0x and 40 hex digits")
     raw = bytes.fromhex(text[2:])
     digits = text[2:]
     if digits not in (digits.lower(), digits.upper()) and format_address(raw) != text:
