@@ -36,12 +36,14 @@ class Reference:
         for batch in batches:
             if seen.setdefault(batch.key, tuple(batch.drafts)) != tuple(batch.drafts):
                 return "idempotency_conflict"
+        self.before = set(self.transfers)
         for batch in batches:
             if batch.key in self.bodies:
                 continue
             self.bodies[batch.key] = tuple(batch.drafts)
             for place, draft in enumerate(batch.drafts):
                 refusal = self.book(f"{batch.key}#{place}", draft)
+                self.transfers.append(f"{batch.key}#{place}")
                 if refusal:
                     self.bodies, self.posted, self.holds, self.transfers = kept
                     return refusal
@@ -49,12 +51,11 @@ class Reference:
 
     def book(self, name: str, draft: TransferDraft) -> str:
         """Book one transfer; gives the code of the refusal or nothing."""
-        self.transfers.append(name)
         if draft.code is Code.RESERVE:
             self.holds[name] = (draft, True)
         elif draft.pending_id is not None:
-            if draft.pending_id not in self.transfers:
-                return "pending_unknown"
+            if draft.pending_id not in self.before and draft.pending_id not in self.holds:
+                return "pending_unknown"  # within one commit, only reservations can be named
             hold, is_open = self.holds.get(draft.pending_id, (None, False))
             if hold is None or (hold.debit_account, hold.asset) != (draft.debit_account, draft.asset):
                 return "pending_invalid"
@@ -92,7 +93,7 @@ class Reference:
 
 amounts = st.integers(1, 6)
 assets = st.sampled_from(ASSETS)
-keys = st.sampled_from([f"k{n}" for n in range(12)])
+keys = st.sampled_from([f"k{n}" for n in range(30)])
 pending_ids = st.builds("{}#{}".format, keys, st.integers(0, 2))
 drafts = st.one_of(
     st.builds(
@@ -126,10 +127,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        """Start empty."""
+        """Start with a little credit."""
         self.folder = tempfile.TemporaryDirectory()
         self.reference = Reference()
         self.reopen()
+        for payer in PAYERS:
+            self.compare([Batch(payer, [TransferDraft(CASH, payer, 20, "USD", Code.DEPOSIT, "d")])])
 
     @rule()
     def reopen(self) -> None:
@@ -150,14 +153,22 @@ class LedgerMachine(RuleBasedStateMachine):
         """Enough credit for later batches to succeed now and then."""
         self.compare([Batch(key, [TransferDraft(CASH, payer, 20, asset, Code.DEPOSIT, "d")])])
 
-    @rule(data=st.data(), key=keys, amount=amounts)
-    def resolve(self, data: st.DataObject, key: str, amount: int) -> None:
+    @rule(payer=st.sampled_from(PAYERS), amount=amounts, asset=assets)
+    def reserve(self, payer: str, amount: int, asset: str) -> None:
+        """A reservation under a key of its own."""
+        draft = TransferDraft(payer, CLEARING, amount, asset, Code.RESERVE, "c")
+        self.compare([Batch(f"hold{len(self.reference.transfers)}", [draft])])
+
+    @rule(data=st.data(), amount=amounts, excess=st.sampled_from([0, 0, 1]))
+    def resolve(self, data: st.DataObject, amount: int, excess: int) -> None:
         """Charge or release a reservation that exists, open or not."""
         if not self.reference.holds:
             return
         name = data.draw(st.sampled_from(sorted(self.reference.holds)))
         hold = self.reference.holds[name][0]
-        code, units = data.draw(st.sampled_from([(Code.CHARGE, amount), (Code.RELEASE, hold.amount_units)]))
+        choices = [(Code.CHARGE, amount), (Code.RELEASE, hold.amount_units + excess)]
+        code, units = data.draw(st.sampled_from(choices))
+        key = f"take{len(self.reference.transfers)}"
         self.compare([Batch(key, [TransferDraft(hold.debit_account, CLEARING, units, hold.asset, code, "c", name)])])
 
     @rule(data=st.data())
@@ -198,4 +209,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerAgainstTheReference = LedgerMachine.TestCase
-TestLedgerAgainstTheReference.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLedgerAgainstTheReference.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
