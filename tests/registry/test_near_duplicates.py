@@ -10,24 +10,8 @@ from hypothesis.strategies import floats, lists, sampled_from
 
 from headwater.registry import merge_near_duplicates, resemblance, shingles
 
-WORDS = [
-    "the",
-    "river",
-    "rises",
-    "in",
-    "the",
-    "hills",
-    "and",
-    "runs",
-    "down",
-    "to",
-    "the",
-    "sea",
-    "past",
-    "mills",
-    "and",
-    "meadows",
-]
+TEXT = "the river rises in the hills and runs down to the sea past mills and meadows"
+WORDS = TEXT.split()
 
 
 def test_a_small_edit_is_a_near_duplicate_and_another_text_is_not() -> None:

@@ -31,7 +31,7 @@ _KEYS = (
 )
 _FIELD = re.compile(rf"(?:^|(?<=\s))({_KEYS}):(?=\s|$)")
 _ESCAPE = re.compile(r"\\([^A-Za-z0-9\s])")
-_COPYRIGHT = re.compile(r"^(?:=+ |\d+\.? )?`?Copyright\b[^\n]*$", re.MULTILINE)
+_COPYRIGHT = re.compile(r"^(?:=+ |\d+\.? )?`?Copyright\b[^A-Za-z0-9\n{]*(?:\{.*\})?$", re.MULTILINE)
 _DEDICATED = re.compile(r"public[ -]domain", re.IGNORECASE)
 _IN_PART = re.compile(r"\b(?:rest|remainder|part) of this (?:document|pep|work)\b", re.IGNORECASE)
 _EDITOR_LINES = re.compile(r"^[ \t]*\.\.\s+Local variables:.*", re.DOTALL | re.MULTILINE | re.IGNORECASE)
@@ -196,11 +196,10 @@ def stated_license(raw: str) -> tuple[str, frozenset[Use]]:
     headings = list(_COPYRIGHT.finditer(raw))
     if not headings:
         return UNSTATED, frozenset()
-    statement = " ".join(_EDITOR_LINES.sub("", raw[headings[-1].start() :]).split())
-    said = re.sub(r"^\S*\W*", "", statement.removeprefix(headings[-1][0].strip()))
+    statement = " ".join(_EDITOR_LINES.sub("", raw[headings[-1].end() :]).split())
     cc0, dedicated = "CC0" in statement, _DEDICATED.search(statement) is not None
     if _IN_PART.search(statement) or not (cc0 or dedicated):
-        return (OTHER_TERMS if re.search(r"\w", said) else UNSTATED), frozenset()
+        return (OTHER_TERMS if re.search(r"\w", statement) else UNSTATED), frozenset()
     expression = f"{PUBLIC_DOMAIN} OR CC0-1.0" if cc0 and dedicated else "CC0-1.0" if cc0 else PUBLIC_DOMAIN
     return expression, frozenset(USES)
 
