@@ -66,11 +66,7 @@ class Account:
     id: AccountId
     kind: Kind
     owner: str  # what follows the kind; empty for accounts that exist once
-
-    @property
-    def side(self) -> Side:
-        """Debit for what we have, credit for what we owe."""
-        return Side.DEBIT if self.kind in (Kind.CASH, Kind.CHAIN) else Side.CREDIT
+    side: Side  # debit for what we have, credit for what we owe
 
 
 @lru_cache(maxsize=2**16)
@@ -85,14 +81,14 @@ def parse_account(name: str) -> Account:
     """
     if len(name) <= ACCOUNT_CHARS_MAX:
         if name in _SINGLE:
-            return Account(AccountId(name), _SINGLE[AccountId(name)], "")
+            return _account(name, _SINGLE[AccountId(name)], "")
         kind, _, owner = name.partition(":")
         if kind in _OWNED and _OWNER.fullmatch(owner):
-            return Account(AccountId(name), Kind(kind), owner)
+            return _account(name, Kind(kind), owner)
         # One level only: parsing must not recurse as deep as a name is long.
         one_level = kind == Kind.CLAIMABLE and not owner.startswith(Kind.CLAIMABLE)
         if one_level and parse_account(owner).kind in SETTLED_KINDS:
-            return Account(AccountId(name), Kind.CLAIMABLE, owner)
+            return _account(name, Kind.CLAIMABLE, owner)
     raise InvalidError(
         f"{name[:80]!r} is not an account",
         code="account_invalid",
@@ -103,3 +99,7 @@ def parse_account(name: str) -> Account:
 def claimable(account: str) -> AccountId:
     """Where `account`'s money waits once a posted root holds it."""
     return parse_account(f"{Kind.CLAIMABLE}:{account}").id
+
+
+def _account(name: str, kind: Kind, owner: str) -> Account:
+    return Account(AccountId(name), kind, owner, Side.DEBIT if kind in (Kind.CASH, Kind.CHAIN) else Side.CREDIT)

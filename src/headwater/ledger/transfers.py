@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 
 from headwater.core.canonical import digest
 from headwater.core.errors import InvalidError
@@ -121,37 +122,49 @@ def check_draft(draft: TransferDraft) -> None:
     Raises:
         InvalidError: a bad name, an amount out of range, or accounts its code may not join.
     """
-    debit, credit = parse_account(draft.debit_account), parse_account(draft.credit_account)
-    words, allowed = _RULES[draft.code]
-    if debit.id == credit.id or not allowed(debit, credit):
+    code, amount, pending_id = draft.code, draft.amount_units, draft.pending_id
+    _check_accounts(code, draft.debit_account, draft.credit_account)
+    least = 0 if code in _MAY_BE_ZERO else 1
+    if type(amount) is not int or not least <= amount <= TRANSFER_UNITS_MAX:
         raise InvalidError(
-            f"{draft.code.name} from {debit.id} to {credit.id}",
-            code="accounts_invalid",
-            fix=f"{draft.code.name} is {words}",
-        )
-    least = 0 if draft.code in _MAY_BE_ZERO else 1
-    if type(draft.amount_units) is not int or not least <= draft.amount_units <= TRANSFER_UNITS_MAX:
-        raise InvalidError(
-            f"{draft.code.name} of {draft.amount_units!r} nano units",
+            f"{code.name} of {amount!r} nano units",
             code="amount_out_of_range",
             fix=f"move a whole number of nano units from {least} to {TRANSFER_UNITS_MAX}; leave out empty payouts",
         )
-    if not _ASSET.fullmatch(draft.asset):
-        raise InvalidError(f"asset {draft.asset[:80]!r}", code="asset_invalid", fix="name the currency like USD")
-    if len(draft.cause) > CAUSE_CHARS_MAX or not _VISIBLE.fullmatch(draft.cause):
+    _check_words(draft.asset, draft.cause)
+    if (pending_id is not None) != (code in RESOLVES):
         raise InvalidError(
-            f"cause {draft.cause[:80]!r} of a {draft.code.name}",
-            code="cause_invalid",
-            fix=f"name the call, receipt or epoch in at most {CAUSE_CHARS_MAX} visible ASCII characters",
-        )
-    if (draft.pending_id is not None) != (draft.code in RESOLVES):
-        raise InvalidError(
-            f"{draft.code.name} with pending_id {draft.pending_id!r}",
+            f"{code.name} with pending_id {pending_id!r}",
             code="pending_invalid",
             fix="CHARGE and RELEASE name the transfer they resolve, the others none",
         )
-    if draft.pending_id is not None:
-        check_key(split_transfer_id(draft.pending_id)[0])
+    if pending_id is not None:
+        check_key(split_transfer_id(pending_id)[0])
+
+
+# The same accounts, asset and cause come again and again within a batch.
+@lru_cache(maxsize=2**16)
+def _check_accounts(code: Code, debit_account: str, credit_account: str) -> None:
+    debit, credit = parse_account(debit_account), parse_account(credit_account)
+    words, allowed = _RULES[code]
+    if debit.id == credit.id or not allowed(debit, credit):
+        raise InvalidError(
+            f"{code.name} from {debit.id} to {credit.id}",
+            code="accounts_invalid",
+            fix=f"{code.name} is {words}",
+        )
+
+
+@lru_cache(maxsize=2**12)
+def _check_words(asset: str, cause: str) -> None:
+    if not _ASSET.fullmatch(asset):
+        raise InvalidError(f"asset {asset[:80]!r}", code="asset_invalid", fix="name the currency like USD")
+    if len(cause) > CAUSE_CHARS_MAX or not _VISIBLE.fullmatch(cause):
+        raise InvalidError(
+            f"cause {cause[:80]!r}",
+            code="cause_invalid",
+            fix=f"name the call, receipt or epoch in at most {CAUSE_CHARS_MAX} visible ASCII characters",
+        )
 
 
 def check_key(key: str) -> None:

@@ -1,0 +1,239 @@
+"""Booking batches inside an open transaction: read the accounts they touch, apply each transfer in order, write.
+
+Work is by set: accounts and reservations are read in a few queries and rows are written with one
+statement per table, so the cost per transfer is small. Whatever is refused raises, and the transaction
+around it undoes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
+from headwater.core.limits import TRANSFER_UNITS_MAX
+from headwater.ledger import (
+    Code,
+    Kind,
+    Side,
+    TransferDraft,
+    body_digest,
+    check_draft,
+    parse_account,
+    split_transfer_id,
+    transfer_id,
+)
+from headwater.ledger.transfers import check_key
+from headwater.store.database import Database
+from headwater.store.ledger_tables import where_in
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Transfers that are booked together or not at all, under one key.
+
+    `digest` says what "the same body" means; None takes the digest of the drafts.
+    """
+
+    key: str
+    drafts: Sequence[TransferDraft]
+    digest: str | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """An account while batches are worked on: mutable, and it does not leave this module."""
+
+    number: int
+    name: str
+    asset: str
+    debit_sign: int  # +1 where debits raise the balance, -1 where they lower it
+    balance: int
+    reserved_out: int
+    reserved_in: int
+
+    def reserve(self, sign: int, units: int) -> None:
+        """Count `units` (negative to release) on the side that would raise (+1) or lower (-1) the balance."""
+        if sign > 0:
+            self.reserved_in += units
+        else:
+            self.reserved_out += units
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A reservation that a batch resolves."""
+
+    number: int
+    debit: str
+    credit: str
+    asset: str
+    amount: int
+    is_pending: bool
+    resolved: bool
+
+
+def checked_digest(batch: Batch) -> str:
+    """What "the same body" means for `batch`, once all of it was found bookable whatever the balances.
+
+    Raises:
+        InvalidError: a bad key, no transfers, or a transfer that could never be booked.
+    """
+    check_key(batch.key)
+    if not batch.drafts:
+        raise InvalidError(f"batch {batch.key} is empty", code="batch_empty", fix="post at least one transfer")
+    for draft in batch.drafts:
+        check_draft(draft)
+    return body_digest(batch.drafts) if batch.digest is None else batch.digest
+
+
+def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
+    """Book checked batches, each with its digest, whose keys are new. To be called inside a transaction.
+
+    Raises:
+        RefusedError, ConflictError, MissingError, InvalidError: as `Ledger.post` says.
+    """
+    drafts = [draft for batch, _ in batches for draft in batch.drafts]
+    ((last_batch, number, last_account),) = db.query(
+        "SELECT (SELECT coalesce(max(batch), 0) FROM batches), (SELECT coalesce(max(transfer), 0) FROM transfers),"
+        " (SELECT coalesce(max(account), 0) FROM accounts)"
+    )
+    pendings = _pendings(db, [d.pending_id for d in drafts if d.pending_id is not None])
+    rows = _rows(db, drafts, last_account)
+    batch_rows, transfer_rows = [], []
+    for batch_number, (batch, digest) in enumerate(batches, last_batch + 1):
+        batch_rows.append((batch_number, batch.key, digest, number + 1, len(batch.drafts), at_ns))
+        for place, draft in enumerate(batch.drafts):
+            number += 1
+            code, amount, pending_number = draft.code, draft.amount_units, None
+            debit, credit = rows[draft.debit_account, draft.asset], rows[draft.credit_account, draft.asset]
+            if code is Code.RESERVE:
+                debit.reserve(debit.debit_sign, amount)
+                credit.reserve(-credit.debit_sign, amount)
+                pendings[transfer_id(batch.key, place)] = _Pending(
+                    number, debit.name, credit.name, draft.asset, amount, True, False
+                )
+            else:
+                if draft.pending_id is not None:
+                    pending = _resolve(draft, draft.pending_id, pendings)
+                    pending_number = pending.number
+                    debit.reserve(debit.debit_sign, -pending.amount)
+                    credit.reserve(-credit.debit_sign, -pending.amount)
+                if code is not Code.RELEASE:
+                    debit.balance += debit.debit_sign * amount
+                    credit.balance -= credit.debit_sign * amount
+            for row in (debit, credit):
+                if not row.reserved_out <= row.balance <= TRANSFER_UNITS_MAX or row.reserved_in > TRANSFER_UNITS_MAX:
+                    raise _beyond_limit(row, draft, transfer_id(batch.key, place))
+            transfer_rows.append(
+                (number, batch_number, debit.number, credit.number, amount, int(code), draft.cause, pending_number)
+            )
+    written = [(r.balance, r.reserved_out, r.reserved_in, r.number, r.name, r.asset) for r in rows.values()]
+    db.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", batch_rows)
+    db.executemany(
+        "INSERT INTO accounts (balance_units, reserved_out_units, reserved_in_units, account, name, asset)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        [row for row in written if row[3] > last_account],
+    )
+    db.executemany(
+        "UPDATE accounts SET balance_units = ?, reserved_out_units = ?, reserved_in_units = ? WHERE account = ?",
+        # In the order of the table, so that each of its pages is written once.
+        sorted((row[:4] for row in written if row[3] <= last_account), key=lambda row: row[3]),
+    )
+    db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", transfer_rows)
+
+
+def _rows(db: Database, drafts: Sequence[TransferDraft], last_account: int) -> dict[tuple[str, str], _Row]:
+    """Every account the drafts touch; one that does not exist yet has a number above `last_account`."""
+    wanted = dict.fromkeys((d.debit_account, d.asset) for d in drafts)
+    wanted.update(dict.fromkeys((d.credit_account, d.asset) for d in drafts))
+    rows = {
+        (name, asset): _Row(number, name, asset, _debit_sign(name), *units)
+        for number, name, asset, *units in where_in(
+            db,
+            "SELECT account, name, asset, balance_units, reserved_out_units, reserved_in_units FROM accounts"
+            " WHERE name IN ({})",
+            list(dict.fromkeys(name for name, _ in wanted)),
+        )
+        if (name, asset) in wanted
+    }
+    for name, asset in wanted:
+        if (name, asset) not in rows:
+            last_account += 1
+            rows[name, asset] = _Row(last_account, name, asset, _debit_sign(name), 0, 0, 0)
+    return rows
+
+
+def _debit_sign(name: str) -> int:
+    return 1 if parse_account(name).side is Side.DEBIT else -1
+
+
+def _pendings(db: Database, ids: Sequence[str]) -> dict[str, _Pending]:
+    places: dict[str, list[int]] = {}
+    for one in ids:
+        key, place = split_transfer_id(one)
+        places.setdefault(key, []).append(place)
+    numbers: dict[int, str] = {}
+    for key, first, size in where_in(db, "SELECT key, first, size FROM batches WHERE key IN ({})", list(places)):
+        for place in places[key]:
+            if place < size:
+                numbers[first + place] = transfer_id(key, place)
+    return {
+        numbers[number]: _Pending(number, debit, credit, asset, amount, code == Code.RESERVE, bool(resolved))
+        for number, debit, credit, asset, amount, code, resolved in where_in(
+            db,
+            "SELECT t.transfer, d.name, c.name, d.asset, t.amount_units, t.code,"
+            " EXISTS (SELECT 1 FROM transfers r WHERE r.pending = t.transfer)"
+            " FROM transfers t JOIN accounts d ON d.account = t.debit JOIN accounts c ON c.account = t.credit"
+            " WHERE t.transfer IN ({})",
+            list(numbers),
+        )
+    }
+
+
+def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending]) -> _Pending:
+    """The reservation that `draft` resolves; it is marked resolved, so a second one in the commit is refused."""
+    pending = pendings.get(pending_id)
+    if pending is None:
+        raise MissingError(
+            f"no reservation {pending_id}", code="pending_unknown", fix="name a reservation by the id it was given"
+        )
+    accounts = (draft.debit_account, draft.credit_account, draft.asset)
+    if not pending.is_pending or (pending.debit, pending.credit, pending.asset) != accounts:
+        raise InvalidError(
+            f"{draft.code.name} does not fit {pending_id}",
+            code="pending_invalid",
+            fix="name a RESERVE between the same accounts and in the same asset",
+        )
+    if pending.resolved:
+        raise ConflictError(
+            f"{pending_id} was already charged or released",
+            code="already_resolved",
+            fix="a reservation is resolved once; repeat the first request with its own key",
+        )
+    if draft.amount_units > pending.amount or (draft.code is Code.RELEASE and draft.amount_units != pending.amount):
+        raise RefusedError(
+            f"{draft.code.name} of {draft.amount_units} nano, {pending.amount} were reserved",
+            code="charge_above_reserve" if draft.code is Code.CHARGE else "release_differs",
+            fix="charge at most what was reserved; release all of it",
+        )
+    pendings[pending_id] = _Pending(
+        pending.number, pending.debit, pending.credit, pending.asset, pending.amount, True, True
+    )
+    return pending
+
+
+def _beyond_limit(row: _Row, draft: TransferDraft, id: str) -> RefusedError | InvalidError:
+    if row.balance < row.reserved_out:
+        payer = parse_account(row.name).kind is Kind.PAYER
+        short = row.reserved_out - row.balance
+        return RefusedError(
+            f"{draft.code.name} of {draft.amount_units} nano {row.asset}: {row.name} is short of {short} nano ({id})",
+            code="insufficient_credit" if payer else "insufficient_funds",
+            fix="deposit credit for this key, or ask for less" if payer else "move no more than the account holds",
+        )
+    return InvalidError(
+        f"{row.name} would hold {row.balance} nano {row.asset} and {row.reserved_in} reserved ({id})",
+        code="amount_out_of_range",
+        fix=f"an account holds at most {TRANSFER_UNITS_MAX} nano units",
+    )

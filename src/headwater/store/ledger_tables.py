@@ -1,0 +1,122 @@
+"""The ledger's tables, the queries that read transfers from them, and rows as transfers.
+
+A transfer's row holds only what its batch and accounts do not: its id is the batch's key and its place,
+its asset that of its accounts, its state follows from its code. Triggers forbid editing and deleting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from headwater.core.limits import TRANSFER_UNITS_MAX
+from headwater.ledger import Code, State, Transfer, transfer_id
+from headwater.store.database import Database, Row
+
+STEPS = (
+    f"""
+    CREATE TABLE accounts (
+      account INTEGER PRIMARY KEY,
+      name TEXT NOT NULL,
+      asset TEXT NOT NULL,
+      balance_units INTEGER NOT NULL CHECK (balance_units BETWEEN 0 AND {TRANSFER_UNITS_MAX}),
+      reserved_out_units INTEGER NOT NULL CHECK (reserved_out_units BETWEEN 0 AND balance_units),
+      reserved_in_units INTEGER NOT NULL CHECK (reserved_in_units BETWEEN 0 AND {TRANSFER_UNITS_MAX}),
+      UNIQUE (name, asset)
+    );
+    CREATE TABLE batches (
+      batch INTEGER PRIMARY KEY,
+      key TEXT NOT NULL UNIQUE,
+      body_digest TEXT NOT NULL,
+      first INTEGER NOT NULL,
+      size INTEGER NOT NULL CHECK (size > 0),
+      at_ns INTEGER NOT NULL
+    );
+    CREATE TABLE transfers (
+      transfer INTEGER PRIMARY KEY,
+      batch INTEGER NOT NULL REFERENCES batches (batch),
+      debit INTEGER NOT NULL REFERENCES accounts (account),
+      credit INTEGER NOT NULL REFERENCES accounts (account),
+      amount_units INTEGER NOT NULL CHECK (amount_units BETWEEN 0 AND {TRANSFER_UNITS_MAX}),
+      code INTEGER NOT NULL CHECK (code BETWEEN 1 AND {max(Code)}),
+      cause TEXT NOT NULL CHECK (cause <> ''),
+      pending INTEGER REFERENCES transfers (transfer),
+      CHECK (debit <> credit),
+      CHECK ((pending IS NOT NULL) = (code IN ({int(Code.CHARGE)}, {int(Code.RELEASE)})))
+    );
+    CREATE INDEX transfers_by_debit ON transfers (debit);
+    CREATE INDEX transfers_by_credit ON transfers (credit);
+    CREATE UNIQUE INDEX transfers_resolved_once ON transfers (pending) WHERE pending IS NOT NULL;
+    CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers
+      BEGIN SELECT RAISE(ABORT, 'a transfer is never deleted: book a correction'); END;
+    CREATE TRIGGER transfers_unchanged BEFORE UPDATE ON transfers
+      BEGIN SELECT RAISE(ABORT, 'a transfer is never edited: book a correction'); END;
+    CREATE TRIGGER batches_stay BEFORE DELETE ON batches
+      BEGIN SELECT RAISE(ABORT, 'an idempotency key is kept for ever'); END;
+    CREATE TRIGGER batches_unchanged BEFORE UPDATE ON batches
+      BEGIN SELECT RAISE(ABORT, 'an idempotency key is never edited'); END;
+    CREATE TRIGGER accounts_stay BEFORE DELETE ON accounts
+      BEGIN SELECT RAISE(ABORT, 'an account is never deleted'); END;
+    CREATE TRIGGER accounts_named_once BEFORE UPDATE OF account, name, asset ON accounts
+      BEGIN SELECT RAISE(ABORT, 'an account is never renamed'); END;
+    """,
+)
+
+TRANSFER = """
+  SELECT t.transfer AS number, b.key AS key, t.transfer - b.first AS place, d.name AS debit, c.name AS credit,
+         t.amount_units AS amount, d.asset AS asset, t.code AS code, t.cause AS cause, b.at_ns AS at_ns,
+         pb.key AS pending_key, t.pending - pb.first AS pending_place
+  FROM transfers t
+  JOIN batches b ON b.batch = t.batch
+  JOIN accounts d ON d.account = t.debit
+  JOIN accounts c ON c.account = t.credit
+  LEFT JOIN transfers p ON p.transfer = t.pending
+  LEFT JOIN batches pb ON pb.batch = p.batch
+"""
+OF_ACCOUNT = f"""
+  SELECT * FROM (
+    {TRANSFER} WHERE t.debit = ?1 AND b.at_ns >= ?2 AND b.at_ns < ?3
+    UNION ALL
+    {TRANSFER} WHERE t.credit = ?1 AND b.at_ns >= ?2 AND b.at_ns < ?3
+  ) ORDER BY at_ns, number LIMIT ?4 OFFSET ?5
+"""
+# Halves are added up apart, because a sum of many 62-bit amounts does not fit 64 bits.
+MOVED = f"""
+  SELECT debit = ?6, sum(amount >> 32), sum(amount & 4294967295) FROM ({OF_ACCOUNT})
+  WHERE code NOT IN ({int(Code.RESERVE)}, {int(Code.RELEASE)}) GROUP BY 1
+"""
+_IN_CHUNK = 512
+"""Values given to one IN (…); powers of two, so that few statements are prepared and each is used again."""
+
+_PAGE = 10_000
+
+
+class Booked:
+    """Every transfer in order, read from disk in pages each time it is iterated."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def __iter__(self) -> Iterator[Transfer]:
+        last = 0
+        while rows := self._db.query(f"{TRANSFER} WHERE t.transfer > ? ORDER BY t.transfer LIMIT ?", (last, _PAGE)):
+            yield from map(read_transfer, rows)
+            last = rows[-1][0]
+
+
+def read_transfer(row: Row) -> Transfer:
+    """A transfer from a row of `TRANSFER`."""
+    _, key, place, debit, credit, amount, asset, code_number, cause, at_ns, pending_key, pending_place = row
+    code = Code(code_number)
+    pending_id = None if pending_key is None else transfer_id(pending_key, pending_place)
+    state = State.PENDING if code is Code.RESERVE else State.VOIDED if code is Code.RELEASE else State.POSTED
+    return Transfer(transfer_id(key, place), debit, credit, amount, asset, code, cause, at_ns, pending_id, state)
+
+
+def where_in(db: Database, sql: str, values: Sequence[object]) -> Iterator[Row]:
+    """The rows of a query whose ``IN ({})`` holds any of `values`, however many there are."""
+    for start in range(0, len(values), _IN_CHUNK):
+        chunk = list(values[start : start + _IN_CHUNK])
+        # Filled up to a power of two with what is there already, which changes nothing.
+        size = 1 << (len(chunk) - 1).bit_length()
+        chunk += chunk[-1:] * (size - len(chunk))
+        yield from db.query(sql.format(", ".join("?" * size)), chunk)
