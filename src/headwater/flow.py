@@ -53,7 +53,6 @@ from headwater.receipts import (
     Receipt,
     ReceiptAttribution,
     ReceiptOwner,
-    ReceiptPayout,
     ReceiptShare,
     Signer,
     Usage,
@@ -62,9 +61,7 @@ from headwater.receipts import (
 )
 from headwater.registry import account_for, permits
 from headwater.retrieval import PassageIndex
-from headwater.splits import Credit, Division, Findings, Policy, divide
-from headwater.splits.policy import COMMONS
-from headwater.splits.pricing import Prices
+from headwater.splits import COMMONS, Policy, Prices, divide_receipt, payouts_of
 from headwater.store.call_store import CallRecord, CallState, CallStore
 from headwater.store.key_store import KeyRecord
 from headwater.store.ledger_store import Ledger
@@ -211,7 +208,9 @@ class Flow:
                 f"{self.parts.registry.get(found.contribution_id).title}: {found.text.strip()}\n\n",
                 offer_units,
             )
-            for found in self.parts.passages.search(question, wanted)
+            for found in self.parts.passages.search(
+                question, wanted, now_ns=self.parts.now_ns(), offer_units=offer_units
+            )
         ]
 
     def _player(self, contribution_id: ContributionId, text: str, offer_units: int) -> Part:
@@ -301,8 +300,8 @@ class Flow:
             raise InvariantError(f"{record.call_id} is answered without evidence", code="evidence_missing")
         answer = read_answer(record.answer)
         found = self._measure(served, read_layout(record.evidence), answer)
-        base_account = self._base_account(served)
-        division = divide(record.price_units, self.parts.policy, self._findings(found, base_account))
+        account = self._account(found, served)
+        division = divide_receipt(record.price_units, account, self.parts.policy)
         return Receipt(
             call_id=record.call_id,
             issued_at_ns=record.updated_at_ns,  # when it was answered: the same on every attempt
@@ -316,8 +315,8 @@ class Flow:
             price=record.price_units,
             policy_digest=self.parts.policy.digest,
             registry_digest=self.parts.registry.digest(),
-            attribution=self._account(found, served, base_account),
-            payouts=_payouts(division),
+            attribution=account,
+            payouts=payouts_of(division),
         )
 
     def _measure(self, served: ServedModel, layout: Layout, answer: Answer) -> Attribution | None:
@@ -326,17 +325,6 @@ class Flow:
         policy = self.parts.policy
         rules = Rules(policy.model_weight_ppm / 1_000_000, policy.evidence_floor_millibits / 1_000)
         return attribute(served.scorer, layout, answer.token_ids, reference=served.reference, rules=rules)
-
-    def _findings(self, found: Attribution | None, base_account: AccountId) -> Findings:
-        if found is None:
-            return Findings("A", (), 10**9, base_account)
-        credits = tuple(
-            Credit(share_id, share.weight_ppb, tuple((o.account, o.share_ppb) for o in self._owners(share_id)))
-            for share in found.shares
-            if share.weight_ppb
-            for share_id in (ContributionId(share.part_id),)
-        )
-        return Findings(found.grade, credits, found.residual_ppb, base_account)
 
     def _owners(self, contribution_id: ContributionId) -> tuple[ReceiptOwner, ...]:
         registry = self.parts.registry
@@ -351,7 +339,7 @@ class Flow:
             return COMMONS
         return self._owners(served.base_model)[0].account
 
-    def _account(self, found: Attribution | None, served: ServedModel, base_account: AccountId) -> ReceiptAttribution:
+    def _account(self, found: Attribution | None, served: ServedModel) -> ReceiptAttribution:
         policy = self.parts.policy
         shares = tuple(self._share(share) for share in found.shares) if found else ()
         base = microbits(found.base_bits) if found else 0
@@ -374,7 +362,7 @@ class Flow:
             model_weight_ppm=policy.model_weight_ppm,
             shares=shares,
             residual_ppb=found.residual_ppb if found else 10**9,
-            residual_account=base_account,
+            residual_account=self._base_account(served),
         )
 
     def _share(self, share: Share) -> ReceiptShare:
@@ -416,7 +404,3 @@ class Flow:
 def pseudonym(key_id: str) -> str:
     """The payer's name in receipts: the same for every call of a key, and no way back to the key."""
     return "pay_" + sha256(b"headwater payer\x00" + key_id.encode()).hexdigest()[:32]
-
-
-def _payouts(division: Division) -> tuple[ReceiptPayout, ...]:
-    return tuple(ReceiptPayout(p.account, p.amount_units, p.line, p.contribution_id) for p in division.payouts)

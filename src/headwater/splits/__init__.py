@@ -4,7 +4,23 @@ Knows nothing of ledgers, receipts on disk, models or chains: values in, values 
 """
 
 from headwater.splits.explain import explain
-from headwater.splits.policy import Line, Policy
+from headwater.splits.policy import COMMONS, Line, Policy
+from headwater.splits.pricing import Prices
+from headwater.splits.receipt_split import divide_receipt, payouts_of, recompute_split
 from headwater.splits.waterfall import Credit, Division, Findings, Payout, divide
 
-__all__ = ["Credit", "Division", "Findings", "Line", "Payout", "Policy", "divide", "explain"]
+__all__ = [
+    "COMMONS",
+    "Credit",
+    "Division",
+    "Findings",
+    "Line",
+    "Payout",
+    "Policy",
+    "Prices",
+    "divide",
+    "divide_receipt",
+    "explain",
+    "payouts_of",
+    "recompute_split",
+]

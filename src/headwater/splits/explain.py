@@ -22,17 +22,19 @@ def explain(division: Division, policy: Policy) -> tuple[str, ...]:
         match name:
             case "contributors":
                 sentences.append(
-                    f"{_money(amount, policy)} went to {_people(len(payees[CONTRIBUTORS]))} whose contributions changed the answer, "
-                    "each by its share of the bits."
+                    f"{_money(amount, policy)} went to {_people(len(payees[CONTRIBUTORS]))} whose contributions changed"
+                    " the answer, each by its share of the bits."
                 )
             case "residual":
                 to = "the base model's account" if policy.residual == "base_model" else "the commons"
                 sentences.append(
-                    f"{_money(amount, policy)} could be traced to no registered contribution and went to {to} ({', '.join(sorted(payees[RESIDUAL]))})."
+                    f"{_money(amount, policy)} could be traced to no registered contribution and went to {to}"
+                    f" ({', '.join(sorted(payees[RESIDUAL]))})."
                 )
             case "grade_discount":
                 sentences.append(
-                    f"{_money(totals[GRADE_DISCOUNT], policy)} went to the commons because the shares were not measured exactly."
+                    f"{_money(totals[GRADE_DISCOUNT], policy)} went to the commons because the shares were"
+                    " not measured exactly."
                 )
             case _:
                 line = rules[name]

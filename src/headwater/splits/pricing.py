@@ -19,6 +19,4 @@ class Prices:
         >>> Prices(2_000_000, 4_000, 100_000).price(500, 48)
         8800000
         """
-        return (
-            self.request_units + prompt_tokens * self.input_token_units + answer_tokens * self.output_token_units
-        )
+        return self.request_units + prompt_tokens * self.input_token_units + answer_tokens * self.output_token_units

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, MissingError
 from headwater.core.ids import AccountId
+from headwater.receipts import manifest_hash
 from headwater.settlement.epoch import Epoch, Payee
 from headwater.store.database import Database, Row
 
@@ -46,6 +48,16 @@ class EpochRecord:
     manifest: bytes
     closed_at_ns: int
     transaction_hash: str | None
+
+    @property
+    def data_hash(self) -> bytes:
+        """What the chain keeps of the manifest, 32 bytes."""
+        return manifest_hash(self.manifest)
+
+    @property
+    def manifest_digest(self) -> str:
+        """How the next epoch names this one, ``sha256:…``."""
+        return digest(self.manifest)
 
 
 class EpochStore:
@@ -126,6 +138,13 @@ class EpochStore:
     def last(self) -> EpochRecord | None:
         """The newest epoch, or nothing before the first."""
         rows = self._database.query(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch DESC LIMIT 1")
+        return _record(rows[0]) if rows else None
+
+    def last_posted(self) -> EpochRecord | None:
+        """The newest epoch whose root is on the chain, or nothing before the first."""
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM epochs WHERE transaction_hash IS NOT NULL ORDER BY epoch DESC LIMIT 1"
+        )
         return _record(rows[0]) if rows else None
 
     def containing(self, log_index: int) -> EpochRecord:

@@ -1,0 +1,185 @@
+"""A home folder opened: its stores, keys and policy, and the path composed from them.
+
+    headwater.db     registry, ledger, calls, keys, epochs        receipts.log   the receipt log
+    operator.key     signs receipts and posts roots               policies/      every policy ever in force
+    passages/        retrieval index                              chain/         the embedded chain, if it is used
+
+This is where clocks and randomness enter. Knows nothing of commands or of HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+
+from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.ids import ContributionId
+from headwater.core.money import parse_units
+from headwater.flow import Flow, Parts, ServedModel
+from headwater.receipts import Signer
+from headwater.registry import Contribution
+from headwater.retrieval import PassageIndex
+from headwater.settings import Settings
+from headwater.splits import Policy
+from headwater.splits.pricing import Prices
+from headwater.store.call_store import CallStore
+from headwater.store.database import Database
+from headwater.store.epoch_store import EpochStore
+from headwater.store.key_file import load_or_create_signer
+from headwater.store.key_store import KeyStore
+from headwater.store.ledger_store import Ledger
+from headwater.store.receipt_log import ReceiptLog
+from headwater.store.registry_store import RegistryStore
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done and of how much."""
+
+
+class Home:
+    """An opened home folder. With `writer`, this process serves calls and appends receipts; only one may.
+
+    Raises:
+        ConflictError: another process is the writer.
+    """
+
+    def __init__(self, settings: Settings, *, writer: bool = False, create: bool = True) -> None:
+        self.settings = settings
+        self.path = settings.home
+        if not create and not (self.path / "headwater.db").exists():
+            raise MissingError(
+                f"there is no headwater home at {self.path}",
+                code="home_missing",
+                fix="give --home, or make one with `headwater demo` or `headwater contribution add`",
+            )
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.db = Database(self.path / "headwater.db", create=create)
+        self.registry = RegistryStore(self.db)
+        self.ledger = Ledger(self.db)
+        self.keys = KeyStore(self.db)
+        self.epochs = EpochStore(self.db)
+        self.calls = CallStore(self.db, self.ledger, self.keys, run_id=os.urandom(16).hex() if writer else None)
+        self.policy_text = self._policy_text()
+        self.policy = Policy.from_toml(self.policy_text)
+        self._keep_policy()
+        self.log = self._open_log(writer)
+        self._signer: Signer | None = None
+
+    @property
+    def signer(self) -> Signer:
+        """The operator's key; made when it is first needed."""
+        if self._signer is None:
+            self._signer = load_or_create_signer(self.path / "operator.key")
+        return self._signer
+
+    def close(self) -> None:
+        """Close everything; what was committed stays."""
+        self.calls.close()
+        self.log.close()
+        self.db.close()
+
+    def __enter__(self) -> Home:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def policy_by_digest(self, digest: str) -> str:
+        """The TOML text of a policy that was in force here.
+
+        Raises:
+            MissingError: it never was.
+        """
+        path = self.path / "policies" / f"{digest.removeprefix('sha256:')}.toml"
+        if not path.exists():
+            raise MissingError(f"no policy {digest}", code="policy_missing", fix="ask the operator for its text")
+        return path.read_text("utf-8")
+
+    def flow(self, models: dict[str, ServedModel], passages: PassageIndex | None) -> Flow:
+        """The path of a call, over this home."""
+        return Flow(
+            Parts(
+                registry=self.registry,
+                passages=passages,
+                models=models,
+                ledger=self.ledger,
+                calls=self.calls,
+                log=self.log,
+                signer=self.signer,
+                policy=self.policy,
+                now_ns=time.time_ns,
+                random_bytes=os.urandom,
+            )
+        )
+
+    def prices(self) -> Prices:
+        """The price table of the settings."""
+        return Prices(
+            parse_units(self.settings.request_price),
+            parse_units(self.settings.input_token_price),
+            parse_units(self.settings.output_token_price),
+        )
+
+    def newest(self, kind: str) -> Contribution | None:
+        """The contribution of this kind that was registered last, if there is any."""
+        found = self.registry.contributions(kind=kind)  # type: ignore[arg-type]
+        return max(found, key=lambda c: c.registered_at_ns, default=None)
+
+    def _policy_text(self) -> str:
+        if self.settings.policy:
+            path = Path(self.settings.policy)
+            if not path.is_file():
+                raise MissingError(f"no policy at {path}", code="policy_missing", fix="give the path of a policy TOML")
+            return path.read_text("utf-8")
+        own = self.path / "policy.toml"
+        if own.exists():
+            return own.read_text("utf-8")
+        return files("headwater.splits").joinpath("default_policy.toml").read_text("utf-8")
+
+    def _keep_policy(self) -> None:
+        folder = self.path / "policies"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{self.policy.digest.removeprefix('sha256:')}.toml"
+        if not path.exists():
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(self.policy_text, "utf-8")
+            draft.replace(path)
+
+    def _open_log(self, writer: bool) -> ReceiptLog:
+        path = self.path / "receipts.log"
+        if not path.exists() and not writer:
+            with suppress(HeadwaterError):
+                ReceiptLog.open(path).close()
+        return ReceiptLog.open(path, read_only=not writer)
+
+
+def served_models(home: Home, *, threads: int) -> dict[str, ServedModel]:
+    """The demo model, served under its plain name and, with sources and the registered prompt, its grounded one.
+
+    Raises:
+        MissingError: the model or its engine is not installed.
+    """
+    from headwater.models import load_demo_model  # heavy: only commands that answer or measure pay for it
+
+    model = load_demo_model(cache=home.path / "cache", name=home.settings.model_name, threads=threads)
+    base = home.newest("base_model")
+    prompt = home.newest("prompt")
+    base_id = base.id if base else None
+    plain = ServedModel(model.backend.name, model.backend, model.scorer, model.reference, home.prices(), base_id)
+    grounded = ServedModel(
+        home.settings.model_name + home.settings.grounded_suffix,
+        model.backend,
+        model.scorer,
+        model.reference,
+        home.prices(),
+        base_id,
+        prompt=ContributionId(prompt.id) if prompt else None,
+        sources=home.settings.sources,
+    )
+    return {served.name: served for served in (plain, grounded)}

@@ -1,0 +1,318 @@
+"""From receipts to money in somebody's hands: the second half of the path, run once per window.
+
+    close   mature receipts become one cumulative amount per account, one tree and one manifest
+    post    the root goes on the chain, funded; the ledger moves what is due to *claimable*
+    sync    what the chain has paid is booked
+    bundle  everything a stranger needs to check one receipt
+
+Each step may be repeated: a closed epoch is kept, a posted root is found, a payment is booked once.
+Nothing is ever in two places: due (contributor), promised (claimable) or paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.chain import Chain, PostedEpoch
+from headwater.core.canonical import digest_of
+from headwater.core.errors import ConflictError, InvariantError, MissingError, Problem, RefusedError
+from headwater.core.ids import AccountId
+from headwater.core.instants import SECOND_NS
+from headwater.ledger import CASH, VAULT, Code, TransferDraft, claimable
+from headwater.receipts import Bundle, EpochManifest, PayoutProof, Receipt
+from headwater.settlement.claim import Claim, claim_of
+from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, holder, read_manifest
+from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
+from headwater.store.epoch_store import EpochRecord, EpochStore
+from headwater.store.ledger_store import Ledger
+from headwater.store.receipt_log import ReceiptLog
+from headwater.store.registry_store import RegistryStore
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What settlement reads and writes; built by the layer above."""
+
+    registry: RegistryStore
+    ledger: Ledger
+    log: ReceiptLog
+    epochs: EpochStore
+    currency: str
+    maturity_s: int  # a receipt may be disputed for so long before it settles
+    operator_addresses: Mapping[AccountId, str]  # commons and operator accounts that are paid on chain
+    policy_text: Callable[[str], str]  # the TOML of a policy by digest
+    now_ns: Callable[[], int]
+
+
+class Settlement:
+    """Closes windows and settles them on one deployment."""
+
+    def __init__(self, books: Books, chain: Chain) -> None:
+        self.books, self.chain = books, chain
+
+    # Close
+
+    def close(self) -> EpochRecord:
+        """Close the window of all receipts that have matured since the last epoch.
+
+        Raises:
+            RefusedError: no receipt has matured.
+        """
+        books = self.books
+        last = books.epochs.last()
+        log_from = last.log_size if last else 0
+        window, receipts = self._window(last.epoch + 1 if last else 1, log_from)
+        previous = _cumulative(last)
+        payouts = [(payout.account, payout.amount) for receipt in receipts for payout in receipt.payouts]
+        holders = {holder(account) for account, _ in payouts} | set(previous)
+        epoch = close(
+            window,
+            payouts,
+            previous=previous,
+            previous_digest=last.manifest_digest if last else None,
+            payees=books.epochs.add_payees(self._addresses(holders)),
+            domain=self.chain.domain(window.epoch),
+            token_decimals=self.chain.manifest.token_decimals,
+            policy_digests=sorted({receipt.policy_digest for receipt in receipts}),
+            registry_digest=books.registry.digest(),
+        )
+        return books.epochs.add(epoch)
+
+    def _window(self, number: int, log_from: int) -> tuple[Window, list[Receipt]]:
+        now = self.books.now_ns()
+        newest = now - self.books.maturity_s * SECOND_NS
+        receipts: list[Receipt] = []
+        for logged in self.books.log.entries(log_from):
+            receipt = Receipt.from_bytes(logged.raw)
+            if receipt.issued_at_ns > newest:
+                break  # the log is in order of issue; what is younger waits for the next epoch
+            receipts.append(receipt)
+        if not receipts:
+            raise RefusedError(
+                f"no receipt since log index {log_from} is older than {self.books.maturity_s} s",
+                code="epoch_empty",
+                fix="wait until receipts have matured, or answer some calls first",
+            )
+        size = log_from + len(receipts)
+        return Window(number, log_from, size, self.books.log.root(size), now), receipts
+
+    def _addresses(self, holders: Iterable[AccountId]) -> dict[AccountId, str]:
+        """Addresses of those who can be paid on chain, in a fixed order."""
+        addresses: dict[AccountId, str] = {}
+        for account in sorted(holders):
+            if account.startswith("contributor:"):
+                contributor = self.books.registry.contributor(account.removeprefix("contributor:"))  # type: ignore[arg-type]
+                if contributor.payout_address is not None:
+                    addresses[account] = contributor.payout_address
+            elif account in self.books.operator_addresses:
+                addresses[account] = self.books.operator_addresses[account]
+        return addresses
+
+    # Post
+
+    def post(self, number: int) -> PostedEpoch:
+        """Put the root of a closed epoch on the chain, and move what it promises to *claimable*.
+
+        Raises:
+            MissingError: the epoch has not been closed.
+            ConflictError: it was closed for another deployment.
+            RefusedError: there is less cash than the root promises.
+        """
+        record = self.books.epochs.get(number)
+        manifest = read_manifest(record.manifest)
+        if manifest["contract"] != self.chain.domain(number).contract or manifest["chain_id"] != self.chain.chain_id:
+            raise ConflictError(
+                f"epoch {number} was closed for contract {manifest['contract']} on chain {manifest['chain_id']}",
+                code="deployment_differs",
+                fix="connect to that deployment",
+            )
+        tree = payout_tree(manifest)
+        self._fund(number, tree.total)
+        posted = self.chain.post(number, tree.root, tree.total, record.data_hash)
+        self._book_promises(record, posted.transaction)
+        return posted
+
+    def _fund(self, number: int, total: int) -> None:
+        """Bring the vault to what the root promises; the ledger then says what the chain holds."""
+        status = self.chain.status()
+        needed = (total - status.funded) * self._unit
+        cash = self.books.ledger.balance(CASH, self.books.currency).balance_units
+        if needed > cash:
+            raise RefusedError(
+                f"epoch {number} needs {needed} nano {self.books.currency} more in the vault, there are {cash} in cash",
+                code="insufficient_cash",
+                fix="a root never promises what payers have not paid; check the ledger",
+            )
+        if needed > 0:
+            self.chain.fund(total - status.funded)
+        self._book_funds(number)
+
+    def _book_funds(self, number: int) -> None:
+        funded = self.chain.status().funded * self._unit
+        booked = self.books.ledger.balance(VAULT, self.books.currency).balance_units + sum(self._booked_paid().values())
+        if funded > booked:
+            draft = TransferDraft(VAULT, CASH, funded - booked, self.books.currency, Code.FUND, f"epoch:{number}")
+            self.books.ledger.post(
+                [draft], key=f"fund:{self.chain.manifest.payout}:{funded}", at_ns=self.books.now_ns()
+            )
+
+    def _book_promises(self, record: EpochRecord, transaction: str) -> None:
+        before = _promised(self.books.epochs.get(record.epoch - 1)) if record.epoch > 1 else {}
+        drafts = [
+            self._draft(account, claimable(account), units - before.get(account, 0), Code.SETTLE, record.epoch)
+            for account, units in _promised(record).items()
+            if units > before.get(account, 0)
+        ]
+        with self.books.ledger.db.transaction():
+            if drafts:
+                self.books.ledger.post(drafts, key=f"settle:{record.epoch}", at_ns=self.books.now_ns())
+            self.books.epochs.posted(record.epoch, transaction)
+
+    def _draft(self, debit: AccountId, credit: AccountId, units: int, code: Code, epoch: int) -> TransferDraft:
+        return TransferDraft(debit, credit, units, self.books.currency, code, f"epoch:{epoch}")
+
+    # Sync
+
+    def sync(self) -> int:
+        """Book what the chain has paid since the last time. Gives the nano units booked now."""
+        last = self.books.epochs.last_posted()
+        if last is None:
+            return 0
+        booked, drafts, keys = self._booked_paid(), [], []
+        for payee in self.books.epochs.payees():
+            paid = self.chain.paid(payee.index) * self._unit
+            if paid > booked.get(payee.account, 0):
+                units = paid - booked.get(payee.account, 0)
+                drafts.append(self._draft(claimable(payee.account), VAULT, units, Code.PAID, last.epoch))
+                keys.append(f"{payee.index}:{paid}")
+        if drafts:
+            key = f"paid:{self.chain.manifest.payout}:{digest_of(keys)}"
+            self.books.ledger.post(drafts, key=key, at_ns=self.books.now_ns())
+        return sum(draft.amount_units for draft in drafts)
+
+    def reconcile(self) -> tuple[Problem, ...]:
+        """Whether ledger and chain say the same; empty when they do. Run `sync` first."""
+        status, ledger = self.chain.status(), self.books.ledger
+        vault = ledger.balance(VAULT, self.books.currency).balance_units
+        paid = sum(self.chain.paid(payee.index) for payee in self.books.epochs.payees())
+        facts = (
+            ("paid_above_funded", paid <= status.funded, f"paid {paid}, funded {status.funded} token units"),
+            (
+                "vault_differs",
+                vault == (status.funded - paid) * self._unit,
+                f"the ledger has {vault} nano in the vault, the chain {status.funded - paid} token units",
+            ),
+            (
+                "tokens_missing",
+                status.held >= status.funded - paid,
+                f"the vault holds {status.held} token units, should hold {status.funded - paid}",
+            ),
+            (
+                "paid_differs",
+                sum(self._booked_paid().values()) == paid * self._unit,
+                f"the chain has paid {paid} token units, the ledger {sum(self._booked_paid().values())} nano",
+            ),
+        )
+        fix = "stop posting; run `headwater epoch sync`, and if it stays compare transfers with the chain's events"
+        return tuple(Problem(self.chain.manifest.payout, code, text, fix) for code, holds, text in facts if not holds)
+
+    def _booked_paid(self) -> dict[AccountId, int]:
+        """Nano units booked as paid on chain, by account: promised, less what can still be claimed."""
+        last = self.books.epochs.last_posted()
+        if last is None:
+            return {}
+        return {
+            account: units - self.books.ledger.balance(claimable(account), self.books.currency).balance_units
+            for account, units in _promised(last).items()
+        }
+
+    @property
+    def _unit(self) -> int:
+        """Nano units in one token unit; exact, the token has at most nine decimals."""
+        return int(10 ** (UNITS_DECIMALS - self.chain.manifest.token_decimals))
+
+    # Claims and proofs
+
+    def tree(self, number: int) -> PayoutTree:
+        """The payout tree of a closed epoch, from its manifest."""
+        return payout_tree(read_manifest(self.books.epochs.get(number).manifest))
+
+    def claim(self, number: int, account: AccountId) -> Claim:
+        """What a payee needs to be paid.
+
+        Raises:
+            MissingError: that account is no payee of the epoch.
+        """
+        for payee in self.books.epochs.payees():
+            if payee.account == account:
+                return claim_of(self.tree(number), payee.index)
+        raise MissingError(
+            f"{account} is no payee of epoch {number}",
+            code="payee_missing",
+            fix="enrol it with an address first; its money waits",
+        )
+
+    def bundle(self, receipt_id: str) -> Bundle:
+        """Everything a stranger needs, besides the chain, to check one receipt.
+
+        Raises:
+            MissingError: no such receipt, or its epoch has not been closed.
+        """
+        logged = self.books.log.get(receipt_id)
+        record = self.books.epochs.containing(logged.entry.index)
+        receipt = Receipt.from_bytes(logged.raw)
+        return Bundle(
+            receipt=logged.raw,
+            signature=logged.signature,
+            proof=self.books.log.prove(receipt_id, record.log_size),
+            policy=self.books.policy_text(receipt.policy_digest),
+            manifest=record.manifest,
+            payout_proofs=self._payout_proofs(record, receipt),
+        )
+
+    def _payout_proofs(self, record: EpochRecord, receipt: Receipt) -> tuple[PayoutProof, ...]:
+        tree = payout_tree(read_manifest(record.manifest))
+        paid = {holder(payout.account) for payout in receipt.payouts}
+        places = {leaf.index for leaf in tree.leaves}
+        return tuple(
+            PayoutProof(payee.account, payee.index, leaf.leaf.address, leaf.leaf.amount, leaf.path)
+            for payee in self.books.epochs.payees()
+            if payee.account in paid and payee.index in places
+            for leaf in (tree.prove(payee.index),)
+        )
+
+
+def payout_tree(manifest: Mapping[str, Any]) -> PayoutTree:
+    """The payout tree that a manifest describes.
+
+    Raises:
+        InvariantError: its payees do not give the root it names.
+    """
+    domain = Domain(manifest["chain_id"], manifest["contract"], manifest["token"], manifest["epoch"])
+    leaves = [Leaf(row["index"], row["address"], int(row["cumulative_token_units"])) for row in manifest["payees"]]
+    tree = PayoutTree.build(leaves, domain)
+    if tree.root.hex() != manifest["tree_root"]:
+        raise InvariantError(f"payees of epoch {manifest['epoch']} do not give its root", code="tree_differs")
+    return tree
+
+
+def check_payout(proof: PayoutProof, manifest: EpochManifest, domain: Domain) -> bool:
+    """Whether a payout proof leads to the root of its epoch."""
+    leaf = Leaf(proof.index, proof.address, proof.amount)
+    return verify(Proof(leaf, proof.path), domain, manifest.tree_root)
+
+
+def _cumulative(record: EpochRecord | None) -> dict[AccountId, int]:
+    """Cumulative nano units per holder after an epoch."""
+    if record is None:
+        return {}
+    return {row["account"]: int(row["cumulative_units"]) for row in read_manifest(record.manifest)["totals"]}
+
+
+def _promised(record: EpochRecord) -> dict[AccountId, int]:
+    """Cumulative nano units that an epoch's root promises, per account; whole token units only."""
+    manifest = read_manifest(record.manifest)
+    unit = 10 ** (UNITS_DECIMALS - manifest["token_decimals"])
+    return {row["account"]: int(row["cumulative_token_units"]) * unit for row in manifest["payees"]}
