@@ -44,6 +44,7 @@ MASK_64: constant(uint256) = 2**64 - 1
 MASK_160: constant(uint256) = 2**160 - 1
 MASK_224: constant(uint256) = 2**224 - 1
 INDEX_MAX: constant(uint256) = 2**32 - 1
+TRANSFER_GAS: constant(uint256) = 300_000  # several times what any token in use needs
 AMOUNT_MAX: constant(uint256) = 2**48 - 1
 
 # ------------------------------------------------------------------ immutables
@@ -363,7 +364,7 @@ def _allot(epoch: uint256, index: uint256, record: uint256, word: uint256) -> ui
 def _send(to: address, amount: uint256) -> bool:
     """
     @dev Whether the token moved, for tokens that revert, that return false and that return nothing. At most
-         32 bytes are read back, so no token can make the answer expensive.
+         32 bytes are read back and the gas is bounded, so one payee cannot use up what the others need.
     """
     success: bool = False
     answer: Bytes[32] = b""
@@ -371,6 +372,7 @@ def _send(to: address, amount: uint256) -> bool:
         TOKEN.address,
         abi_encode(to, amount, method_id=method_id("transfer(address,uint256)")),
         max_outsize=32,
+        gas=TRANSFER_GAS,
         revert_on_failure=False,
     )
     if not success:

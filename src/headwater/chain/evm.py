@@ -162,25 +162,26 @@ class Evm:
 
     def call(self, message: Message, timestamp_s: int) -> Outcome:
         """What `message` would do in the next block, without doing it."""
-        vm = self._vm(timestamp_s)
-        with vm.in_costless_state() as state:
-            unsigned = vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
-                chain_id=CHAIN_ID,
-                nonce=state.get_nonce(message.sender),
-                max_priority_fee_per_gas=0,
-                max_fee_per_gas=0,
-                gas=message.gas,
-                to=message.to,
-                value=message.value_wei,
-                data=message.data,
-                access_list=(),
-            )
-            try:
-                computation = state.apply_transaction(SpoofTransaction(unsigned, from_=message.sender))
-            except ValidationError as error:
-                raise InvalidError(
-                    f"call refused: {error}", code="transaction_refused", fix="check sender, value and gas"
-                ) from None
+        # Free of charge, and thrown away with the machine. The machine's own way to call without cost makes
+        # a block of its own, timed by the wall clock.
+        vm = self._chain.get_vm(self._chain.header.copy(timestamp=timestamp_s, base_fee_per_gas=0))
+        unsigned = vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
+            chain_id=CHAIN_ID,
+            nonce=vm.state.get_nonce(message.sender),
+            max_priority_fee_per_gas=0,
+            max_fee_per_gas=0,
+            gas=message.gas,
+            to=message.to,
+            value=message.value_wei,
+            data=message.data,
+            access_list=(),
+        )
+        try:
+            computation = vm.state.apply_transaction(SpoofTransaction(unsigned, from_=message.sender))
+        except ValidationError as error:
+            raise InvalidError(
+                f"call refused: {error}", code="transaction_refused", fix="check sender, value and gas"
+            ) from None
         if computation.is_error:
             error_raised: VMError = computation.error
             if isinstance(error_raised, Revert):
