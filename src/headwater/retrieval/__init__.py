@@ -5,7 +5,7 @@ Knows nothing of databases, models, prompts or money; what may be retrieved at a
 
 from __future__ import annotations
 
-from headwater.retrieval.demo_corpus import DemoCorpus, load_proposals, proposals_folder
+from headwater.retrieval.demo_corpus import DemoCorpus, load_proposals, proposals_folder, standing_priors
 from headwater.retrieval.embedding import ABSENT, Embedder, load_embedder
 from headwater.retrieval.index import Passage, PassageIndex, Scoring
 from headwater.retrieval.index_files import open_index
@@ -26,5 +26,6 @@ __all__ = [
     "load_proposals",
     "open_index",
     "proposals_folder",
+    "standing_priors",
     "trim",
 ]

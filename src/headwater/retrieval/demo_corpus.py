@@ -7,14 +7,14 @@ is simulated and waits in escrow. Reads files; registers nothing.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.core.canonical import digest
 from headwater.core.errors import InvalidError, MissingError, Problem
-from headwater.core.ids import ContributorId
-from headwater.registry.contribution import owned_equally
+from headwater.core.ids import ContributionId, ContributorId
+from headwater.registry.contribution import Contribution, owned_equally
 from headwater.registry.contributor import Contributor, unenrolled
 from headwater.registry.intake import Candidate
 from headwater.registry.proposals import Proposal, one_name_each, parse_proposal
@@ -32,6 +32,18 @@ class DemoCorpus:
     contributors: tuple[Contributor, ...]  # unenrolled authors, by first appearance
     candidates: tuple[Candidate, ...]  # in order of number
     problems: tuple[Problem, ...]  # files that could not be read as a proposal
+
+
+NOT_STANDING = ("Rejected", "Withdrawn", "Superseded", "Deferred")
+"""Statuses of proposals that do not describe Python as it is."""
+
+NOT_STANDING_PRIOR = -0.1
+"""Enough to put a standing proposal before one that it replaced, too little to hide one that is asked for."""
+
+
+def standing_priors(contributions: Iterable[Contribution]) -> dict[ContributionId, float]:
+    """Retrieval priors that prefer proposals which stand; documents of other origin have none."""
+    return {c.id: NOT_STANDING_PRIOR for c in contributions if c.meta("status") in NOT_STANDING}
 
 
 def proposals_folder() -> Path:
