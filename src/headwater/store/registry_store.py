@@ -164,7 +164,9 @@ class RegistryStore:
         """
         with self._database.transaction():
             known = self.known(candidates)
-            offered = {contributor.id: contributor for contributor in contributors}
+            offered: dict[ContributorId, Contributor] = {}
+            for contributor in contributors:
+                offered.setdefault(contributor.id, contributor)  # of two spellings the first stands
             intake = admit(candidates, Known(known.contributors | offered.keys(), known.contributions))
             owning = dict.fromkeys(o.contributor_id for a in intake.accepted for o in a.contribution.owners)
             self.add_contributors(offered[owner] for owner in owning if owner in offered)
