@@ -47,6 +47,9 @@ _UNSPACED_RANGES = (
     (0x20000, 0x3FFFF),
 )
 
+# Fillers and variation selectors that show nothing but are not of category Cf.
+_INVISIBLE_RANGES = ((0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF))
+
 
 class FoldTable(NamedTuple):
     """How every code point is read.
@@ -102,7 +105,8 @@ def _is_word(char: str) -> bool:
 
 def _entry(code: int, sequences: list[int], known: dict[tuple[int, ...], int]) -> int:
     category = unicodedata.category(chr(code))
-    if category == "Cf" or unicodedata.combining(chr(code)):
+    invisible = any(low <= code <= high for low, high in _INVISIBLE_RANGES)
+    if invisible or category == "Cf" or unicodedata.combining(chr(code)):
         return IGNORED  # soft hyphens, joiners and accents may be strewn into a word without changing it
     reading = folded(code)
     if not reading or category in {"Cs", "Cn", "Co"}:

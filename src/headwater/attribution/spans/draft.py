@@ -1,0 +1,279 @@
+"""Collects documents and turns them into a segment.
+
+Texts are read once, a chunk at a time; what is kept of a token is its id and its distance from the
+token before. Segments can be put in again (a merge), without the documents that were removed.
+Invariant: the segment depends on the set of documents only up to the numbering of its vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from headwater.attribution.spans.clusters import sketch_documents
+from headwater.attribution.spans.grams import PADDING, gram_table
+from headwater.attribution.spans.segment import (
+    ANCHOR_TOKENS,
+    ARRAYS,
+    DELTA_LONG,
+    NO_OWNER,
+    SKETCH_WORDS,
+    Segment,
+    id_hash,
+)
+from headwater.attribution.spans.suffix_array import SYMBOLS_MAX, suffix_array
+from headwater.attribution.spans.tokens import fold_arrays, scan
+from headwater.attribution.spans.values import Document
+from headwater.attribution.spans.vocabulary import Vocabulary, hashes_by_id
+from headwater.core.errors import InvalidError
+
+_CHUNK_TOKENS = 1 << 16
+_SKETCH_BATCH_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One document of a draft."""
+
+    id: str
+    owner: str | None
+    registered_at: int
+    size_bytes: int
+    digest: bytes
+    sketch: NDArray[np.uint32] | None
+
+
+class Draft:
+    """Documents on their way into one segment."""
+
+    def __init__(self, *, gram_tokens: int) -> None:
+        self.gram_tokens = gram_tokens
+        self.tokens = 0  # with end marks
+        self.size_bytes = 0
+        self._vocabulary = Vocabulary()
+        self._rows: list[_Row] = []
+        self._starts = [0]
+        self._ids: list[NDArray[np.int32]] = []
+        self._deltas: list[NDArray[np.uint8]] = []
+        self._long_at: list[NDArray[np.int64]] = []
+        self._long_delta: list[NDArray[np.int64]] = []
+        self._unsketched: list[NDArray[np.uint64]] = []
+        self._unsketched_rows: list[int] = []
+        self._unsketched_tokens = 0
+        self._sketches: dict[int, NDArray[np.uint32]] = {}
+        room = _CHUNK_TOKENS + 32
+        self._scratch = np.empty(room, np.uint64), np.empty(room, np.uint32), np.empty(room, np.uint32)
+
+    @property
+    def documents(self) -> int:
+        """Documents so far."""
+        return len(self._rows)
+
+    def add(self, document: Document) -> None:
+        """Take in a document.
+
+        Raises:
+            InvalidError: the segment would outgrow what a suffix array can number.
+        """
+        raw = document.raw
+        text = np.frombuffer(raw, dtype=np.uint8)
+        hashes, starts, ends = self._scratch
+        at, before, words = 0, 0, 0
+        kept: list[NDArray[np.uint64]] = []
+        while at < text.size:
+            count, at = scan(text, at, hashes, starts, ends, *fold_arrays())
+            ids = np.empty(count, dtype=np.int32)
+            self._vocabulary.intern(hashes[:count], ids)
+            self._append(ids, starts[:count], before)
+            before = int(starts[count - 1]) if count else before
+            words += count
+            kept.append(hashes[:count].copy())
+        self._append(np.zeros(1, dtype=np.int32), np.array([len(raw)], dtype=np.uint32), before)
+        if self.tokens > SYMBOLS_MAX:
+            raise InvalidError(
+                f"document {document.id!r} takes the segment to {self.tokens} tokens (max {SYMBOLS_MAX})",
+                code="segment_too_large",
+                fix="register it in parts",
+            )
+        self._unsketched.extend(kept)
+        self._unsketched_rows.append(words)
+        self._unsketched_tokens += words
+        digest = hashlib.sha256(raw).digest()
+        self._rows.append(_Row(document.id, document.owner, document.registered_at, len(raw), digest, None))
+        self._starts.append(self.tokens)
+        self.size_bytes += len(raw)
+        if self._unsketched_tokens >= _SKETCH_BATCH_TOKENS:
+            self._sketch()
+
+    def add_segment(self, segment: Segment) -> None:
+        """Take in the documents of a segment that were not removed."""
+        self._sketch()
+        arrays = segment.arrays
+        known = int(arrays["symbol_starts"].size) - 2
+        remap = np.zeros(known + 1, dtype=np.int32)
+        self._vocabulary.intern(hashes_by_id(np.asarray(arrays["vocabulary"]), known)[1:], remap[1:])
+        starts, bases = arrays["document_starts"], arrays["document_bases"]
+        long_at, long_delta = np.asarray(arrays["long_at"]), np.asarray(arrays["long_delta"])
+        for begin, end in _runs(segment):
+            first, last = int(starts[begin]), int(starts[end])
+            self._ids.append(remap[arrays["tokens"][first:last]])
+            self._deltas.append(np.array(arrays["deltas"][first:last], dtype=np.uint8))
+            low, high = np.searchsorted(long_at, [first, last])
+            self._long_at.append(np.asarray(long_at[low:high] - first + self.tokens, dtype=np.int64))
+            self._long_delta.append(np.array(long_delta[low:high], dtype=np.int64))
+            for document in range(begin, end):
+                size = int(bases[document + 1] - bases[document])
+                self._rows.append(
+                    _Row(
+                        segment.document_id(document),
+                        segment.owner(document),
+                        segment.registered_at(document),
+                        size,
+                        segment.digest(document),
+                        segment.sketch(document),
+                    )
+                )
+                self._starts.append(self.tokens + int(starts[document + 1]) - first)
+                self.size_bytes += size
+            self.tokens += last - first
+            if self.tokens > SYMBOLS_MAX:
+                raise InvalidError(
+                    f"merging gives {self.tokens} tokens (max {SYMBOLS_MAX})", code="segment_too_large", fix="keep the segments apart"
+                )
+
+    def build(self) -> Segment:
+        """The segment; the draft is used up."""
+        self._sketch()
+        rank = sorted(range(len(self._rows)), key=lambda i: (self._rows[i].registered_at, self._rows[i].id))
+        rows = [self._rows[i] for i in rank]
+        starts = np.array(self._starts, dtype=np.int64)
+        lengths = np.diff(starts)[rank] if rank else np.zeros(0, np.int64)
+        document_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        tokens = np.zeros(self.tokens + PADDING, dtype=np.int32)
+        deltas = np.empty(self.tokens, dtype=np.uint8)
+        moved = np.array(rank, dtype=np.int64)
+        _gather(_joined(self._ids, np.int32), starts, moved, document_starts, tokens)
+        _gather(_joined(self._deltas, np.uint8), starts, moved, document_starts, deltas)
+        long_at, long_delta = self._long(starts, moved, document_starts)
+        self._ids, self._deltas = [], []
+        anchors = np.empty(-(-self.tokens // ANCHOR_TOKENS), dtype=np.int64)
+        _anchor(deltas, long_at, long_delta, anchors)
+        order = suffix_array(tokens[: self.tokens], self._vocabulary.size + 1)
+        table = gram_table(tokens, order, self.gram_tokens)
+        symbols = np.concatenate([[0], np.cumsum(np.bincount(tokens[: self.tokens], minlength=self._vocabulary.size + 1))])
+        arrays: dict[str, NDArray[np.generic]] = {
+            "tokens": tokens,
+            "order": order,
+            "bucket_starts": table.bucket_starts,
+            "fingerprints": table.fingerprints,
+            "entries": table.entries,
+            "groups": table.groups.reshape(-1),
+            "vocabulary": self._vocabulary.rows,
+            "deltas": deltas,
+            "anchors": anchors,
+            "long_at": long_at,
+            "long_delta": long_delta,
+            "document_starts": document_starts.astype(np.int32),
+            "symbol_starts": symbols.astype(np.int32),
+        }
+        arrays.update(_document_arrays(rows))
+        return Segment({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()})
+
+    def _append(self, ids: NDArray[np.int32], starts: NDArray[np.uint32], before: int) -> None:
+        steps = np.diff(starts.astype(np.int64), prepend=before)
+        long = np.flatnonzero(steps >= DELTA_LONG)
+        if long.size:
+            self._long_at.append(long + self.tokens)
+            self._long_delta.append(steps[long])
+            steps = np.minimum(steps, DELTA_LONG)
+        self._ids.append(ids)
+        self._deltas.append(steps.astype(np.uint8))
+        self.tokens += ids.size
+
+    def _long(
+        self, starts: NDArray[np.int64], moved: NDArray[np.int64], document_starts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        at, delta = _joined(self._long_at, np.int64), _joined(self._long_delta, np.int64)
+        if not at.size:
+            return at, delta
+        shift = np.empty(moved.size, dtype=np.int64)
+        shift[moved] = document_starts[:-1] - starts[:-1][moved]
+        at = at + shift[np.searchsorted(starts, at, side="right") - 1]
+        by_place = np.argsort(at, kind="stable")
+        return at[by_place], delta[by_place]
+
+    def _sketch(self) -> None:
+        if not self._unsketched_rows:
+            return
+        first = len(self._rows) - len(self._unsketched_rows)
+        sketches = sketch_documents(_joined(self._unsketched, np.uint64), np.array(self._unsketched_rows, dtype=np.int64))
+        for i, sketch in sketches.items():
+            row = self._rows[first + i]
+            self._rows[first + i] = _Row(row.id, row.owner, row.registered_at, row.size_bytes, row.digest, sketch)
+        self._unsketched, self._unsketched_rows, self._unsketched_tokens = [], [], 0
+
+
+def _runs(segment: Segment) -> list[tuple[int, int]]:
+    """Ranges of documents that were not removed."""
+    if segment.dead is None:
+        return [(0, segment.documents)] if segment.documents else []
+    edges = np.flatnonzero(np.diff(np.concatenate([[1], segment.dead, [1]])))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+
+
+def _joined(parts: list[NDArray[np.generic]] | list, kind: type) -> NDArray:  # type: ignore[type-arg]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+
+
+def _document_arrays(rows: list[_Row]) -> dict[str, NDArray[np.generic]]:
+    ids = [row.id.encode() for row in rows]
+    hashes = np.array([id_hash(row.id) for row in rows], dtype=np.uint64)
+    by_hash = np.argsort(hashes, kind="stable")
+    owners = sorted({row.owner for row in rows if row.owner is not None})
+    owner_row = {owner: i for i, owner in enumerate(owners)}
+    owner_texts = [owner.encode() for owner in owners]
+    with_sketch = [i for i, row in enumerate(rows) if row.sketch is not None]
+    sketch_rows = np.full(len(rows), -1, dtype=np.int32)
+    sketch_rows[with_sketch] = np.arange(len(with_sketch))
+    sketches = [row.sketch for row in rows if row.sketch is not None]
+    return {
+        "document_bases": np.concatenate([[0], np.cumsum([row.size_bytes for row in rows], dtype=np.int64)]),
+        "registered": np.array([row.registered_at for row in rows], dtype=np.int64),
+        "id_starts": np.concatenate([[0], np.cumsum([len(i) for i in ids], dtype=np.int64)]),
+        "id_bytes": np.frombuffer(b"".join(ids), dtype=np.uint8),
+        "id_hashes": hashes[by_hash],
+        "id_documents": by_hash,
+        "owners": np.array([NO_OWNER if row.owner is None else owner_row[row.owner] for row in rows], dtype=np.int32),
+        "owner_starts": np.concatenate([[0], np.cumsum([len(t) for t in owner_texts], dtype=np.int64)]),
+        "owner_bytes": np.frombuffer(b"".join(owner_texts), dtype=np.uint8),
+        "digests": np.frombuffer(b"".join(row.digest for row in rows), dtype=np.uint8),
+        "sketch_rows": sketch_rows,
+        "sketches": np.concatenate(sketches) if sketches else np.empty(0, np.uint32),
+    }
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _gather(source, starts, moved, new_starts, out):  # type: ignore[no-untyped-def]
+    """Lay the documents of `source` out in their new order."""
+    for i in range(moved.size):
+        begin = starts[moved[i]]
+        for j in range(new_starts[i + 1] - new_starts[i]):
+            out[new_starts[i] + j] = source[begin + j]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _anchor(deltas, long_at, long_delta, anchors):  # type: ignore[no-untyped-def]
+    """Write the byte offset of every 64th token."""
+    offset, long = 0, 0
+    for i in range(deltas.size):
+        if deltas[i] == 255:
+            offset += long_delta[long]
+            long += 1
+        else:
+            offset += deltas[i]
+        if i & 63 == 0:
+            anchors[i >> 6] = offset

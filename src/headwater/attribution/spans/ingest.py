@@ -1,0 +1,124 @@
+"""What new documents own, copy and take back, worked out against everything registered.
+
+A word of a new document is its own when no k-gram over it was held by an earlier document; k-grams
+that an older registration now turns out to have held first change hands. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from headwater.attribution.spans.memory import i32_at
+from headwater.attribution.spans.segment import ROW_DOCUMENT_STARTS, ROW_DOCUMENTS, ROW_SIZE, ROW_TOKENS, Segment
+from headwater.attribution.spans.snapshot import Settings, Snapshot
+from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, first_holders, holders_of_words
+from headwater.attribution.spans.values import AddReport, Reassignment
+from headwater.attribution.spans.vocabulary import hashes_by_id
+
+
+class Ingest:
+    """Adds up what one `add` did."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.skipped = 0
+        self.clusters: list[tuple[str, str]] = []
+        self._settings = settings
+        self._documents = self._tokens = self._owned = self._copied = 0
+        self._reassigned: dict[tuple[str, str], int] = {}
+
+    def take(self, new: Segment, numbers: list[int], others: list[Segment]) -> list[int]:
+        """Count the words of new documents.
+
+        Args:
+            new: a segment that holds them.
+            numbers: which of its documents are new.
+            others: all other segments.
+
+        Returns:
+            Those documents that own any words.
+        """
+        view = Snapshot([*others, new], self._settings, clusters={}, registered="")
+        symbols = int(new.arrays["symbol_starts"].size) - 2
+        hashes = hashes_by_id(np.asarray(new.arrays["vocabulary"]), symbols)
+        wanted = np.array(numbers, dtype=np.int64)
+        words, taken = ownership(view.rows, self._settings.row, len(others), wanted, hashes)
+        starts = np.asarray(new.arrays["document_starts"], dtype=np.int64)
+        self._documents += len(numbers)
+        self._tokens += int((starts[wanted + 1] - starts[wanted] - 1).sum())
+        self._owned += int(words[:, 0].sum())
+        self._copied += int(words[:, 1].sum())
+        for number, segment, document, grams in taken.tolist():
+            pair = view.segments[segment].document_id(document), new.document_id(number)
+            self._reassigned[pair] = self._reassigned.get(pair, 0) + grams
+        return [int(number) for number in wanted[words[:, 0] > 0]]
+
+    def report(self, manifest: str) -> AddReport:
+        """The sum of it."""
+        return AddReport(
+            documents=self._documents,
+            skipped=self.skipped,
+            tokens=self._tokens,
+            owned_tokens=self._owned,
+            copied_tokens=self._copied,
+            clusters=tuple(sorted(self.clusters)),
+            reassigned=tuple(Reassignment(*pair, self._reassigned[pair]) for pair in sorted(self._reassigned)),
+            manifest=manifest,
+        )
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def ownership(rows, settings, segment, numbers, hashes_by_id):  # type: ignore[no-untyped-def]
+    """Words of some documents of one segment, and k-grams they take from documents of other segments.
+
+    Args:
+        rows: all segments.
+        segment: the one that holds the documents.
+        numbers: (n,) which documents.
+        hashes_by_id: token hash of each id of the segment.
+
+    Returns:
+        (n, 2) int64 own words and others' words; (m, 4) int64 document, segment and document it takes
+        from, k-grams (a pair may come up several times).
+    """
+    row = rows[segment]
+    starts = carray(i32_at(row[ROW_DOCUMENT_STARTS]), row[ROW_DOCUMENTS] + 1)
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    words = np.zeros((numbers.size, 2), dtype=np.int64)
+    taken = np.empty((64, 4), dtype=np.int64)
+    lines = 0
+    others = np.empty((rows.shape[0] - 1, rows.shape[1]), dtype=np.int64)
+    for i in range(others.shape[0]):
+        others[i] = rows[i + (1 if i >= segment else 0)]
+    for n in range(numbers.size):
+        document = numbers[n]
+        first, count = np.int64(starts[document]), np.int64(starts[document + 1] - starts[document] - 1)
+        hashes = np.empty(count, dtype=np.uint64)
+        for i in range(count):
+            hashes[i] = hashes_by_id[tokens[first + i]]
+        best, found = first_holders(hashes, rows, settings)
+        chosen = np.empty(count, dtype=np.int64)
+        holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
+        late = False
+        for i in range(count):
+            if chosen[i] >= 0:
+                mine = best[chosen[i], 0] == segment and best[chosen[i], 1] == document
+                words[n, 0 if mine else 1] += 1
+                late = late or mine
+        if not late or others.shape[0] == 0:
+            continue
+        before, held = first_holders(hashes, others, settings)
+        for i in range(count):
+            if not (held[i] and found[i] and best[i, 0] == segment and best[i, 1] == document and best[i, 2] == first + i):
+                continue
+            other = before[i, 0] + (1 if before[i, 0] >= segment else 0)
+            if lines and taken[lines - 1, 0] == document and taken[lines - 1, 1] == other and taken[lines - 1, 2] == before[i, 1]:
+                taken[lines - 1, 3] += 1
+                continue
+            if lines == taken.shape[0]:
+                grown = np.empty((2 * lines, 4), dtype=np.int64)
+                grown[:lines] = taken
+                taken = grown
+            taken[lines, 0], taken[lines, 1], taken[lines, 2], taken[lines, 3] = document, other, before[i, 1], 1
+            lines += 1
+    return words, taken[:lines].copy()

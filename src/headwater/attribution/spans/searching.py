@@ -1,0 +1,231 @@
+"""Exact search in the suffix array: occurrences of any phrase, and all maximal matches of a text.
+
+The k-gram table gives the part of the suffix array to search for a phrase of k tokens or more; a
+shorter one starts from its first token's part. Knows nothing of owners.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from headwater.attribution.spans.finding import document_of, token_ids
+from headwater.attribution.spans.grams import bucket_of, gram_hash
+from headwater.attribution.spans.memory import i32_at, u8_at, u32_at, u64_at
+from headwater.attribution.spans.segment import (
+    ROW_BUCKET_STARTS,
+    ROW_BUCKETS,
+    ROW_DEAD,
+    ROW_DISTINCT,
+    ROW_DOCUMENT_STARTS,
+    ROW_DOCUMENTS,
+    ROW_ENTRIES,
+    ROW_FINGERPRINTS,
+    ROW_GROUP_COUNT,
+    ROW_GROUPS,
+    ROW_ORDER,
+    ROW_SIZE,
+    ROW_SYMBOL_STARTS,
+    ROW_SYMBOLS,
+    ROW_TOKENS,
+)
+from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, SETTING_WEIGHTS, tokens_of
+
+_GROUP_BIT = 1 << 31
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def count_text(text, rows, settings):  # type: ignore[no-untyped-def]
+    """Occurrences of the words of a text, in order and next to each other."""
+    hashes, _starts, _ends = tokens_of(text, settings)
+    count = hashes.size
+    if count == 0:
+        return 0
+    ids = np.empty(count, dtype=np.int32)
+    total = 0
+    for segment in range(rows.shape[0]):
+        row = rows[segment]
+        token_ids(hashes, count, row, ids)
+        known = True
+        for i in range(count):
+            known = known and ids[i] != 0
+        if known:
+            low, high = _phrase(row, ids, 0, count, settings)
+            total += _living_in(row, low, high)
+    return total
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def maximal_matches(text, rows, settings, least):  # type: ignore[no-untyped-def]
+    """All maximal matches of at least `least` tokens: (matches, 4) int64 start, end, tokens, occurrences."""
+    hashes, starts, ends = tokens_of(text, settings)
+    count = hashes.size
+    ids = np.empty(count, dtype=np.int32)
+    longest = np.zeros(count, dtype=np.int64)
+    occurrences = np.zeros(count, dtype=np.int64)
+    for segment in range(rows.shape[0]):
+        row = rows[segment]
+        token_ids(hashes, count, row, ids)
+        unknown = count  # first token at or after i that this segment does not hold
+        for i in range(count - 1, -1, -1):
+            if ids[i] == 0:
+                unknown = i
+            if unknown - i < max(least, longest[i]):
+                continue
+            length, seen = _longest(row, ids, i, unknown - i, least, settings)
+            if length > longest[i]:
+                longest[i], occurrences[i] = length, seen
+            elif length == longest[i]:
+                occurrences[i] += seen
+    kept = 0
+    for i in range(count):
+        if longest[i] >= least and (i == 0 or longest[i - 1] < longest[i] + 1):
+            kept += 1
+    out = np.empty((kept, 4), dtype=np.int64)
+    kept = 0
+    for i in range(count):
+        if longest[i] >= least and (i == 0 or longest[i - 1] < longest[i] + 1):
+            out[kept, 0], out[kept, 1] = starts[i], ends[i + longest[i] - 1]
+            out[kept, 2], out[kept, 3] = longest[i], occurrences[i]
+            kept += 1
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _longest(row, ids, begin, room, least, settings):  # type: ignore[no-untyped-def]
+    """Longest match (up to `room` tokens) of the text from `begin` in living documents, and its occurrences."""
+    low, high = _phrase(row, ids, begin, min(least, room), settings)
+    seen = _living_in(row, low, high)
+    if seen == 0:
+        return 0, 0
+    length = min(least, room)
+    if row[ROW_DEAD] == 0:
+        # The best match is a neighbour of where the text would stand among these suffixes.
+        at = _bound(row, ids, begin, room, low, high, length, False)
+        reach = length
+        if at < high:
+            reach = max(reach, _common(row, ids, begin, room, at, length))
+        if at > low:
+            reach = max(reach, _common(row, ids, begin, room, at - 1, length))
+        if reach > length:
+            first = _bound(row, ids, begin, reach, low, high, length, False)
+            seen = _bound(row, ids, begin, reach, first, high, length, True) - first
+        return reach, seen
+    while length < room:  # with removed documents the neighbour may not count: narrow token by token
+        next_low = _bound(row, ids, begin, length + 1, low, high, length, False)
+        next_high = _bound(row, ids, begin, length + 1, next_low, high, length, True)
+        living = _living_in(row, next_low, next_high)
+        if living == 0:
+            break
+        low, high, seen = next_low, next_high, living
+        length += 1
+    return length, seen
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _phrase(row, ids, begin, length, settings):  # type: ignore[no-untyped-def]
+    """Range of the suffix array whose suffixes begin with a phrase of known tokens."""
+    gram_tokens = settings[SETTING_GRAM_TOKENS]
+    if length >= gram_tokens:
+        low, high = _gram_range(row, ids, begin, settings)
+        if high - low <= 1 and (low == high or _common(row, ids, begin, length, low, gram_tokens) < length):
+            return low, low
+        skip = gram_tokens
+    else:
+        symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
+        low, high = np.int64(symbols[ids[begin]]), np.int64(symbols[ids[begin] + 1])
+        skip = 1
+    if length == skip or low == high:
+        return low, high
+    low = _bound(row, ids, begin, length, low, high, skip, False)
+    return low, _bound(row, ids, begin, length, low, high, skip, True)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _gram_range(row, ids, begin, settings):  # type: ignore[no-untyped-def]
+    """Range of the suffix array of the k-gram at `begin`, or an empty one.
+
+    A k-gram that occurs once is found in its token's part by searching, which is as exact and seldom needed.
+    """
+    if row[ROW_DISTINCT] == 0:
+        return np.int64(0), np.int64(0)
+    gram_tokens = settings[SETTING_GRAM_TOKENS]
+    weights = carray(u64_at(settings[SETTING_WEIGHTS]), 32)
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    starts = carray(u32_at(row[ROW_BUCKET_STARTS]), row[ROW_BUCKETS] + 1)
+    prints = carray(u8_at(row[ROW_FINGERPRINTS]), row[ROW_DISTINCT])
+    entries = carray(u32_at(row[ROW_ENTRIES]), row[ROW_DISTINCT])
+    groups = carray(u32_at(row[ROW_GROUPS]), 3 * row[ROW_GROUP_COUNT])
+    hashed = gram_hash(ids, begin, gram_tokens, weights)
+    bucket = bucket_of(hashed, row[ROW_BUCKETS])
+    for at in range(np.int64(starts[bucket]), np.int64(starts[bucket + 1])):
+        if prints[at] != np.uint8(hashed & np.uint64(255)):
+            continue
+        entry = np.int64(entries[at])
+        first = entry
+        if entry & _GROUP_BIT:
+            first = np.int64(groups[3 * (entry ^ _GROUP_BIT) + 2])
+        same = True
+        for j in range(gram_tokens):
+            if tokens[first + j] != ids[begin + j]:
+                same = False
+                break
+        if same:
+            if entry & _GROUP_BIT:
+                low = np.int64(groups[3 * (entry ^ _GROUP_BIT)])
+                return low, low + np.int64(groups[3 * (entry ^ _GROUP_BIT) + 1])
+            symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
+            low, high = np.int64(symbols[ids[begin]]), np.int64(symbols[ids[begin] + 1])
+            low = _bound(row, ids, begin, gram_tokens, low, high, 1, False)
+            return low, low + 1
+    return np.int64(0), np.int64(0)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _bound(row, ids, begin, length, low, high, skip, upper):  # type: ignore[no-untyped-def]
+    """First place in [low, high) whose suffix is not below the phrase (`upper`: is above it).
+
+    All suffixes in the range begin with the first `skip` tokens of the phrase.
+    """
+    order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    while low < high:
+        middle = (low + high) >> 1
+        position = np.int64(order[middle])
+        below = upper  # a suffix that begins with the phrase is below its upper bound
+        for j in range(skip, length):
+            token = tokens[position + j]  # the end mark 0 stops this before the array does
+            if token != ids[begin + j]:
+                below = token < ids[begin + j]
+                break
+        if below:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _common(row, ids, begin, room, rank, known):  # type: ignore[no-untyped-def]
+    """Tokens that the suffix at `rank` shares with the text, at most `room`; the first `known` are shared."""
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    position = np.int64(carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])[rank])
+    length = known
+    while length < room and tokens[position + length] == ids[begin + length]:
+        length += 1
+    return length
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _living_in(row, low, high):  # type: ignore[no-untyped-def]
+    """How many suffixes of a range lie in documents that were not removed."""
+    if row[ROW_DEAD] == 0:
+        return high - low
+    order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
+    starts = carray(i32_at(row[ROW_DOCUMENT_STARTS]), row[ROW_DOCUMENTS] + 1)
+    dead = carray(u8_at(row[ROW_DEAD]), row[ROW_DOCUMENTS])
+    living = 0
+    for rank in range(low, high):
+        if not dead[document_of(starts, row[ROW_DOCUMENTS], np.int64(order[rank]))]:
+            living += 1
+    return living

@@ -1,0 +1,194 @@
+"""Segments as files: one file each, written once, synced, memory-mapped, known by its SHA-256.
+
+Layout: magic, length of the header, header (canonical JSON: name, type, count and place of each
+array), arrays on 64-byte boundaries. The digest and the size are kept by the manifest.
+
+Invariant: a file is complete under its name or it is not there: it is written aside, synced and
+renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.attribution.spans.segment import ARRAYS, Segment
+from headwater.core.canonical import canonical
+from headwater.core.errors import InvalidError, UpstreamError
+
+_MAGIC = b"HWSPANS1"
+_ALIGNMENT = 64
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """How the manifest knows a segment."""
+
+    file: str  # name inside the index folder
+    sha256: str  # 64 hex digits
+    size_bytes: int
+    documents: int
+    tokens: int
+
+
+def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
+    """Write a segment durably.
+
+    Raises:
+        UpstreamError: the disk failed or is full; nothing is left behind.
+    """
+    table, at = [], 0
+    for array_name in ARRAYS:
+        array = segment.arrays[array_name]
+        at = -(-at // _ALIGNMENT) * _ALIGNMENT
+        table.append([array_name, array.dtype.str, array.size, at])
+        at += array.nbytes
+    header = canonical(table)
+    begin = -(-(16 + len(header)) // _ALIGNMENT) * _ALIGNMENT
+    digest = hashlib.sha256()
+    target, aside = folder / name, folder / f"{name}.part"
+    try:
+        with aside.open("wb", buffering=0) as out:
+
+            def put(piece: bytes | memoryview) -> None:
+                digest.update(piece)
+                view = memoryview(piece)
+                while view:
+                    view = view[out.write(view) :]
+
+            put((_MAGIC + len(header).to_bytes(8, "little") + header).ljust(begin, b"\0"))
+            at = 0
+            for array_name, _, _, place in table:
+                array = segment.arrays[str(array_name)]
+                put(b"\0" * (int(place) - at))
+                if array.size:
+                    put(memoryview(array).cast("B"))
+                at = int(place) + array.nbytes
+            size = out.tell()
+            os.fsync(out.fileno())
+        os.replace(aside, target)
+        sync_folder(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise disk_error(target, error) from error
+    return SegmentFile(name, digest.hexdigest(), size, segment.documents, segment.tokens)
+
+
+def map_segment(folder: Path, known: SegmentFile) -> Segment:
+    """Map a segment whose size fits what the manifest says; its bytes are not read.
+
+    Raises:
+        InvalidError: missing, cut short or not laid out as a segment; the file is named.
+    """
+    path = folder / known.file
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise _damaged(path, "is missing") from None
+    if size != known.size_bytes:
+        raise _damaged(path, f"has {size} bytes, not {known.size_bytes}")
+    # A plain ndarray, because looking things up through np.memmap costs microseconds each time.
+    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    try:
+        if whole[:8].tobytes() != _MAGIC:
+            raise ValueError
+        length = int.from_bytes(whole[8:16].tobytes(), "little")
+        table = json.loads(whole[16 : 16 + length].tobytes())
+        begin = -(-(16 + length) // _ALIGNMENT) * _ALIGNMENT
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for name, kind, count, place in table:
+            if kind != ARRAYS[name]:
+                raise ValueError
+            end = begin + place + count * np.dtype(kind).itemsize
+            arrays[name] = whole[begin + place : end].view(kind)
+            if arrays[name].size != count:
+                raise ValueError
+        if set(arrays) != set(ARRAYS):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path, "is not laid out as a segment") from None
+    return Segment(arrays)
+
+
+def check_segment(folder: Path, known: SegmentFile) -> None:
+    """Read a segment file and compare its digest.
+
+    Raises:
+        InvalidError: missing, cut short or changed; the file is named.
+    """
+    path = folder / known.file
+    digest = hashlib.sha256()
+    try:
+        if path.stat().st_size != known.size_bytes:
+            raise _damaged(path, f"has {path.stat().st_size} bytes, not {known.size_bytes}")
+        with path.open("rb", buffering=0) as source:
+            while piece := source.read(_READ_BYTES):
+                digest.update(piece)
+    except OSError:
+        raise _damaged(path, "is missing or cannot be read") from None
+    if digest.hexdigest() != known.sha256:
+        raise _damaged(path, f"has SHA-256 {digest.hexdigest()}, not {known.sha256}")
+
+
+def stamp(folder: Path, known: SegmentFile) -> str:
+    """What the file system says of a file that would be different had anybody written to it."""
+    try:
+        status = (folder / known.file).stat()
+    except OSError:
+        return "missing"
+    return f"{known.sha256}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def write_durably(path: Path, raw: bytes) -> None:
+    """Replace a small file as a whole, or leave it as it was.
+
+    Raises:
+        UpstreamError: the disk failed or is full.
+    """
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        with aside.open("wb") as out:
+            out.write(raw)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise disk_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(path: Path, error: OSError) -> UpstreamError:
+    """The error to raise when writing `path` failed."""
+    return UpstreamError(
+        f"{path.name} could not be written: {error.strerror}; the index is as it was",
+        code="index_disk",
+        fix="free space or repair the disk, then try again",
+    )
+
+
+def _damaged(path: Path, what: str) -> InvalidError:
+    return InvalidError(
+        f"segment {path.name} {what}",
+        code="segment_damaged",
+        fix="restore the file, or open with --salvage to go on without its documents",
+    )

@@ -1,0 +1,183 @@
+"""One compiled call from text to spans: tokens, first holders, one owner for each word, runs.
+
+A word covered by several k-grams belongs to the earliest registered of their first holders. So a
+later document never takes a word from an earlier one, and joining two owners' passages captures
+neither: only k-grams across the seam are new, and every word of them has an earlier holder.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from headwater.attribution.spans.finding import find_grams, precedes
+from headwater.attribution.spans.grams import gram_hash
+from headwater.attribution.spans.memory import i64_at, u8_at, u16_at, u32_at, u64_at
+from headwater.attribution.spans.segment import (
+    ROW_ANCHORS,
+    ROW_DELTAS,
+    ROW_DOCUMENT_BASES,
+    ROW_DOCUMENTS,
+    ROW_LONG_AT,
+    ROW_LONG_COUNT,
+    ROW_LONG_DELTA,
+    ROW_SIZE,
+)
+from headwater.attribution.spans.tokens import scan
+
+(
+    SETTING_GRAM_TOKENS, SETTING_WEIGHTS, SETTING_PAGES, SETTING_ENTRIES, SETTING_ENTRY_ROWS, SETTING_SEQUENCES,
+    SETTING_SEQUENCES_SIZE, SETTING_WORDS, SETTING_WORD_ROWS, SETTING_UNSEEN, SETTING_COMMON, SETTING_COMMON_SIZE,
+) = range(12)  # fmt: skip
+"""Places in the row of settings that a kernel is handed: addresses and sizes of the tables all segments share."""
+
+SETTINGS_LENGTH = 12
+
+(
+    OUT_START, OUT_END, OUT_MICROBITS, OUT_SEGMENT, OUT_DOCUMENT, OUT_SOURCE, OUT_COUNT, OUT_TOKEN, OUT_TOKENS,
+) = range(9)  # fmt: skip
+"""Columns of a run: bytes in the text, micro-bits, where it comes from, byte in the document, occurrences, words."""
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def trace_text(text, rows, settings):  # type: ignore[no-untyped-def]
+    """Trace a text against the segments of a snapshot.
+
+    Returns:
+        ((spans, 9) int64 as the OUT_ columns say, number of tokens).
+    """
+    hashes, starts, ends = tokens_of(text, settings)
+    best, found = first_holders(hashes, rows, settings)
+    return _runs(hashes, starts, ends, best, found, rows, settings), hashes.size
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def first_holders(hashes, rows, settings):  # type: ignore[no-untyped-def]
+    """First holder and occurrences of the k-gram at every token; (n, 3) and (n,), 0 where there is none.
+
+    k-grams that the reference calls common have no holder.
+    """
+    count = hashes.size
+    gram_tokens = settings[SETTING_GRAM_TOKENS]
+    weights = carray(u64_at(settings[SETTING_WEIGHTS]), 32)
+    best = np.empty((count, 3), dtype=np.int64)
+    found = np.zeros(count, dtype=np.int64)
+    ids = np.empty(count, dtype=np.int32)
+    for segment in range(rows.shape[0]):
+        find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, found)
+    size = settings[SETTING_COMMON_SIZE]
+    if size:
+        common = carray(u64_at(settings[SETTING_COMMON]), size)
+        mask = np.uint64(size - 1)
+        for i in range(count):
+            if found[i]:
+                hashed = gram_hash(hashes, i, gram_tokens, weights)
+                slot = hashed & mask
+                while common[slot] != np.uint64(0):
+                    if common[slot] == hashed:
+                        found[i] = 0
+                        break
+                    slot = (slot + np.uint64(1)) & mask
+    return best, found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def holders_of_words(best, found, rows, gram_tokens, chosen):  # type: ignore[no-untyped-def]
+    """Choose, for every word, the k-gram that settles its owner: earliest holder, then leftmost; -1 for none."""
+    count = found.size
+    for word in range(count):
+        winner = -1
+        for i in range(max(0, word - gram_tokens + 1), word + 1):
+            if found[i] and (
+                winner < 0
+                or (
+                    not (best[i, 0] == best[winner, 0] and best[i, 1] >= best[winner, 1])
+                    and precedes(rows, best[i, 0], best[i, 1], best[winner, 0], best[winner, 1])
+                )
+            ):
+                winner = i
+        chosen[word] = winner
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def byte_offset(row, position):  # type: ignore[no-untyped-def]
+    """Where a token begins, counting from the first byte of the segment's first document."""
+    deltas = carray(u8_at(row[ROW_DELTAS]), row[ROW_SIZE])
+    anchors = carray(i64_at(row[ROW_ANCHORS]), (row[ROW_SIZE] + 63) >> 6)
+    offset = anchors[position >> 6]
+    for i in range((position >> 6 << 6) + 1, position + 1):
+        if deltas[i] == 255:
+            long_at = carray(i64_at(row[ROW_LONG_AT]), row[ROW_LONG_COUNT])
+            offset += carray(i64_at(row[ROW_LONG_DELTA]), row[ROW_LONG_COUNT])[np.searchsorted(long_at, i)]
+        else:
+            offset += np.int64(deltas[i])
+    return offset
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def tokens_of(text, settings):  # type: ignore[no-untyped-def]
+    pages = carray(u16_at(settings[SETTING_PAGES]), 4352)
+    entries = carray(u32_at(settings[SETTING_ENTRIES]), (settings[SETTING_ENTRY_ROWS], 256))
+    sequences = carray(u32_at(settings[SETTING_SEQUENCES]), settings[SETTING_SEQUENCES_SIZE])
+    room = min(text.size, (text.size >> 2) + 256) + 64
+    while True:
+        hashes = np.empty(room, dtype=np.uint64)
+        starts, ends = np.empty(room, dtype=np.uint32), np.empty(room, dtype=np.uint32)
+        count, at = scan(text, 0, hashes, starts, ends, pages, entries, sequences)
+        if at >= text.size:
+            return hashes[:count], starts[:count], ends[:count]
+        room = text.size + 64  # more words than a quarter of the bytes: rare, so read again with room for all
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _runs(hashes, starts, ends, best, found, rows, settings):  # type: ignore[no-untyped-def]
+    count = hashes.size
+    chosen = np.empty(count, dtype=np.int64)
+    holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
+    words = carray(u64_at(settings[SETTING_WORDS]), 2 * settings[SETTING_WORD_ROWS])
+    mask = np.uint64(settings[SETTING_WORD_ROWS] - 1)
+    runs = 0
+    for word in range(count):
+        if chosen[word] >= 0 and not _continues(word, chosen, best):
+            runs += 1
+    out = np.empty((runs, 9), dtype=np.int64)
+    run = -1
+    for word in range(count):
+        gram = chosen[word]
+        if gram < 0:
+            continue
+        if not _continues(word, chosen, best):
+            run += 1
+            segment, document = best[gram, 0], best[gram, 1]
+            bases = carray(i64_at(rows[segment, ROW_DOCUMENT_BASES]), rows[segment, ROW_DOCUMENTS] + 1)
+            out[run, OUT_START] = starts[word]
+            out[run, OUT_MICROBITS] = 0
+            out[run, OUT_SEGMENT], out[run, OUT_DOCUMENT] = segment, document
+            out[run, OUT_SOURCE] = byte_offset(rows[segment], best[gram, 2] + word - gram) - bases[document]
+            out[run, OUT_COUNT] = found[gram]
+            out[run, OUT_TOKEN], out[run, OUT_TOKENS] = word, 0
+        out[run, OUT_TOKENS] += 1
+        out[run, OUT_END] = ends[word]
+        out[run, OUT_COUNT] = min(out[run, OUT_COUNT], found[gram])
+        slot = hashes[word] & mask
+        bits = settings[SETTING_UNSEEN]
+        while words[2 * slot] != np.uint64(0):
+            if words[2 * slot] == hashes[word]:
+                bits = np.int64(words[2 * slot + np.uint64(1)])
+                break
+            slot = (slot + np.uint64(1)) & mask
+        out[run, OUT_MICROBITS] += bits
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _continues(word, chosen, best):  # type: ignore[no-untyped-def]
+    """Whether a word goes on where the word before it left off in the same document."""
+    if word == 0 or chosen[word - 1] < 0:
+        return False
+    gram, before = chosen[word], chosen[word - 1]
+    return (
+        best[gram, 0] == best[before, 0]
+        and best[gram, 1] == best[before, 1]
+        and best[gram, 2] - gram == best[before, 2] - before
+    )
