@@ -22,7 +22,9 @@ _tile_8x3, _tile_1x3 = float_tile(TILE_ROWS, 3), float_tile(1, 3)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def tree_attention(projected, heads, kv_heads, head_width, row_of, size_of, segment_of, key_at, value_at, length_of, keys_max, out):  # type: ignore[no-untyped-def]
+def tree_attention(  # type: ignore[no-untyped-def]
+    projected, heads, kv_heads, head_width, row_of, size_of, segment_of, key_at, value_at, length_of, keys_max, out
+):
     """Attention outputs of a group of nodes.
 
     Args:
@@ -67,10 +69,30 @@ def tree_attention(projected, heads, kv_heads, head_width, row_of, size_of, segm
                     at = key_at[segment] + 4 * kv * head_width
                     done = 0
                     while done + TILE_ROWS <= count:
-                        _tile_8x3(at + 4 * done * kv_width, kv_width, 1, query_at, QUERY_LANES, head_width, score_at + 4 * (key + done) * QUERY_LANES, QUERY_LANES, 0)
+                        _tile_8x3(
+                            at + 4 * done * kv_width,
+                            kv_width,
+                            1,
+                            query_at,
+                            QUERY_LANES,
+                            head_width,
+                            score_at + 4 * (key + done) * QUERY_LANES,
+                            QUERY_LANES,
+                            0,
+                        )
                         done += TILE_ROWS
                     while done < count:
-                        _tile_1x3(at + 4 * done * kv_width, kv_width, 1, query_at, QUERY_LANES, head_width, score_at + 4 * (key + done) * QUERY_LANES, QUERY_LANES, 0)
+                        _tile_1x3(
+                            at + 4 * done * kv_width,
+                            kv_width,
+                            1,
+                            query_at,
+                            QUERY_LANES,
+                            head_width,
+                            score_at + 4 * (key + done) * QUERY_LANES,
+                            QUERY_LANES,
+                            0,
+                        )
                         done += 1
                     key += count
                 for token in range(start, stop):  # a token sees no later key of its own node
@@ -99,7 +121,17 @@ def tree_attention(projected, heads, kv_heads, head_width, row_of, size_of, segm
                     for segment in range(first, last):
                         count = stop if segment == last - 1 else length_of[segment]
                         at = value_at[segment] + 4 * (kv * head_width + i)
-                        _tile_8x3(at, 1, kv_width, score_at + 4 * key * QUERY_LANES, QUERY_LANES, count, mixed_at + 4 * i * QUERY_LANES, QUERY_LANES, segment - first)
+                        _tile_8x3(
+                            at,
+                            1,
+                            kv_width,
+                            score_at + 4 * key * QUERY_LANES,
+                            QUERY_LANES,
+                            count,
+                            mixed_at + 4 * i * QUERY_LANES,
+                            QUERY_LANES,
+                            segment - first,
+                        )
                         key += count
                 for lane in range(QUERY_LANES):
                     total[lane] = ONE / total[lane]

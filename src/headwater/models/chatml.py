@@ -41,14 +41,18 @@ def render_chat(
     ['<|im_start|>user\\n', 'Hi', '<|im_end|>\\n<|im_start|>assistant\\n']
     """
     if not messages:
-        raise InvalidError("a chat needs at least one message", code="messages_invalid", fix="send one message with role user")
+        raise InvalidError(
+            "a chat needs at least one message", code="messages_invalid", fix="send one message with role user"
+        )
     pieces: list[ChatPiece] = []
     template = ""
     if messages[0][0] != "system" and system_default is not None:
         template = f"<|im_start|>system\n{system_default}<|im_end|>\n"
     for index, (role, content) in enumerate(messages):
         if role not in ROLES:
-            raise InvalidError(f"message {index} has role {role!r}", code="messages_invalid", fix=f"use one of {', '.join(ROLES)}")
+            raise InvalidError(
+                f"message {index} has role {role!r}", code="messages_invalid", fix=f"use one of {', '.join(ROLES)}"
+            )
         template += f"<|im_start|>{role}\n"
         if content:
             pieces.append(ChatPiece(template, control=True, message=None))

@@ -29,7 +29,13 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 Q4_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", BLOCK // 2)])
 Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", BLOCK // 2)])
 Q8_0 = np.dtype([("scale", "<f2"), ("codes", "i1", BLOCK)])
-KINDS = {0: ("F32", np.dtype("<f4"), 1), 1: ("F16", np.dtype("<f2"), 1), 2: ("Q4_0", Q4_0, BLOCK), 3: ("Q4_1", Q4_1, BLOCK), 8: ("Q8_0", Q8_0, BLOCK)}
+KINDS: dict[int, tuple[str, np.dtype[Any], int]] = {
+    0: ("F32", np.dtype("<f4"), 1),
+    1: ("F16", np.dtype("<f2"), 1),
+    2: ("Q4_0", Q4_0, BLOCK),
+    3: ("Q4_1", Q4_1, BLOCK),
+    8: ("Q8_0", Q8_0, BLOCK),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +64,44 @@ class GgufFile:
             MissingError: the file does not have it.
         """
         if key not in self.metadata:
-            raise MissingError(f"{self.path.name} has no metadata {key!r}", code="gguf_key_missing", fix="use a GGUF file of the llama architecture")
+            raise MissingError(
+                f"{self.path.name} has no metadata {key!r}",
+                code="gguf_key_missing",
+                fix="use a GGUF file of the llama architecture",
+            )
         return self.metadata[key]
 
     def blocks(self, name: str) -> tuple[str, NDArray[Any]]:
-        """Kind name and raw blocks of a tensor: (rows, blocks per row) records, or plain numbers; a view of the file."""
+        """Kind name and raw blocks of a tensor, a view of the file: (rows, blocks per row) records, or numbers."""
         if name not in self.tensors:
-            raise MissingError(f"{self.path.name} has no tensor {name!r}", code="gguf_tensor_missing", fix="use a GGUF file of the llama architecture")
+            raise MissingError(
+                f"{self.path.name} has no tensor {name!r}",
+                code="gguf_tensor_missing",
+                fix="use a GGUF file of the llama architecture",
+            )
         entry = self.tensors[name]
         if entry.kind not in KINDS:
-            raise InvalidError(f"tensor {name!r} is of ggml kind {entry.kind}, which is not read here", code="gguf_kind_unknown", fix="convert the file to F32, F16, Q4_0, Q4_1 or Q8_0")
+            raise InvalidError(
+                f"tensor {name!r} is of ggml kind {entry.kind}, which is not read here",
+                code="gguf_kind_unknown",
+                fix="convert the file to F32, F16, Q4_0, Q4_1 or Q8_0",
+            )
         label, dtype, per_block = KINDS[entry.kind]
         columns = entry.shape[-1]
         if columns % per_block:
-            raise InvalidError(f"tensor {name!r} has {columns} columns, not a multiple of {per_block}", code="gguf_invalid", fix="the file is damaged: fetch it again")
+            raise InvalidError(
+                f"tensor {name!r} has {columns} columns, not a multiple of {per_block}",
+                code="gguf_invalid",
+                fix="the file is damaged: fetch it again",
+            )
         count = int(np.prod(entry.shape)) // per_block
         end = entry.offset_bytes + count * dtype.itemsize
         if end > len(self.data):
-            raise InvalidError(f"tensor {name!r} ends at byte {end}, past the end of the file at {len(self.data)}", code="gguf_invalid", fix="the file is cut short: fetch it again")
+            raise InvalidError(
+                f"tensor {name!r} ends at byte {end}, past the end of the file at {len(self.data)}",
+                code="gguf_invalid",
+                fix="the file is cut short: fetch it again",
+            )
         flat = np.frombuffer(self.data, dtype=dtype, count=count, offset=entry.offset_bytes)
         return label, flat.reshape((*entry.shape[:-1], columns // per_block))
 
@@ -91,12 +117,16 @@ class GgufFile:
             values = blocks["codes"].astype(np.float32) * scale
         else:
             codes = nibbles(blocks["codes"]).astype(np.float32)
-            values = codes * scale + blocks["minimum"].astype(np.float32)[..., None] if label == "Q4_1" else (codes - np.float32(8)) * scale
+            values = (
+                codes * scale + blocks["minimum"].astype(np.float32)[..., None]
+                if label == "Q4_1"
+                else (codes - np.float32(8)) * scale
+            )
         return np.ascontiguousarray(values.reshape(self.tensors[name].shape), dtype=np.float32)
 
 
 def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(…, 16) packed bytes to (…, 32) codes 0..15: low nibbles hold the first half of a block, high nibbles the second."""
+    """(…, 16) packed bytes to (…, 32) codes 0..15: low nibbles are the first half of a block, high ones the second."""
     return np.concatenate((packed & 15, packed >> 4), axis=-1)
 
 
@@ -108,7 +138,11 @@ class _Cursor:
 
     def take(self, size: int) -> memoryview:
         if size < 0 or self.at + size > len(self.data):
-            raise InvalidError(f"{self.path.name} ends inside its header, at byte {len(self.data)}", code="gguf_invalid", fix="the file is cut short: fetch it again")
+            raise InvalidError(
+                f"{self.path.name} ends inside its header, at byte {len(self.data)}",
+                code="gguf_invalid",
+                fix="the file is cut short: fetch it again",
+            )
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -129,7 +163,11 @@ class _Cursor:
                 return tuple(item[0] for item in struct.iter_unpack(layout, raw))
             return tuple(self.value(inner) for _ in range(count))
         if kind not in SCALARS:
-            raise InvalidError(f"{self.path.name} has a metadata value of unknown kind {kind}", code="gguf_invalid", fix="use a GGUF file of version 3")
+            raise InvalidError(
+                f"{self.path.name} has a metadata value of unknown kind {kind}",
+                code="gguf_invalid",
+                fix="use a GGUF file of version 3",
+            )
         return self.number(SCALARS[kind])
 
 
@@ -144,14 +182,22 @@ def open_gguf(path: Path) -> GgufFile:
         with path.open("rb") as handle:
             data = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
-        raise MissingError(f"no model file at {path}", code="model_missing", fix="give the path of a GGUF file") from None
+        raise MissingError(
+            f"no model file at {path}", code="model_missing", fix="give the path of a GGUF file"
+        ) from None
     except (OSError, ValueError) as error:
-        raise InvalidError(f"{path} cannot be read as a file: {error}", code="gguf_invalid", fix="give the path of a GGUF file") from error
+        raise InvalidError(
+            f"{path} cannot be read as a file: {error}", code="gguf_invalid", fix="give the path of a GGUF file"
+        ) from error
     cursor = _Cursor(data, path)
     magic = bytes(cursor.take(4))
     version = cursor.number("<I")
     if magic != MAGIC or version != VERSION:
-        raise InvalidError(f"{path.name} starts with {magic!r} version {version}, not {MAGIC!r} version {VERSION}", code="gguf_invalid", fix="give the path of a GGUF file")
+        raise InvalidError(
+            f"{path.name} starts with {magic!r} version {version}, not {MAGIC!r} version {VERSION}",
+            code="gguf_invalid",
+            fix="give the path of a GGUF file",
+        )
     tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
     metadata: dict[str, Any] = {}
     for _ in range(value_count):

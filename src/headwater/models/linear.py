@@ -67,7 +67,8 @@ class CodeLinear:
         pairs = codes.reshape(-1, PANEL, columns // 2, 2).transpose(0, 2, 1, 3)
         self._pairs = np.ascontiguousarray(pairs).view(np.int32)[..., 0]
         self._scale, self._minimum = (
-            np.ascontiguousarray(_padded(part).reshape(-1, PANEL, columns // BLOCK).transpose(0, 2, 1)) for part in (matrix.scale, matrix.minimum)
+            np.ascontiguousarray(_padded(part).reshape(-1, PANEL, columns // BLOCK).transpose(0, 2, 1))
+            for part in (matrix.scale, matrix.minimum)
         )
 
     def __call__(self, x: Rows, y: Rows) -> None:
@@ -93,7 +94,15 @@ def _float_rows(x, panels, y):  # type: ignore[no-untyped-def]
     for panel in range(panels.shape[0]):
         for row in range(0, rows, 8):
             _float_8x3(
-                x_at + 4 * row * columns, columns, 1, w_at + 4 * panel * columns * PANEL, PANEL, columns, y_at + 4 * (row * outputs + panel * PANEL), outputs, 0
+                x_at + 4 * row * columns,
+                columns,
+                1,
+                w_at + 4 * panel * columns * PANEL,
+                PANEL,
+                columns,
+                y_at + 4 * (row * outputs + panel * PANEL),
+                outputs,
+                0,
             )
 
 

@@ -65,14 +65,22 @@ class LlamaBackend:
         try:
             import xllamacpp
         except ImportError:
-            raise MissingError("xllamacpp is not installed", code="engine_missing", fix="pip install 'headwater[demo]'") from None
+            raise MissingError(
+                "xllamacpp is not installed", code="engine_missing", fix="pip install 'headwater[demo]'"
+            ) from None
         path = smollm_path() if path is None else path
         file = open_gguf(path)
         trained = int(file.value(f"{file.value('general.architecture')}.context_length"))
         if not 1 <= context_tokens_max <= trained:
-            raise InvalidError(f"context_tokens_max is {context_tokens_max}, the model has 1..{trained} tokens", code="context_window_invalid", fix=f"use at most {trained}")
+            raise InvalidError(
+                f"context_tokens_max is {context_tokens_max}, the model has 1..{trained} tokens",
+                code="context_window_invalid",
+                fix=f"use at most {trained}",
+            )
         if parallel < 1 or threads < 1:
-            raise InvalidError(f"parallel is {parallel} and threads is {threads}", code="engine_invalid", fix="use at least 1 of each")
+            raise InvalidError(
+                f"parallel is {parallel} and threads is {threads}", code="engine_invalid", fix="use at least 1 of each"
+            )
         self._name, self._digest, self._context_tokens_max = name, file_digest(path), context_tokens_max
         self._tokenizer = load_tokenizer(file) if tokenizer is None else tokenizer
         self._key = secrets.token_hex(24)
@@ -88,7 +96,11 @@ class LlamaBackend:
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except RuntimeError as error:
-            raise UpstreamError(f"the model server did not start: {error}", code="model_failed", fix="check the model file and free memory") from error
+            raise UpstreamError(
+                f"the model server did not start: {error}",
+                code="model_failed",
+                fix="check the model file and free memory",
+            ) from error
         address = urlsplit(self._server.listening_address)
         self._host, self._port = address.hostname or "127.0.0.1", address.port
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -120,7 +132,7 @@ class LlamaBackend:
         return self._tokenizer.tokenize(text, control=control)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generator[Piece]:
-        """Answer `prompt`; one piece per token that leaves, then one with the finish reason. Closing the iterator stops the model."""
+        """Answer `prompt`: a piece for each token, then one with the finish reason. Closing it stops the model."""
         if self._server is None:
             raise UpstreamError("the model server is closed", code="model_closed", fix="make a new backend")
         ids = [int(token) for token in prompt]
@@ -131,7 +143,8 @@ class LlamaBackend:
         _check_sampling(sampling)
         if len(ids) + sampling.max_tokens > self._context_tokens_max:
             raise InvalidError(
-                f"prompt of {len(ids)} tokens and answer of up to {sampling.max_tokens} do not fit the window of {self._context_tokens_max} tokens",
+                f"prompt of {len(ids)} and answer of up to {sampling.max_tokens} tokens do not fit "
+                f"the window of {self._context_tokens_max}",
                 code="context_too_long",
                 fix="shorten the prompt or ask for fewer tokens",
             )
@@ -144,7 +157,9 @@ class LlamaBackend:
     def __enter__(self) -> LlamaBackend:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _answer(self, ids: list[int], sampling: Sampling) -> Generator[Piece]:
@@ -172,7 +187,14 @@ class LlamaBackend:
             self._slots.put(slot)
 
     def _burst(
-        self, connection: http.client.HTTPConnection, slot: int, ids: list[int], count: int, sampling: Sampling, *, first: bool
+        self,
+        connection: http.client.HTTPConnection,
+        slot: int,
+        ids: list[int],
+        count: int,
+        sampling: Sampling,
+        *,
+        first: bool,
     ) -> tuple[list[int], bool]:
         """Up to `count` more tokens after `ids`, and whether the model ended its turn.
 
@@ -192,14 +214,27 @@ class LlamaBackend:
             "stream": False,
         }
         try:
-            connection.request("POST", "/completion", json.dumps(body), {"content-type": "application/json", "authorization": f"Bearer {self._key}"})
+            connection.request(
+                "POST",
+                "/completion",
+                json.dumps(body),
+                {"content-type": "application/json", "authorization": f"Bearer {self._key}"},
+            )
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise UpstreamError(f"the model server failed: {error}", code="model_failed", fix="try again; if it lasts, restart the service") from error
+            raise UpstreamError(
+                f"the model server failed: {error}",
+                code="model_failed",
+                fix="try again; if it lasts, restart the service",
+            ) from error
         if response.status != http.client.OK:
             message = answer.get("error", {}).get("message", "no message")
-            raise UpstreamError(f"the model server answered {response.status}: {message}", code="model_failed", fix="try again; if it lasts, restart the service")
+            raise UpstreamError(
+                f"the model server answered {response.status}: {message}",
+                code="model_failed",
+                fix="try again; if it lasts, restart the service",
+            )
         tokens = [int(token) for token in answer["tokens"]]
         ended = answer["stop_type"] == "eos"
         if ended and tokens and tokens[-1] in self._tokenizer.control_ids:
@@ -226,7 +261,15 @@ class _Outlet:
             yield from self._leave(min(found))
             self._held.clear()
             return
-        at_risk = max((size for stop in self._stops for size in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:size])), default=0)
+        at_risk = max(
+            (
+                size
+                for stop in self._stops
+                for size in range(1, min(len(stop), len(held) + 1))
+                if held.endswith(stop[:size])
+            ),
+            default=0,
+        )
         yield from self._release(len(held) - at_risk)
 
     def finish(self, reason: FinishReason) -> Iterator[Piece]:
@@ -252,9 +295,13 @@ class _Outlet:
 
 def _check_sampling(sampling: Sampling) -> None:
     if sampling.max_tokens < 1:
-        raise InvalidError(f"max_tokens is {sampling.max_tokens}", code="sampling_invalid", fix="ask for at least 1 token")
+        raise InvalidError(
+            f"max_tokens is {sampling.max_tokens}", code="sampling_invalid", fix="ask for at least 1 token"
+        )
     if not 0.0 <= sampling.temperature <= 10.0:
-        raise InvalidError(f"temperature is {sampling.temperature}", code="sampling_invalid", fix="use 0 to 10; 0 is greedy")
+        raise InvalidError(
+            f"temperature is {sampling.temperature}", code="sampling_invalid", fix="use 0 to 10; 0 is greedy"
+        )
     if not 0.0 < sampling.top_p <= 1.0:
         raise InvalidError(f"top_p is {sampling.top_p}", code="sampling_invalid", fix="use more than 0 and at most 1")
     if any(not stop for stop in sampling.stop):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from headwater.models.weights import LlamaWeights
 
 GROUP_ROWS = 512
 LOGIT_ROWS = 64
+
+_Addresses = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,14 @@ class Network:
         layers = []
         for index in range(self.shape.layers):
             stored = weights.layer(index)
-            linears = (make_linear(matrix, precision) for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down))
+            linears = (
+                make_linear(matrix, precision)
+                for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down)
+            )
             query_key_value, attention_output, gate_up, down = linears
-            layers.append(_Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down))
+            layers.append(
+                _Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down)
+            )
         self._layers = tuple(layers)
         self._cosine, self._sine = rotary_tables(context_tokens_max, self.shape.head_width, self.shape.rope_base)
         self._epsilon = np.float32(self.shape.norm_epsilon)
@@ -92,7 +100,7 @@ class Network:
         """(contexts, answer tokens) of log2 p; contexts are distinct and, like the answer, not empty."""
         tree = build_tree([(*context, *answer[:-1]) for context in contexts])
         children: list[list[int]] = [[] for _ in tree.nodes]
-        roots = []
+        roots: list[int] = []
         for index, node in enumerate(tree.nodes):
             (roots if node.parent is None else children[node.parent]).append(index)
         requests = _requests(tree, contexts, answer)
@@ -116,21 +124,35 @@ class Network:
         return result
 
     def _run(
-        self, tree: PrefixTree, group: list[_Task], requests: list[list[_Request]], result: NDArray[np.float64], *, keep: bool
+        self,
+        tree: PrefixTree,
+        group: list[_Task],
+        requests: list[list[_Request]],
+        result: NDArray[np.float64],
+        *,
+        keep: bool,
     ) -> tuple[_Cache, list[int]]:
-        """Compute a group of nodes; returns their cache and first rows, and writes the numbers asked of them into `result`."""
+        """Compute a group of nodes, write what is asked of them into `result`; returns cache and first rows."""
         shape = self.shape
         sizes = [len(tree.nodes[task.node].tokens) for task in group]
         first_rows = np.concatenate(([0], np.cumsum(sizes)))[:-1].tolist()
         count = sum(sizes)
         rows = _up(count)
-        tokens = np.fromiter((token for task in group for token in tree.nodes[task.node].tokens), dtype=np.int64, count=count)
-        positions = np.concatenate([np.arange(size) + tree.nodes[task.node].start for task, size in zip(group, sizes, strict=True)])
+        tokens = np.fromiter(
+            (token for task in group for token in tree.nodes[task.node].tokens), dtype=np.int64, count=count
+        )
+        positions = np.concatenate(
+            [np.arange(size) + tree.nodes[task.node].start for task, size in zip(group, sizes, strict=True)]
+        )
         kv_width, query_width = shape.kv_heads * shape.head_width, shape.heads * shape.head_width
         kept = shape.layers if keep else 1
         cache = _Cache(*(np.empty((kept, count, kv_width), dtype=np.float32) for _ in range(2)))
         plan = _AttentionPlan(group, first_rows, sizes, cache)
-        asked = [(first + request.offset, request) for task, first in zip(group, first_rows, strict=True) for request in requests[task.node]]
+        asked = [
+            (first + request.offset, request)
+            for task, first in zip(group, first_rows, strict=True)
+            for request in requests[task.node]
+        ]
 
         x = np.zeros((rows, shape.width), dtype=np.float32)
         x[:count] = self._embed(tokens)
@@ -146,7 +168,7 @@ class Network:
             last = index == shape.layers - 1
             if last and not asked:
                 break
-            tree_attention(buffers.projected, shape.heads, shape.kv_heads, shape.head_width, *plan.at(index, at), mixed)
+            self._attend(buffers.projected, plan, plan.addresses(index, at), mixed)
             if last:  # from here on only the rows asked for matter
                 wanted = np.array([row for row, _ in asked], dtype=np.int64)
                 x, mixed = _take(x, wanted), _take(mixed, wanted)
@@ -162,12 +184,20 @@ class Network:
             self._answer(x, [request for _, request in asked], result)
         return cache, first_rows
 
+    def _attend(self, projected: Rows, plan: _AttentionPlan, addresses: _Addresses, mixed: Rows) -> None:
+        shape, (keys, values) = self.shape, addresses
+        sizes = (shape.heads, shape.kv_heads, shape.head_width)
+        tree_attention(
+            projected, *sizes, plan.rows, plan.sizes, plan.starts, keys, values, plan.lengths, plan.keys_max, mixed
+        )
+
     def _embed(self, tokens: NDArray[np.int64]) -> Rows:
         """(tokens, width) embeddings, decoded from their codes."""
         coded = self._embedding
-        blocks = coded.codes[tokens].reshape(len(tokens), coded.scale.shape[1], -1).astype(np.float32)
-        decoded: Rows = (blocks * coded.scale[tokens][..., None] + coded.minimum[tokens][..., None]).reshape(len(tokens), -1)
-        return decoded
+        blocks: Rows = coded.codes[tokens].reshape(len(tokens), coded.scale.shape[1], -1).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # damaged weights are caught once, in the scores
+            decoded: Rows = blocks * coded.scale[tokens][..., None] + coded.minimum[tokens][..., None]
+        return decoded.reshape(len(tokens), -1)
 
     def _answer(self, x: Rows, asked: list[_Request], result: NDArray[np.float64]) -> None:
         """Project the asked rows onto the vocabulary, a few at a time."""
@@ -179,7 +209,9 @@ class Network:
             self._output(part, logits[: len(part)])
             batch = asked[start : start + LOGIT_ROWS]
             numbers = np.empty(len(batch), dtype=np.float64)
-            log2_probabilities(logits, self.shape.vocabulary, np.array([request.target for request in batch], dtype=np.int64), numbers)
+            log2_probabilities(
+                logits, self.shape.vocabulary, np.array([request.target for request in batch], dtype=np.int64), numbers
+            )
             result[[request.context for request in batch], [request.position for request in batch]] = numbers
 
 
@@ -189,7 +221,13 @@ class _Buffers:
     def __init__(self, layer: _Layer, rows: int, width: int, hidden: int) -> None:
         self.normed, self.projected, self.added, self.widened, self.gated = (
             np.empty((rows, columns), dtype=np.float32)
-            for columns in (width, layer.query_key_value.outputs, layer.attention_output.outputs, layer.gate_up.outputs, hidden)
+            for columns in (
+                width,
+                layer.query_key_value.outputs,
+                layer.attention_output.outputs,
+                layer.gate_up.outputs,
+                hidden,
+            )
         )
 
 
@@ -202,25 +240,28 @@ class _AttentionPlan:
         for task, row, size in zip(group, first_rows, sizes, strict=True):
             segments += (*task.ancestors, _Segment(own, row, size))
             starts.append(len(segments))
-        self._rows, self._sizes, self._starts = (np.array(values, dtype=np.int64) for values in (first_rows, sizes, starts))
-        self._lengths = np.array([segment.size for segment in segments], dtype=np.int64)
-        self._keys_max = max(int(self._lengths[start:stop].sum()) for start, stop in zip(starts, starts[1:], strict=False))
+        self.rows, self.sizes, self.starts = (
+            np.array(values, dtype=np.int64) for values in (first_rows, sizes, starts)
+        )
+        self.lengths = np.array([segment.size for segment in segments], dtype=np.int64)
+        self.keys_max = max(int(self.lengths[start:stop].sum()) for start, stop in pairwise(starts))
         width = own.keys.shape[2]
         row_at = np.array([4 * width * segment.row for segment in segments], dtype=np.int64)
         self._key_at, self._value_at = (
-            row_at + np.array([getattr(segment.cache, field).ctypes.data for segment in segments], dtype=np.int64) for field in ("keys", "values")
+            row_at + np.array([getattr(segment.cache, field).ctypes.data for segment in segments], dtype=np.int64)
+            for field in ("keys", "values")
         )
         self._stride = np.array([4 * width * segment.cache.keys.shape[1] for segment in segments], dtype=np.int64)
         self._own = np.array([segment.cache is own for segment in segments])
 
-    def at(self, layer: int, own_layer: int) -> tuple[object, ...]:
-        """Kernel arguments for a layer, which the group's own cache keeps as `own_layer`."""
+    def addresses(self, layer: int, own_layer: int) -> _Addresses:
+        """Where the keys and values of a layer start, which the group's own cache keeps as `own_layer`."""
         shift = np.where(self._own, own_layer, layer) * self._stride
-        return self._rows, self._sizes, self._starts, self._key_at + shift, self._value_at + shift, self._lengths, self._keys_max
+        return self._key_at + shift, self._value_at + shift
 
 
 def _groups(tree: PrefixTree, children: list[list[int]], tasks: list[_Task]) -> list[list[_Task]]:
-    """Tasks in groups of at most `GROUP_ROWS` tokens (one long node may exceed it), inner nodes apart from leaves, which keep nothing."""
+    """Tasks in groups of at most `GROUP_ROWS` tokens (one long node may exceed it), leaves apart."""
     groups: list[list[_Task]] = []
     for inner in (False, True):
         size = GROUP_ROWS

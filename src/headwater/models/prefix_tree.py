@@ -52,7 +52,9 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
     order = sorted(range(len(arrays)), key=lambda index: arrays[index].tolist())
     nodes: list[Node] = []
     ends = [0] * len(arrays)
-    waiting: list[tuple[int | None, int, list[int]]] = [(None, 0, order)]  # parent, position, sorted members that go on there
+    waiting: list[tuple[int | None, int, list[int]]] = [
+        (None, 0, order)
+    ]  # parent, position, sorted members that go on there
     while waiting:
         parent, start, members = waiting.pop()
         children = []

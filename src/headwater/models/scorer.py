@@ -29,7 +29,14 @@ CONTEXT_TOKENS_MAX = 4096
 class LocalScorer:
     """Scores answers with one model in process. Safe for concurrent calls; each runs on its caller's thread."""
 
-    def __init__(self, weights: LlamaWeights, tokenizer: Tokenizer, *, precision: Precision = "int16", context_tokens_max: int = CONTEXT_TOKENS_MAX) -> None:
+    def __init__(
+        self,
+        weights: LlamaWeights,
+        tokenizer: Tokenizer,
+        *,
+        precision: Precision = "int16",
+        context_tokens_max: int = CONTEXT_TOKENS_MAX,
+    ) -> None:
         """Pack `weights` for `precision`.
 
         Raises:
@@ -37,7 +44,7 @@ class LocalScorer:
         """
         if not 1 <= context_tokens_max <= weights.shape.context_tokens_max:
             raise InvalidError(
-                f"context_tokens_max is {context_tokens_max}, the model has 1..{weights.shape.context_tokens_max} tokens",
+                f"context_tokens_max is {context_tokens_max}, the model's window is {weights.shape.context_tokens_max}",
                 code="context_window_invalid",
                 fix=f"use at most {weights.shape.context_tokens_max}",
             )
@@ -73,10 +80,15 @@ class LocalScorer:
         read = [self._tokens(context, f"context {index}") for index, context in enumerate(contexts)]
         for index, context in enumerate(read):
             if not context:
-                raise InvalidError(f"context {index} has 0 tokens", code="context_empty", fix="keep at least one fixed token, such as the template's first, in every context")
+                raise InvalidError(
+                    f"context {index} has 0 tokens",
+                    code="context_empty",
+                    fix="keep at least one fixed token, such as the template's first, in every context",
+                )
             if len(context) + len(target) > self._context_tokens_max:
                 raise InvalidError(
-                    f"context {index} of {len(context)} tokens and answer of {len(target)} do not fit the window of {self._context_tokens_max} tokens",
+                    f"context {index} of {len(context)} and answer of {len(target)} tokens do not fit "
+                    f"the window of {self._context_tokens_max}",
                     code="context_too_long",
                     fix="use fewer or shorter sources",
                 )
@@ -85,7 +97,11 @@ class LocalScorer:
         distinct = {context: index for index, context in enumerate(dict.fromkeys(read))}
         scored = np.minimum(self._network.score(tuple(distinct), target), 0.0)
         if not np.isfinite(scored).all():
-            raise InvariantError("the model gave a log-probability that is not finite", code="score_not_finite", fix="check the model file's digest")
+            raise InvariantError(
+                "the model gave a log-probability that is not finite",
+                code="score_not_finite",
+                fix="check the model file's digest",
+            )
         return scored[[distinct[context] for context in read]]
 
     def _tokens(self, ids: Sequence[int], where: str) -> tuple[int, ...]:
@@ -93,12 +109,20 @@ class LocalScorer:
         size = self._network.shape.vocabulary
         for token in tokens:
             if not 0 <= token < size:
-                raise InvalidError(f"{where} holds token id {token}, outside 0..{size - 1}", code="token_unknown", fix="use ids of this model's tokenizer")
+                raise InvalidError(
+                    f"{where} holds token id {token}, outside 0..{size - 1}",
+                    code="token_unknown",
+                    fix="use ids of this model's tokenizer",
+                )
         return tokens
 
 
 def load_scorer(
-    path: Path | None = None, *, precision: Precision = "int16", context_tokens_max: int = CONTEXT_TOKENS_MAX, tokenizer: Tokenizer | None = None
+    path: Path | None = None,
+    *,
+    precision: Precision = "int16",
+    context_tokens_max: int = CONTEXT_TOKENS_MAX,
+    tokenizer: Tokenizer | None = None,
 ) -> LocalScorer:
     """A scorer on the weights of a GGUF file, by default the demo model's.
 
@@ -111,4 +135,9 @@ def load_scorer(
     path = smollm_path() if path is None else path
     file = open_gguf(path)
     weights = load_weights(file, file_digest(path))
-    return LocalScorer(weights, load_tokenizer(file) if tokenizer is None else tokenizer, precision=precision, context_tokens_max=context_tokens_max)
+    return LocalScorer(
+        weights,
+        load_tokenizer(file) if tokenizer is None else tokenizer,
+        precision=precision,
+        context_tokens_max=context_tokens_max,
+    )

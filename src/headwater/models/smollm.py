@@ -44,8 +44,12 @@ def file_digest(path: Path) -> str:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise MissingError(f"no model file at {path}: {error.strerror}", code="model_missing", fix="give the path of a GGUF file") from None
-    return _digest(os.fspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        raise MissingError(
+            f"no model file at {path}: {error.strerror}", code="model_missing", fix="give the path of a GGUF file"
+        ) from None
+    return _digest(
+        os.fspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
 @lru_cache(maxsize=16)

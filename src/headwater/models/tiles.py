@@ -20,7 +20,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as typed_intrinsic
+
+intrinsic: Any = typed_intrinsic  # called with one argument less than it is declared with
 
 LANES = 16
 BLOCK = 32
@@ -36,12 +38,13 @@ def _splat(builder: Any, value: Any, vector: Any) -> Any:
 
 
 def _fma(builder: Any, left: Any, right: Any, total: Any) -> Any:
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VF, [_VF, _VF, _VF]), "llvm.fma.v16f32")
+    insert: Any = cgutils.get_or_insert_function
+    function = insert(builder.module, ir.FunctionType(_VF, [_VF, _VF, _VF]), "llvm.fma.v16f32")
     return builder.call(function, [left, right, total])
 
 
 def _pair_sum(builder: Any, total: Any, left: Any, right: Any) -> Any:
-    """``total + left.even * right.even + left.odd * right.odd`` in each 32-bit lane; arguments are 32-bit lanes of two int16.
+    """``total + left.even * right.even + left.odd * right.odd`` in each lane; factors are lanes of two int16.
 
     Written out in plain vector operations; the compiler finds the pair instruction of the machine
     (vpdpwssd, vpmaddwd, smlal) by itself, and without one the integers are the same.
@@ -49,7 +52,9 @@ def _pair_sum(builder: Any, total: Any, left: Any, right: Any) -> Any:
     wide = ir.VectorType(_I32, 2 * LANES)
     product = builder.mul(*(builder.sext(builder.bitcast(side, _VH), wide) for side in (left, right)))
     nothing = ir.Constant(wide, ir.Undefined)
-    even, odd = (builder.shuffle_vector(product, nothing, ir.Constant(_VI, list(range(first, 2 * LANES, 2)))) for first in (0, 1))
+    even, odd = (
+        builder.shuffle_vector(product, nothing, ir.Constant(_VI, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
+    )
     return builder.add(total, builder.add(even, odd))
 
 
@@ -77,7 +82,9 @@ def _scalar(builder: Any, pointer: Any, index: Any, element: Any) -> Any:
 class _Loop:
     """A counted loop that carries SSA values, so that sums stay in registers."""
 
-    def __init__(self, builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> None:
+    def __init__(
+        self, builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+    ) -> None:
         before = builder.block
         head, inside, after = (builder.append_basic_block(name) for name in ("loop.head", "loop.body", "loop.after"))
         builder.branch(head)
@@ -114,7 +121,11 @@ def float_tile(rows: int, vectors: int) -> Any:
         start = []
         with builder.if_else(keep) as (then, otherwise):
             with then:
-                loaded = [_load(builder, c, builder.add(builder.mul(c_row, _I64(r)), lane_start[v]), _F32, _VF) for r in range(rows) for v in range(vectors)]
+                loaded = [
+                    _load(builder, c, builder.add(builder.mul(c_row, _I64(r)), lane_start[v]), _F32, _VF)
+                    for r in range(rows)
+                    for v in range(vectors)
+                ]
                 then_block = builder.block
             with otherwise:
                 else_block = builder.block
@@ -139,8 +150,11 @@ def float_tile(rows: int, vectors: int) -> Any:
                 _store(builder, sums[r * vectors + v], c, builder.add(builder.mul(c_row, _I64(r)), lane_start[v]))
         return _context.get_dummy_value()
 
-    def typing(_context: Any, a: Any, a_row: Any, a_inner: Any, b: Any, b_inner: Any, inner: Any, c: Any, c_row: Any, add: Any) -> Any:
-        return types.void(*[types.int64] * 9), code
+    def typing(
+        _context: Any, a: Any, a_row: Any, a_inner: Any, b: Any, b_inner: Any, inner: Any, c: Any, c_row: Any, add: Any
+    ) -> Any:
+        arguments = (a, a_row, a_inner, b, b_inner, inner, c, c_row, add)
+        return types.void(*(types.int64 for _ in arguments)), code
 
     return intrinsic(typing)
 
@@ -152,10 +166,13 @@ def code_tile(rows: int, vectors: int) -> Any:
     block (stride `s_row`): the block's scale, and its scale times the sum of its integers. `w` pairs
     packed (blocks * 16, vectors * 16), `scale` and `minimum` (blocks, vectors * 16).
     """
+
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         x, x_row, xs, xm, s_row, w, scale, minimum, blocks, c, c_row = args
         x, w = (builder.inttoptr(pointer, ir.PointerType(_I32)) for pointer in (x, w))
-        xs, xm, scale, minimum, c = (builder.inttoptr(pointer, ir.PointerType(_F32)) for pointer in (xs, xm, scale, minimum, c))
+        xs, xm, scale, minimum, c = (
+            builder.inttoptr(pointer, ir.PointerType(_F32)) for pointer in (xs, xm, scale, minimum, c)
+        )
         width = LANES * vectors
         nothing = ir.Constant(_VI, [0] * LANES)
 
@@ -164,14 +181,18 @@ def code_tile(rows: int, vectors: int) -> Any:
             w_start, x_start = builder.mul(block, _I64(PAIRS * width)), builder.mul(block, _I64(PAIRS))
             x_starts = [builder.add(x_start, builder.mul(x_row, _I64(r))) for r in range(rows)]
             for pair in range(PAIRS):
-                columns = [_load(builder, w, builder.add(w_start, _I64(pair * width + v * LANES)), _I32, _VI) for v in range(vectors)]
+                columns = [
+                    _load(builder, w, builder.add(w_start, _I64(pair * width + v * LANES)), _I32, _VI)
+                    for v in range(vectors)
+                ]
                 for r in range(rows):
                     value = _splat(builder, _scalar(builder, x, builder.add(x_starts[r], _I64(pair)), _I32), _VI)
                     for v in range(vectors):
                         sums[r * vectors + v] = _pair_sum(builder, sums[r * vectors + v], value, columns[v])
             s_start = builder.mul(block, _I64(width))
             scales, minima = (
-                [_load(builder, source, builder.add(s_start, _I64(v * LANES)), _F32, _VF) for v in range(vectors)] for source in (scale, minimum)
+                [_load(builder, source, builder.add(s_start, _I64(v * LANES)), _F32, _VF) for v in range(vectors)]
+                for source in (scale, minimum)
             )
             results = []
             for r in range(rows):
@@ -189,17 +210,33 @@ def code_tile(rows: int, vectors: int) -> Any:
                 _store(builder, totals[r * vectors + v], c, builder.add(builder.mul(c_row, _I64(r)), _I64(v * LANES)))
         return _context.get_dummy_value()
 
-    def typing(_context: Any, x: Any, x_row: Any, xs: Any, xm: Any, s_row: Any, w: Any, scale: Any, minimum: Any, blocks: Any, c: Any, c_row: Any) -> Any:
-        return types.void(*[types.int64] * 11), code
+    def typing(
+        _context: Any,
+        x: Any,
+        x_row: Any,
+        xs: Any,
+        xm: Any,
+        s_row: Any,
+        w: Any,
+        scale: Any,
+        minimum: Any,
+        blocks: Any,
+        c: Any,
+        c_row: Any,
+    ) -> Any:
+        arguments = (x, x_row, xs, xm, s_row, w, scale, minimum, blocks, c, c_row)
+        return types.void(*(types.int64 for _ in arguments)), code
 
     return intrinsic(typing)
 
 
-@intrinsic
-def float_from_bits(_context: Any, bits: Any) -> Any:
+def _float_from_bits(_context: Any, bits: Any) -> Any:  # noqa: ARG001
     """The float32 whose bit pattern is an int32."""
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], _F32)
 
     return types.float32(types.int32), code
+
+
+float_from_bits = intrinsic(_float_from_bits)

@@ -2,8 +2,10 @@
 
 Text is cut into words (each digit alone, then the GPT-2 pattern), and each word's UTF-8 bytes are
 merged pair by pair in the order of the model's merge list. Joining the bytes of the tokens gives the
-text back, whatever the text. Special tokens are recognised only where `control` is set, so a caller's
-text can never become template. The tests prove it equal to the serving engine's own tokenizer.
+text back, but for `bytes_unreadable`: a vocabulary may lack a few control characters and bytes that
+no text has, and like the serving engine this drops them. Special tokens are recognised only where
+`control` is set, so a caller's text can never become template. The tests prove it equal to the
+serving engine's own tokenizer.
 
 Source: Sennrich, Haddow, Birch, 2016, byte pair encoding; the byte alphabet of GPT-2.
 """
@@ -14,7 +16,7 @@ import heapq
 import re
 from collections.abc import Sequence
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from headwater.core.errors import InvalidError
 from headwater.models.gguf_file import GgufFile
@@ -40,7 +42,7 @@ class Tokenizer:
     """Turns text into token ids and token ids into bytes. Immutable but for a cache of words."""
 
     def __init__(self, pieces: Sequence[str], merges: Sequence[str], control_ids: Sequence[int]) -> None:
-        """`pieces`: vocabulary in the byte alphabet, by id; `merges`: "left right", best first; `control_ids`: special tokens."""
+        """`pieces`: vocabulary in the byte alphabet; `merges`: "left right", best first; `control_ids`: special."""
         self._letters = byte_alphabet()
         byte_of = {letter: value for value, letter in enumerate(self._letters)}
         self.control_ids = frozenset(control_ids)
@@ -50,8 +52,7 @@ class Tokenizer:
             for token, piece in enumerate(pieces)
         )
         self._id = {piece: token for token, piece in enumerate(pieces) if token not in self.control_ids}
-        missing = [letter for letter in self._letters if letter not in self._id]
-        self._bytes_missing = frozenset(missing)
+        self.bytes_unreadable = frozenset(value for value, letter in enumerate(self._letters) if letter not in self._id)
         self._rank = {(left, right): rank for rank, (left, right) in enumerate(merge.split(" ") for merge in merges)}
         specials = sorted((pieces[token] for token in self.control_ids), key=len, reverse=True)
         self._special_id = {pieces[token]: token for token in self.control_ids}
@@ -67,7 +68,11 @@ class Tokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise InvalidError(f"text has no UTF-8 form at character {error.start}", code="text_not_utf8", fix="remove the lone surrogate") from None
+            raise InvalidError(
+                f"text has no UTF-8 form at character {error.start}",
+                code="text_not_utf8",
+                fix="remove the lone surrogate",
+            ) from None
         ids: list[int] = []
         if not control or self._special is None:
             self._plain(text, ids)
@@ -82,7 +87,11 @@ class Tokenizer:
     def bytes_of(self, token: int) -> bytes:
         """The bytes one token stands for."""
         if not 0 <= token < self.vocabulary_size:
-            raise InvalidError(f"token id {token} is outside 0..{self.vocabulary_size - 1}", code="token_unknown", fix="use ids of this model's tokenizer")
+            raise InvalidError(
+                f"token id {token} is outside 0..{self.vocabulary_size - 1}",
+                code="token_unknown",
+                fix="use ids of this model's tokenizer",
+            )
         return self._bytes[token]
 
     def text(self, ids: Sequence[int]) -> str:
@@ -100,7 +109,7 @@ class Tokenizer:
                 ids.extend(known)
 
     def _merge(self, word: str) -> tuple[int, ...]:
-        """Byte-pair merges of one word: lowest rank first, leftmost on ties, with a heap so that long words stay cheap."""
+        """Merges of one word: lowest rank first, leftmost on ties, with a heap so that long words stay cheap."""
         parts: list[str | None] = [self._letters[value] for value in word.encode("utf-8")]
         count = len(parts)
         after, before = list(range(1, count + 1)), list(range(-1, count - 1))
@@ -137,8 +146,8 @@ class Tokenizer:
             token = self._id.get(part)
             if token is not None:
                 ids.append(token)
-            else:  # not in the vocabulary whole: its single bytes, of which a vocabulary may lack those no UTF-8 text has
-                ids.extend(self._id[letter] for letter in part if letter not in self._bytes_missing)
+            else:  # not in the vocabulary whole: its single bytes, without the unreadable ones
+                ids.extend(self._id[letter] for letter in part if letter in self._id)
         return tuple(ids)
 
 
@@ -151,7 +160,9 @@ def load_tokenizer(file: GgufFile) -> Tokenizer:
     model, pre = file.value("tokenizer.ggml.model"), file.value("tokenizer.ggml.pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         raise InvalidError(
-            f"tokenizer {model!r} with word pattern {pre!r} is not known", code="tokenizer_unknown", fix=f"use a model whose pattern is one of {PRE_TOKENIZERS}"
+            f"tokenizer {model!r} with word pattern {pre!r} is not known",
+            code="tokenizer_unknown",
+            fix=f"use a model whose pattern is one of {PRE_TOKENIZERS}",
         )
     kinds = file.value("tokenizer.ggml.token_type")
     return Tokenizer(

@@ -36,8 +36,18 @@ class LlamaShape:
     context_tokens_max: int
 
     def __post_init__(self) -> None:
-        if self.heads % self.kv_heads or self.head_width % 8 or self.width % BLOCK or self.hidden % BLOCK or (self.heads * self.head_width) % BLOCK:
-            raise InvalidError(f"model shape {self} is not supported", code="model_shape_unknown", fix="use widths that are multiples of 32 and heads of a multiple of 8")
+        if (
+            self.heads % self.kv_heads
+            or self.head_width % 8
+            or self.width % BLOCK
+            or self.hidden % BLOCK
+            or (self.heads * self.head_width) % BLOCK
+        ):
+            raise InvalidError(
+                f"model shape {self} is not supported",
+                code="model_shape_unknown",
+                fix="use widths that are multiples of 32 and heads of a multiple of 8",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,9 @@ class CodedMatrix:
 
 def stack(*matrices: CodedMatrix) -> CodedMatrix:
     """Matrices of equal width, one below the other."""
-    return CodedMatrix(*(np.concatenate([getattr(matrix, field) for matrix in matrices]) for field in ("codes", "scale", "minimum")))
+    return CodedMatrix(
+        *(np.concatenate([getattr(matrix, field) for matrix in matrices]) for field in ("codes", "scale", "minimum"))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +104,28 @@ def load_weights(file: GgufFile, digest: str) -> LlamaWeights:
     """
     architecture = file.value("general.architecture")
     if architecture != ARCHITECTURE:
-        raise InvalidError(f"architecture {architecture!r} is not scored here", code="model_shape_unknown", fix="use a model of the llama architecture")
+        raise InvalidError(
+            f"architecture {architecture!r} is not scored here",
+            code="model_shape_unknown",
+            fix="use a model of the llama architecture",
+        )
 
     def number(key: str) -> int:
         return int(file.value(f"{ARCHITECTURE}.{key}"))
 
     width, heads = number("embedding_length"), number("attention.head_count")
-    head_width = number("rope.dimension_count") if f"{ARCHITECTURE}.rope.dimension_count" in file.metadata else width // heads
-    if any(f"{ARCHITECTURE}.rope.scaling.{key}" in file.metadata for key in ("type", "factor")) or "rope_freqs.weight" in file.tensors:
-        raise InvalidError("scaled rotary positions are not supported", code="model_shape_unknown", fix="use a model without rope scaling")
+    head_width = (
+        number("rope.dimension_count") if f"{ARCHITECTURE}.rope.dimension_count" in file.metadata else width // heads
+    )
+    if (
+        any(f"{ARCHITECTURE}.rope.scaling.{key}" in file.metadata for key in ("type", "factor"))
+        or "rope_freqs.weight" in file.tensors
+    ):
+        raise InvalidError(
+            "scaled rotary positions are not supported",
+            code="model_shape_unknown",
+            fix="use a model without rope scaling",
+        )
     shape = LlamaShape(
         layers=number("block_count"),
         width=width,
@@ -114,7 +139,11 @@ def load_weights(file: GgufFile, digest: str) -> LlamaWeights:
         context_tokens_max=number("context_length"),
     )
     if head_width * heads != width:
-        raise InvalidError(f"{heads} heads of {head_width} do not make a width of {width}", code="model_shape_unknown", fix="use a model whose heads fill its width")
+        raise InvalidError(
+            f"{heads} heads of {head_width} do not make a width of {width}",
+            code="model_shape_unknown",
+            fix="use a model whose heads fill its width",
+        )
 
     def layer(index: int) -> LayerWeights:
         def matrix(name: str) -> CodedMatrix:
@@ -138,7 +167,11 @@ def coded_matrix(file: GgufFile, name: str) -> CodedMatrix:
     """A quantised tensor as codes."""
     label, blocks = file.blocks(name)
     if label not in ("Q4_0", "Q4_1", "Q8_0"):
-        raise InvalidError(f"tensor {name!r} is {label}, not coded in blocks of {BLOCK}", code="gguf_kind_unknown", fix="quantise the model to Q4_0, Q4_1 or Q8_0")
+        raise InvalidError(
+            f"tensor {name!r} is {label}, not coded in blocks of {BLOCK}",
+            code="gguf_kind_unknown",
+            fix="quantise the model to Q4_0, Q4_1 or Q8_0",
+        )
     scale = blocks["scale"].astype(np.float32)
     codes = blocks["codes"].astype(np.int16) if label == "Q8_0" else nibbles(blocks["codes"]).astype(np.int16)
     if label == "Q4_0":
@@ -147,7 +180,16 @@ def coded_matrix(file: GgufFile, name: str) -> CodedMatrix:
     return CodedMatrix(codes.reshape(file.tensors[name].shape), scale, minimum)
 
 
-def tiny_weights(seed: int, *, layers: int = 2, width: int = 64, heads: int = 4, kv_heads: int = 2, hidden: int = 96, vocabulary: int = 300) -> LlamaWeights:
+def tiny_weights(
+    seed: int,
+    *,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 96,
+    vocabulary: int = 300,
+) -> LlamaWeights:
     """A random model of the same architecture, a few kilobytes: milliseconds to build and to run."""
     shape = LlamaShape(layers, width, heads, kv_heads, width // heads, hidden, vocabulary, 10_000.0, 1e-5, 4096)
     rng = np.random.default_rng(seed)
@@ -161,7 +203,12 @@ def tiny_weights(seed: int, *, layers: int = 2, width: int = 64, heads: int = 4,
 
     made = tuple(
         LayerWeights(
-            norm(), matrix(width + 2 * kv_heads * shape.head_width, width), matrix(width, width), norm(), matrix(2 * hidden, width), matrix(width, hidden)
+            norm(),
+            matrix(width + 2 * kv_heads * shape.head_width, width),
+            matrix(width, width),
+            norm(),
+            matrix(2 * hidden, width),
+            matrix(width, hidden),
         )
         for _ in range(layers)
     )
