@@ -22,6 +22,7 @@ from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ContributionId
 from headwater.flow import CallRequest, Flow, OpenCall
 from headwater.gateway.channel import Channel
+from headwater.gateway.errors import place_of
 from headwater.gateway.frames import Bill, Source
 from headwater.models.backend import Piece
 from headwater.store.call_store import CallRecord
@@ -167,7 +168,7 @@ class Answering:
         except BaseException as raised:
             error = raised
             if not isinstance(raised, HeadwaterError):
-                _log.exception("%s failed", call.record.call_id)
+                _log.error("%s failed with %s\n%s", call.record.call_id, type(raised).__name__, place_of(raised))
         try:
             self._settle(call.record.call_id)
         finally:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import re
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,7 +25,7 @@ from headwater.flow import Flow, ServedModel
 from headwater.gateway import chat
 from headwater.gateway.answering import Answering
 from headwater.gateway.chat import ChatRoute
-from headwater.gateway.errors import Failure, MethodError, failure_of
+from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Service, native_app
@@ -166,9 +165,7 @@ class Gateway:
     async def _fail(self, error: Exception, response: _Response, native: bool) -> None:
         failure = failure_of(error)
         if failure.status == 500 or not isinstance(error, HeadwaterError):
-            # Where it broke, not with what: the text of an error may quote a prompt.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s failed with %s\n%s", response.request_id, type(error).__name__, where)
+            _log.error("%s failed with %s\n%s", response.request_id, type(error).__name__, place_of(error))
         if not response.started:
             await respond_failure(response, failure, native=native)
 

@@ -8,6 +8,7 @@ what the caller wrote. Knows nothing of HTTP beyond status and headers.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,6 +119,11 @@ class Failure:
         return msgspec.json.encode(
             {"type": "about:blank", "title": title, "status": self.status, "detail": self.message, "code": self.code}
         )
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error arose, for the log: files, lines and code, never its text, which may quote a prompt."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -3,7 +3,7 @@
 A key reads only the receipts it paid for; anybody else's look the same as ones that do not exist.
 """
 
-from __future__ import annotations
+# Annotations stay live here: FastAPI resolves them, and those of a route may name what its function encloses.
 
 import shutil
 from collections.abc import Callable
