@@ -33,7 +33,7 @@ def paying(hostile):
 
 @pytest.mark.parametrize("how", ["block_", "deny", "burn_gas"])
 def test_a_payee_that_cannot_receive_stays_due_and_blocks_nobody(paying, how):
-    """A transfer that reverts, returns false or burns its gas skips that payee in a push, refuses its claim, and is paid once it works."""
+    """A payee whose transfer reverts, returns false or burns its gas is skipped, and paid once it works."""
     vault, token, tree = paying
     vault.send(token.functions[how](_sum(address(2)), True))
     paid = vault.chain.push(1, tree.prove_range(0, 8))
@@ -75,9 +75,7 @@ def test_a_token_that_calls_back_gets_nowhere(paying, mode):
     """A claim or deposit from inside a payment is refused, and the payment goes through once."""
     vault, token, tree = paying
     proof = tree.prove(3)
-    vault.send(
-        token.functions.attack(mode, vault.chain.manifest.payout, 3, _sum(address(3)), 4_000, list(proof.path))
-    )
+    vault.send(token.functions.attack(mode, vault.chain.manifest.payout, 3, _sum(address(3)), 4_000, list(proof.path)))
 
     assert vault.chain.push(1, tree.prove_range(0, 8)).amount == 36_000
     assert vault.chain._sender.read(token.functions.reentered(), "reading") is False

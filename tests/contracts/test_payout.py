@@ -108,7 +108,9 @@ def test_ranges_of_every_size_reach_the_root(vault, count):
     paid = vault.chain.push(1, tree.prove_range(start, count))
 
     assert paid.amount == sum(AMOUNTS.get(i, 0) for i in range(start, start + count))
-    assert [vault.chain.paid(i) for i in AMOUNTS] == [a if start <= i < start + count else 0 for i, a in AMOUNTS.items()]
+    assert [vault.chain.paid(i) for i in AMOUNTS] == [
+        a if start <= i < start + count else 0 for i, a in AMOUNTS.items()
+    ]
 
 
 def test_gaps_in_the_tree_are_pushed_over(vault):

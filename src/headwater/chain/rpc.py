@@ -11,6 +11,7 @@ Besides the standard methods there are `evm_increaseTime`, `evm_mine`, and, with
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +21,14 @@ from headwater.chain.journal import Journal, Jumped
 from headwater.chain.journal import Mined as MinedEntry
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
 from headwater.core.instants import SECOND_NS
+from headwater.core.limits import REQUEST_DEPTH_MAX
 
 BATCH_MAX = 100
 JUMP_MAX_S = 10 * 366 * 86_400
 LOGS_MAX = 10_000
 
+# A string that never ends is taken to the end of the body, or the search would start over inside it.
+_BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _PRIORITY_FEE_WEI = 1_000_000  # 0.001 gwei, the order of magnitude of a rollup
 _MESSAGE_KEYS = ("from", "to", "data", "input", "value", "gas")
 
@@ -60,8 +64,10 @@ class Rpc:
     def respond(self, body: bytes) -> bytes:
         """The answer to one request or a batch of them."""
         try:
+            if _depth(body) > REQUEST_DEPTH_MAX:
+                return _dump(_failure(None, RpcError(-32600, f"nested deeper than {REQUEST_DEPTH_MAX}")))
             request = json.loads(body)
-        except (ValueError, RecursionError):
+        except ValueError:
             return _dump(_failure(None, RpcError(-32700, "not JSON")))
         if isinstance(request, list):
             if not 1 <= len(request) <= BATCH_MAX:
@@ -317,6 +323,19 @@ class Rpc:
         """State is kept of the newest block only; an older one is refused rather than answered wrongly."""
         if isinstance(block, dict) or self._number(block) != self._evm.height:
             raise RpcError(-32000, f"the embedded chain knows the state of its newest block only, not of {block}")
+
+
+def _depth(body: bytes) -> int:
+    """How deep brackets nest. The EVM raises the interpreter's recursion limit, so the parser has to be spared."""
+    depth = deepest = 0
+    for token in _BRACKET_OR_STRING.finditer(body):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                deepest = max(deepest, depth)
+            case b"]" | b"}":
+                depth -= 1
+    return deepest
 
 
 def _differs(height: int, what: str) -> UpstreamError:

@@ -7,6 +7,7 @@ Knows nothing of our contracts.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ RECEIPT_TIMEOUT_S = 180.0
 POLL_S = 0.25
 RPC_TIMEOUT_S = 30.0
 
+_URL = re.compile(r"\w+://\S+")
 _ERROR = keccak256(b"Error(string)")[:4]
 _PANIC = keccak256(b"Panic(uint256)")[:4]
 
@@ -217,11 +219,11 @@ def _reason(error: Any) -> str:
 
 def _plain(error: Exception) -> str:
     """One line, and no address of the node: it may hold an access token."""
-    import requests
-
-    if isinstance(error, requests.RequestException):
-        return type(error).__name__
     response = getattr(error, "rpc_response", None)
     if isinstance(response, dict) and isinstance(response.get("error"), dict):
-        return str(response["error"].get("message", ""))[:300]
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+        text = str(response["error"].get("message", ""))
+    elif isinstance(error, OSError):  # those of requests too; their text repeats the address in several forms
+        text = type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return _URL.sub("(address)", text)[:300]
