@@ -240,7 +240,7 @@ def test_a_flipped_bit_at_any_byte_is_refused(path):
     for at in range(len(whole)):
         damaged = whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
         path.write_bytes(damaged)
-        for read_only in (False, True):
+        for read_only in (False, True)[: 1 + (at % 16 == 0)]:
             with pytest.raises(HeadwaterError) as refusal:
                 ReceiptLog.open(path, read_only=read_only)
             if at < len(FILE_HEADER):
@@ -315,6 +315,13 @@ def test_another_file_is_not_taken_for_a_log(path, content):
         ReceiptLog.open(path)
     assert refusal.value.code == "log_header_invalid"
     assert path.read_bytes() == content
+
+
+def test_a_folder_is_not_taken_for_a_log(tmp_path):
+    """A path that cannot be a log ends in a clean error, for writing and for reading."""
+    for read_only in (False, True):
+        with pytest.raises(UpstreamError):
+            ReceiptLog.open(tmp_path, read_only=read_only)
 
 
 def test_windows_of_reading_do_not_show(path, monkeypatch):
@@ -393,6 +400,41 @@ def test_a_reader_forgets_what_the_writer_took_back(path):
             other.append_many([(RAWS[7], SIGNATURE), (RAWS[8], SIGNATURE)])
         assert log.refresh() == 2
         assert [item.raw for item in log] == [*RAWS[:2], *RAWS[7:9]]
+
+
+def test_a_reader_notices_a_replaced_middle_under_an_unchanged_end(path):
+    """Frames that were taken back and written again with one other among them are read anew: the last one tells."""
+    filled(path, 2)
+    before = path.read_bytes()
+    with ReceiptLog.open(path) as log:
+        log.append_many([(raw, SIGNATURE) for raw in (RAWS[5], RAWS[9])])
+    with ReceiptLog.open(path, read_only=True) as reader:
+        path.write_bytes(before)
+        with ReceiptLog.open(path) as log:
+            log.append_many([(raw, SIGNATURE) for raw in (RAWS[6], RAWS[9])])
+            assert reader.refresh() == 0
+            assert reader.root() == log.root()
+            assert identity(RAWS[5]) not in reader
+
+
+@pytest.mark.parametrize("size", [len(FILE_HEADER) + 5, len(FILE_HEADER) + 4_000, 30_000])
+def test_a_file_that_shrinks_while_it_is_read_just_ends_earlier(path, size, monkeypatch):
+    """A reader that meets a writer taking a batch back neither hangs nor crashes."""
+    filled(path, 20)
+    monkeypatch.setattr("headwater.store.receipt_frames.WINDOW_BYTES", 10_000)
+    true_size = os.fstat
+
+    def shrinking(handle):
+        status = true_size(handle)
+        os.truncate(path, size)
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headwater.store.receipt_log.os.fstat", shrinking)
+        with ReceiptLog.open(path, read_only=True) as log:
+            assert [item.raw for item in log] == RAWS[
+                : (size - len(FILE_HEADER)) // (FRAME_HEADER_BYTES + 65 + len(RAWS[0]))
+            ]
 
 
 def test_a_missing_log_is_not_made_for_reading(path):
@@ -476,8 +518,10 @@ def test_one_threads_conflict_is_not_anothers(path):
         assert entered.wait(10)
         for name, batch in {"bad": [RAWS[1], raw_receipt(0, payer="x")], "good": RAWS[1:3], "same": RAWS[:2]}.items():
             threads.append(start(name, batch))
-            while len(log._commit._queue) < len(threads) - 1:
-                pass
+            for _ in range(10_000):
+                if len(log._commit._queue) == len(threads) - 1:
+                    break
+                threading.Event().wait(0.001)
         release.set()
         for thread in threads:
             thread.join()
@@ -624,7 +668,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     """30 kills of a real process at random moments: every acknowledged receipt is there, in its place, and once."""
     rng = random.Random(20261122)
     path, source = tmp_path / "receipts.log", tmp_path / "raws"
-    raws = [raw_receipt(number) for number in range(20_000)]
+    raws = [raw_receipt(number) for number in range(8_000)]
     source.write_text("\n".join(raw.hex() for raw in raws))
     acknowledged = {}
     begun = 0

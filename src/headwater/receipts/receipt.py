@@ -184,8 +184,14 @@ class Receipt:
                 code="receipt_too_large",
                 fix="use the bytes as they were issued",
             )
-        value = read_canonical(raw)
+        refuse_deep(raw)
+        try:
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise _not_canonical(f"not JSON: {error}") from None
         _check(value)
+        if _ENCODER.encode(value) != raw:  # spacing, order, escapes and repeated keys all end here
+            raise _not_canonical("JSON is not in RFC 8785 form")
         return _from_json(value)
 
     @property
@@ -210,10 +216,19 @@ def microbits(bits: float) -> int:
 
 
 def read_canonical(raw: bytes) -> Json:
-    """`core.canonical.parse_canonical` for bytes of strangers: depth is limited, parsers' own errors are refusals.
+    """`core.canonical.parse_canonical` for bytes of strangers: depth is limited, parsers' own errors are refusals."""
+    refuse_deep(raw)
+    try:
+        return parse_canonical(raw)
+    except (ValueError, RecursionError) as error:
+        raise _not_canonical(f"not canonical JSON: {error}") from None
 
-    Depth is counted before parsing because a library that raises the recursion limit (EVM tools do)
-    would let a deeply nested file overflow the stack of the process.
+
+def refuse_deep(raw: bytes) -> None:
+    """Refuse JSON that is nested deeper than any record of ours, before it is parsed.
+
+    A library that raises the recursion limit (EVM tools do) would let a deeply nested file overflow
+    the stack of the whole process.
     """
     depth = 0
     for token in _BRACKETS.finditer(raw):
@@ -225,12 +240,10 @@ def read_canonical(raw: bytes) -> Json:
                 code="json_too_deep",
                 fix="use the bytes as they were issued",
             )
-    try:
-        return parse_canonical(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(
-            f"not canonical JSON: {error}", code="not_canonical", fix="use the bytes as they were issued"
-        ) from None
+
+
+def _not_canonical(message: str) -> InvalidError:
+    return InvalidError(message, code="not_canonical", fix="use the bytes as they were issued")
 
 
 _whole = integer(0)

@@ -6,6 +6,7 @@ Knows the frames and nothing of what the log says about them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, UpstreamError
-from headwater.store.receipt_frames import FILE_HEADER, Damage, scan
+from headwater.store.receipt_frames import FILE_HEADER, FIRST_CHECK, Damage, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def cut_damaged_tail(path: Path) -> TornTail | None:
         check_header(handle, path)
         size = os.fstat(handle).st_size
         damage = None
-        for found in scan(handle, len(FILE_HEADER), 0, size):
+        for found in scan(handle, len(FILE_HEADER), FIRST_CHECK, size):
             damage = found if isinstance(found, Damage) else None
         if damage is None:
             return None
@@ -88,7 +89,9 @@ def lock_for_writing(handle: int, path: Path) -> None:
     """Be the one writer until the descriptor is closed, or refuse at once."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
         raise ConflictError(
             f"{path} is open for writing elsewhere",
             code="log_locked",

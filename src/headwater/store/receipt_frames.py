@@ -1,12 +1,14 @@
 """The bytes of a receipt log: a header, then one frame per receipt, each with checksums that name its place.
 
     header   magic 8 | version u32 | crc32 of the 12 bytes before
-    frame    length u32 | crc32 of payload u32 | crc32 of the 8 bytes before, seeded with the frame's index | payload
+    frame    length u32 | crc32 of payload u32 | check u32 | payload
     payload  signature 65 | receipt
 
-Integers are little-endian. A frame that is moved, repeated or taken out no longer fits its index. A
-file that merely *ends* too early was cut by a crash during a write nobody was told of; anything else
-that does not fit is damage to records that were promised, and is never skipped.
+Integers are little-endian. A frame's check is the crc32 of the 8 bytes before it, continued from the
+check of the frame before (the first one: from the header's), so a frame that is moved, repeated,
+replaced or taken out no longer fits, and equal last checks mean equal files. A file that merely
+*ends* too early was cut by a crash during a write nobody was told of; anything else that does not
+fit is damage to records that were promised, and is never skipped.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from headwater.core.limits import RECEIPT_SIZE_BYTES_MAX
 from headwater.receipts.signing import SIGNATURE_BYTES
 
 VERSION: Final = 1
 HEADER: Final = b"hwlog\r\n\x00" + struct.pack("<I", VERSION)
-FILE_HEADER: Final = HEADER + struct.pack("<I", zlib.crc32(HEADER))
+FIRST_CHECK: Final = zlib.crc32(HEADER)
+FILE_HEADER: Final = HEADER + struct.pack("<I", FIRST_CHECK)
 FRAME_HEADER_BYTES: Final = 12
 PAYLOAD_BYTES_MAX: Final = SIGNATURE_BYTES + RECEIPT_SIZE_BYTES_MAX
 WINDOW_BYTES: Final = 4 * 2**20  # a frame always fits into one
@@ -41,10 +44,19 @@ class Damage:
     torn: bool  # the file just ends too early: the mark of a write that was cut off
 
 
-def frame_header(index: int, length: int, payload_crc: int) -> bytes:
-    """The 12 bytes before the payload of the frame at `index`."""
-    first = _first_two.pack(length, payload_crc)
-    return first + struct.pack("<I", zlib.crc32(first, index & 0xFFFFFFFF))
+class Frame(NamedTuple):
+    """One good frame; a tuple because opening a log makes one per receipt."""
+
+    offset: int  # bytes from the start of the file
+    raw: bytes  # the receipt
+    end: int  # where the next frame begins
+    check: int  # from which the next frame's check continues
+
+
+def frame_header(before: int, length: int, payload_crc: int) -> tuple[bytes, int]:
+    """The 12 bytes before a payload, and the frame's check; `before` is the check of the frame before."""
+    check = zlib.crc32(_first_two.pack(length, payload_crc), before)
+    return _frame_header.pack(length, payload_crc, check), check
 
 
 def payload_crc(signature: bytes, raw: bytes) -> int:
@@ -52,30 +64,33 @@ def payload_crc(signature: bytes, raw: bytes) -> int:
     return zlib.crc32(raw, zlib.crc32(signature))
 
 
-def scan(handle: int, offset: int, index: int, size: int) -> Iterator[tuple[int, bytes] | Damage]:
-    """Walk the frames of an open file from `offset`, where the frame `index` begins, up to `size`.
+def scan(handle: int, offset: int, before: int, size: int) -> Iterator[Frame | Damage]:
+    """Walk the frames of an open file from `offset` up to `size`; `before` is the check of the frame that ends there.
 
-    Reads in windows and maps nothing into memory: a file that shrinks meanwhile is a short read, not a crash.
+    Reads in windows and maps nothing into memory: a file that shrinks meanwhile just ends earlier.
 
     Yields:
-        (offset of the frame, receipt bytes) for each good frame; then at most one `Damage`, the last item.
+        Each good frame; then at most one `Damage`, the last item.
     """
     while offset < size:
-        window = os.pread(handle, min(WINDOW_BYTES, size - offset), offset)
+        window = os.pread(handle, wanted := min(WINDOW_BYTES, size - offset), offset)
+        if len(window) < wanted:
+            size = offset + len(window)
         start, damage = 0, None
-        while start < len(window) and (damage := _damage(window, start, index)) is None:
-            content = start + FRAME_HEADER_BYTES
-            length = _frame_header.unpack_from(window, start)[0]
-            yield offset + start, window[content + SIGNATURE_BYTES : content + length]
-            start, index = content + length, index + 1
-        reaches_end = offset + len(window) >= size or not window
+        while start < len(window) and (damage := _damage(window, start, before)) is None:
+            length, _, before = _frame_header.unpack_from(window, start)
+            end = start + FRAME_HEADER_BYTES + length
+            raw = window[start + FRAME_HEADER_BYTES + SIGNATURE_BYTES : end]
+            yield Frame(offset + start, raw, offset + end, before)
+            start = end
+        reaches_end = offset + len(window) >= size
         offset += start
         if damage is None:
             continue
         if damage.torn and not reaches_end and start:
             continue  # a frame across the window's edge: the next window begins with it
         if damage.torn and not reaches_end and any(map(any, _windows(handle, offset, size))):
-            damage = Damage(0, f"zero bytes where the frame {index} should be", torn=False)
+            damage = Damage(0, "zero bytes where a frame should be", torn=False)
         yield Damage(offset, damage.reason, damage.torn)
         return
 
@@ -86,29 +101,32 @@ def _windows(handle: int, offset: int, size: int) -> Iterator[bytes]:
         offset += len(window)
 
 
-def split_payload(data: bytes, index: int) -> tuple[bytes, bytes] | None:
-    """(receipt, signature) of one whole frame, or None when a checksum does not fit."""
-    if _damage(data, 0, index) is not None:
+def split_frame(data: bytes) -> tuple[bytes, bytes] | None:
+    """(receipt, signature) of the bytes of one frame, or None when its length or its content does not fit."""
+    if len(data) < FRAME_HEADER_BYTES:
         return None
-    start = FRAME_HEADER_BYTES + SIGNATURE_BYTES
-    return data[start:], data[FRAME_HEADER_BYTES:start]
+    length, crc, _ = _frame_header.unpack_from(data)
+    content = data[FRAME_HEADER_BYTES:]
+    if len(content) != length or zlib.crc32(content) != crc:
+        return None
+    return content[SIGNATURE_BYTES:], content[:SIGNATURE_BYTES]
 
 
-def _damage(data: bytes, offset: int, index: int) -> Damage | None:
+def _damage(data: bytes, offset: int, before: int) -> Damage | None:
     left = len(data) - offset
     if left < FRAME_HEADER_BYTES:
         return Damage(offset, f"{left} bytes of a frame's header", torn=True)
     length, crc, check = _frame_header.unpack_from(data, offset)
-    if check != zlib.crc32(data[offset : offset + 8], index & 0xFFFFFFFF):
+    if check != zlib.crc32(data[offset : offset + 8], before):
         # Some file systems lengthen a file before they write it: a tail of zeros is a cut write, too.
         if length == 0 and not any(data[offset:]):
             return Damage(offset, f"{left} zero bytes", torn=True)
-        return Damage(offset, f"the header of frame {index} does not fit its checksum", torn=False)
+        return Damage(offset, "a frame's header does not fit its checksum or the frame before", torn=False)
     if not SIGNATURE_BYTES < length <= PAYLOAD_BYTES_MAX:
-        return Damage(offset, f"frame {index} claims {length} bytes", torn=False)
+        return Damage(offset, f"a frame claims {length} bytes", torn=False)
     start = offset + FRAME_HEADER_BYTES
     if left - FRAME_HEADER_BYTES < length:
-        return Damage(offset, f"{left} of {FRAME_HEADER_BYTES + length} bytes of frame {index}", torn=True)
+        return Damage(offset, f"{left} of {FRAME_HEADER_BYTES + length} bytes of a frame", torn=True)
     if crc != zlib.crc32(data[start : start + length]):
-        return Damage(offset, f"the content of frame {index} does not fit its checksum", torn=False)
+        return Damage(offset, "a frame's content does not fit its checksum", torn=False)
     return None

@@ -43,12 +43,13 @@ from headwater.store.receipt_file import (
 )
 from headwater.store.receipt_frames import (
     FILE_HEADER,
+    FIRST_CHECK,
     FRAME_HEADER_BYTES,
     Damage,
     frame_header,
     payload_crc,
     scan,
-    split_payload,
+    split_frame,
 )
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -112,6 +113,7 @@ class ReceiptLog:
         self._writable = writable
         self._sync = sync
         self._end = len(FILE_HEADER)
+        self._check = FIRST_CHECK  # of the last frame
         self._offsets = array("Q")
         self._ids: dict[bytes, int] = {}
         self._calls: dict[bytes, _Indices] = {}
@@ -148,6 +150,9 @@ class ReceiptLog:
                 start_file(handle, path, sync)
             log = cls(path, handle, writable=not read_only, sync=sync)
             log._load()
+        except OSError as error:
+            os.close(handle)
+            raise _not_read(path, error) from error
         except BaseException:
             os.close(handle)
             raise
@@ -231,8 +236,11 @@ class ReceiptLog:
             start = self._offsets[index]
             end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
             self._refuse_broken(reading=True)
-            frame = os.pread(self._handle, end - start, start)
-        parts = split_payload(frame, index) if len(frame) == end - start else None
+            try:
+                frame = os.pread(self._handle, end - start, start)
+            except OSError as error:
+                raise _not_read(self.path, error) from error
+        parts = split_frame(frame)
         if parts is None:
             raise damaged(self.path, Damage(start, f"frame {index} changed after it was read", torn=False))
         raw, signature = parts
@@ -284,12 +292,12 @@ class ReceiptLog:
         with self._state:
             self._refuse_broken(reading=True)
             before = len(self)
-            if before:
-                try:
-                    self.at(before - 1)
-                except UpstreamError:
+            try:
+                if before and self._check_on_disk() != self._check:
                     self._forget()
-            self._load()
+                self._load()
+            except OSError as error:
+                raise _not_read(self.path, error) from error
             return len(self) - before
 
     def _find(self, identity: str) -> int | None:
@@ -377,10 +385,11 @@ class ReceiptLog:
         first = len(self)
         parts: list[bytes] = []
         offsets: list[int] = []
-        offset = self._end
-        for index, item in enumerate(fresh, first):
+        offset, check = self._end, self._check
+        for item in fresh:
             length = SIGNATURE_BYTES + len(item.raw)
-            parts += (frame_header(index, length, item.crc), item.signature, item.raw)
+            header, check = frame_header(check, length, item.crc)
+            parts += (header, item.signature, item.raw)
             offsets.append(offset)
             offset += FRAME_HEADER_BYTES + length
         try:
@@ -394,7 +403,7 @@ class ReceiptLog:
         self._sync_or_roll_back()
         self._broken = "it was interrupted"  # and stays so when the next lines are
         with self._state:
-            self._end = offset
+            self._end, self._check = offset, check
             self._offsets.extend(offsets)
             self._tree.extend(item.leaf for item in fresh)
             for index, item in enumerate(fresh, first):
@@ -442,8 +451,13 @@ class ReceiptLog:
 
     # -- opening -----------------------------------------------------------------------------------
 
+    def _check_on_disk(self) -> int:
+        """The last frame's check as the file has it now; it stands for all frames before, too."""
+        at = self._offsets[-1] + FRAME_HEADER_BYTES - 4
+        return int.from_bytes(os.pread(self._handle, 4, at), "little")
+
     def _forget(self) -> None:
-        self._end = len(FILE_HEADER)
+        self._end, self._check = len(FILE_HEADER), FIRST_CHECK
         self._offsets = array("Q")
         self._ids, self._calls, self._tree = {}, {}, LogTree()
 
@@ -466,30 +480,25 @@ class ReceiptLog:
             self._sync(self._handle)
 
     def _index_frames(self, size: int) -> Damage | None:
-        damage: Damage | None = None
         leaves: list[bytes] = []
-        index = len(self._offsets)
-        for found in scan(self._handle, self._end, index, size):
-            if isinstance(found, Damage):
-                damage = found
-                break
-            offset, raw = found
-            identity = hashlib.sha256(raw).digest()
-            if identity in self._ids:
-                damage = Damage(offset, f"frame {index} repeats frame {self._ids[identity]}", torn=False)
-                break
-            try:
-                call = bytes.fromhex(_read_head(raw).call_id[5:])
-            except (msgspec.DecodeError, ValueError):
-                damage = Damage(offset, f"frame {index} holds no receipt", torn=False)
-                break
-            self._publish(index, identity, call)
-            self._offsets.append(offset)
-            leaves.append(leaf_hash(raw))
-            index += 1
-        self._tree.extend(leaves)
-        self._end = size if damage is None else damage.offset
-        return damage
+        try:
+            for found in scan(self._handle, self._end, self._check, size):
+                if isinstance(found, Damage):
+                    return found
+                index, identity = len(self._offsets), hashlib.sha256(found.raw).digest()
+                if identity in self._ids:
+                    return Damage(found.offset, f"frame {index} repeats frame {self._ids[identity]}", torn=False)
+                try:
+                    call = bytes.fromhex(_read_head(found.raw).call_id[5:])
+                except (msgspec.DecodeError, ValueError):
+                    return Damage(found.offset, f"frame {index} holds no receipt", torn=False)
+                self._publish(index, identity, call)
+                self._offsets.append(found.offset)
+                self._end, self._check = found.end, found.check
+                leaves.append(leaf_hash(found.raw))
+        finally:
+            self._tree.extend(leaves)
+        return None
 
 
 def _item(raw: bytes, signature: str) -> _Item:
@@ -543,6 +552,12 @@ def _check_supersedes(item: _Item, chain: tuple[int, ...], superseded: int | Non
             code="superseded_twice",
             fix="name the call's latest receipt",
         )
+
+
+def _not_read(path: Path, error: OSError) -> UpstreamError:
+    return UpstreamError(
+        f"{path} could not be read: {error.strerror}", code="log_read_failed", fix="check the disk and the path"
+    )
 
 
 def _interrupted(path: Path) -> UpstreamError:
