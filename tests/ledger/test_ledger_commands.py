@@ -119,7 +119,7 @@ def test_check_passes_on_a_sound_home(home: Path, capsys: pytest.CaptureFixture[
 def test_check_exits_with_one_when_something_does_not_add_up(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A changed balance is a problem that names its account."""
     with Database(home / "headwater.db") as db:
-        db.execute("UPDATE accounts SET balance_units = 11 WHERE name = 'commons'")
+        db.execute("UPDATE balances SET balance_units = 11 WHERE balance_units = 10")
     assert run("check", "--json", home=home) == 1
     value = json.loads(capsys.readouterr().out)
     assert {p["code"] for p in value["problems"]} == {"asset_unbalanced", "balance_differs"}

@@ -396,8 +396,9 @@ def test_only_a_fitting_reservation_can_be_resolved(ledger: Ledger) -> None:
         "REPLACE INTO batches SELECT batch, key, 'x', first, size, at_ns FROM batches",
         "DELETE FROM accounts",
         "UPDATE accounts SET name = 'payer:key_9'",
-        "UPDATE accounts SET balance_units = -1",
-        "UPDATE accounts SET reserved_out_units = balance_units + 1",
+        "DELETE FROM balances",
+        "UPDATE balances SET balance_units = -1",
+        "UPDATE balances SET reserved_out_units = balance_units + 1",
     ],
 )
 def test_the_file_itself_refuses_edits(ledger: Ledger, sql: str) -> None:
@@ -409,7 +410,7 @@ def test_the_file_itself_refuses_edits(ledger: Ledger, sql: str) -> None:
 
 def test_a_balance_that_was_tampered_with_is_found(ledger: Ledger) -> None:
     """Balances are added up again from the transfers."""
-    ledger.db.execute("UPDATE accounts SET balance_units = balance_units + 1 WHERE name = ?", (PAYER,))
+    ledger.db.execute("UPDATE balances SET balance_units = balance_units + 1 WHERE account = 2")
     assert {problem.code for problem in ledger.check()} == {"asset_unbalanced", "balance_differs"}
 
 

@@ -52,6 +52,9 @@ class Kind(StrEnum):
     CHAIN = "chain"
 
 
+DEBIT_NORMAL = frozenset((CASH, VAULT))
+"""Accounts of what we have; every other one is of what we owe."""
+
 _SINGLE = {CASH: Kind.CASH, VAULT: Kind.CHAIN, CLEARING: Kind.CLEARING, COMMONS: Kind.COMMONS}
 _OWNED = (Kind.PAYER, Kind.CONTRIBUTOR, Kind.ESCROW, Kind.OPERATOR)
 _OWNER = re.compile(r"[A-Za-z0-9_.-]+")
@@ -102,4 +105,4 @@ def claimable(account: str) -> AccountId:
 
 
 def _account(name: str, kind: Kind, owner: str) -> Account:
-    return Account(AccountId(name), kind, owner, Side.DEBIT if kind in (Kind.CASH, Kind.CHAIN) else Side.CREDIT)
+    return Account(AccountId(name), kind, owner, Side.DEBIT if name in DEBIT_NORMAL else Side.CREDIT)

@@ -123,7 +123,12 @@ def check_draft(draft: TransferDraft) -> None:
         InvalidError: a bad name, an amount out of range, or accounts its code may not join.
     """
     code, amount, pending_id = draft.code, draft.amount_units, draft.pending_id
-    _check_accounts(code, draft.debit_account, draft.credit_account)
+    debit, credit = parse_account(draft.debit_account), parse_account(draft.credit_account)
+    words, allowed = _RULES[code]
+    if debit.id == credit.id or not allowed(debit, credit):
+        raise InvalidError(
+            f"{code.name} from {debit.id} to {credit.id}", code="accounts_invalid", fix=f"{code.name} is {words}"
+        )
     least = 0 if code in _MAY_BE_ZERO else 1
     if type(amount) is not int or not least <= amount <= TRANSFER_UNITS_MAX:
         raise InvalidError(
@@ -142,20 +147,7 @@ def check_draft(draft: TransferDraft) -> None:
         check_key(split_transfer_id(pending_id)[0])
 
 
-# The same accounts, asset and cause come again and again within a batch.
-@lru_cache(maxsize=2**16)
-def _check_accounts(code: Code, debit_account: str, credit_account: str) -> None:
-    debit, credit = parse_account(debit_account), parse_account(credit_account)
-    words, allowed = _RULES[code]
-    if debit.id == credit.id or not allowed(debit, credit):
-        raise InvalidError(
-            f"{code.name} from {debit.id} to {credit.id}",
-            code="accounts_invalid",
-            fix=f"{code.name} is {words}",
-        )
-
-
-@lru_cache(maxsize=2**12)
+@lru_cache(maxsize=2**12)  # the same ones come again and again within a batch
 def _check_words(asset: str, cause: str) -> None:
     if not _ASSET.fullmatch(asset):
         raise InvalidError(f"asset {asset[:80]!r}", code="asset_invalid", fix="name the currency like USD")

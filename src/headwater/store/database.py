@@ -87,6 +87,7 @@ class Database:
             "secure_delete = ON",  # what is erased is overwritten, not only unlinked
             "temp_store = MEMORY",
             "cache_size = -65536",  # KiB
+            "wal_autocheckpoint = 4096",  # pages: a page that many commits touch is copied back once
         ):
             self.query(f"PRAGMA {pragma}")
         # Opening a file that is already set up takes no write lock: readers never wait for a writer.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
 from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.ledger import (
     Code,
     Kind,
-    Side,
     TransferDraft,
     body_digest,
     check_draft,
@@ -23,6 +23,7 @@ from headwater.ledger import (
     split_transfer_id,
     transfer_id,
 )
+from headwater.ledger.accounts import DEBIT_NORMAL
 from headwater.ledger.transfers import check_key
 from headwater.store.database import Database
 from headwater.store.ledger_tables import where_in
@@ -106,7 +107,8 @@ def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None
         for place, draft in enumerate(batch.drafts):
             number += 1
             code, amount, pending_number = draft.code, draft.amount_units, None
-            debit, credit = rows[draft.debit_account, draft.asset], rows[draft.credit_account, draft.asset]
+            of_asset = rows[draft.asset]
+            debit, credit = of_asset[draft.debit_account], of_asset[draft.credit_account]
             if code is Code.RESERVE:
                 debit.reserve(debit.debit_sign, amount)
                 credit.reserve(-credit.debit_sign, amount)
@@ -128,44 +130,46 @@ def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None
             transfer_rows.append(
                 (number, batch_number, debit.number, credit.number, amount, int(code), draft.cause, pending_number)
             )
-    written = [(r.balance, r.reserved_out, r.reserved_in, r.number, r.name, r.asset) for r in rows.values()]
     db.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", batch_rows)
+    # In the order of their tables, so that each page is written once.
+    touched = sorted((row for of_asset in rows.values() for row in of_asset.values()), key=attrgetter("number"))
+    new = [row for row in touched if row.number > last_account]
+    db.executemany("INSERT INTO accounts VALUES (?, ?, ?)", [(row.number, row.name, row.asset) for row in new])
     db.executemany(
-        "INSERT INTO accounts (balance_units, reserved_out_units, reserved_in_units, account, name, asset)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        [row for row in written if row[3] > last_account],
+        "INSERT INTO balances VALUES (?, ?, ?, ?)",
+        [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new],
     )
     db.executemany(
-        "UPDATE accounts SET balance_units = ?, reserved_out_units = ?, reserved_in_units = ? WHERE account = ?",
-        # In the order of the table, so that each of its pages is written once.
-        sorted((row[:4] for row in written if row[3] <= last_account), key=lambda row: row[3]),
+        "UPDATE balances SET balance_units = ?, reserved_out_units = ?, reserved_in_units = ? WHERE account = ?",
+        [(row.balance, row.reserved_out, row.reserved_in, row.number) for row in touched if row.number <= last_account],
     )
     db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", transfer_rows)
 
 
-def _rows(db: Database, drafts: Sequence[TransferDraft], last_account: int) -> dict[tuple[str, str], _Row]:
-    """Every account the drafts touch; one that does not exist yet has a number above `last_account`."""
-    wanted = dict.fromkeys((d.debit_account, d.asset) for d in drafts)
-    wanted.update(dict.fromkeys((d.credit_account, d.asset) for d in drafts))
-    rows = {
-        (name, asset): _Row(number, name, asset, _debit_sign(name), *units)
-        for number, name, asset, *units in where_in(
-            db,
-            "SELECT account, name, asset, balance_units, reserved_out_units, reserved_in_units FROM accounts"
-            " WHERE name IN ({})",
-            list(dict.fromkeys(name for name, _ in wanted)),
-        )
-        if (name, asset) in wanted
-    }
-    for name, asset in wanted:
-        if (name, asset) not in rows:
+def _rows(db: Database, drafts: Sequence[TransferDraft], last_account: int) -> dict[str, dict[str, _Row]]:
+    """Every account the drafts touch, by asset and name; a new one has a number above `last_account`."""
+    rows: dict[str, dict[str, _Row]] = {}
+    for asset in sorted({draft.asset for draft in drafts}):
+        names = {draft.debit_account for draft in drafts if draft.asset == asset}
+        names.update(draft.credit_account for draft in drafts if draft.asset == asset)
+        rows[asset] = known = {
+            row[1]: _Row(row[0], row[1], asset, _debit_sign(row[1]), row[2], row[3], row[4])
+            for row in where_in(
+                db,
+                "SELECT account, name, balance_units, reserved_out_units, reserved_in_units"
+                " FROM accounts JOIN balances USING (account) WHERE asset = ? AND name IN ({})",
+                sorted(names),  # in the order of the index, and numbers do not depend on how sets are ordered
+                asset,
+            )
+        }
+        for name in sorted(names.difference(known)):
             last_account += 1
-            rows[name, asset] = _Row(last_account, name, asset, _debit_sign(name), 0, 0, 0)
+            known[name] = _Row(last_account, name, asset, _debit_sign(name), 0, 0, 0)
     return rows
 
 
 def _debit_sign(name: str) -> int:
-    return 1 if parse_account(name).side is Side.DEBIT else -1
+    return 1 if name in DEBIT_NORMAL else -1
 
 
 def _pendings(db: Database, ids: Sequence[str]) -> dict[str, _Pending]:

@@ -190,7 +190,8 @@ class Ledger:
         """What `account` holds; zero for one that was never used."""
         name = parse_account(account).id
         for row in self.db.query(
-            "SELECT balance_units, reserved_out_units, reserved_in_units FROM accounts WHERE name = ? AND asset = ?",
+            "SELECT balance_units, reserved_out_units, reserved_in_units FROM accounts JOIN balances USING (account)"
+            " WHERE name = ? AND asset = ?",
             (name, asset),
         ):
             return Balance(name, asset, *row)
@@ -205,8 +206,8 @@ class Ledger:
         return tuple(
             Balance(AccountId(name), asset, *units)
             for name, asset, *units in self.db.query(
-                "SELECT name, asset, balance_units, reserved_out_units, reserved_in_units FROM accounts"
-                " ORDER BY name, asset"
+                "SELECT name, asset, balance_units, reserved_out_units, reserved_in_units"
+                " FROM accounts JOIN balances USING (account) ORDER BY name, asset"
             )
         )
 
