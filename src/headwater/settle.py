@@ -23,7 +23,7 @@ from headwater.core.instants import SECOND_NS
 from headwater.ledger import CASH, VAULT, Code, TransferDraft, claimable
 from headwater.receipts import Bundle, EpochManifest, PayoutProof, Receipt
 from headwater.settlement.claim import Claim, claim_of
-from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, holder, read_manifest
+from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, escrow_of, holder, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
 from headwater.store.epoch_store import EpochRecord, EpochStore
 from headwater.store.ledger_store import Ledger
@@ -160,15 +160,24 @@ class Settlement:
 
     def _book_promises(self, record: EpochRecord, transaction: str) -> None:
         before = _promised(self.books.epochs.get(record.epoch - 1)) if record.epoch > 1 else {}
-        drafts = [
-            self._draft(account, claimable(account), units - before.get(account, 0), Code.SETTLE, record.epoch)
-            for account, units in _promised(record).items()
-            if units > before.get(account, 0)
-        ]
+        drafts = []
+        for account, units in _promised(record).items():
+            waiting = self._in_escrow(account)
+            if waiting:
+                # Measured before its owner enrolled, booked after: it follows what was released then.
+                drafts.append(self._draft(escrow_of(account), account, waiting, Code.ENROLL, record.epoch))
+            if units > before.get(account, 0):
+                due = units - before.get(account, 0)
+                drafts.append(self._draft(account, claimable(account), due, Code.SETTLE, record.epoch))
         with self.books.ledger.db.transaction():
             if drafts:
                 self.books.ledger.post(drafts, key=f"settle:{record.epoch}", at_ns=self.books.now_ns())
             self.books.epochs.posted(record.epoch, transaction)
+
+    def _in_escrow(self, account: AccountId) -> int:
+        if not account.startswith("contributor:"):
+            return 0
+        return self.books.ledger.balance(escrow_of(account), self.books.currency).balance_units
 
     def _draft(self, debit: AccountId, credit: AccountId, units: int, code: Code, epoch: int) -> TransferDraft:
         return TransferDraft(debit, credit, units, self.books.currency, code, f"epoch:{epoch}")

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 
 from headwater.core.errors import HeadwaterError, MissingError
-from headwater.core.ids import ContributionId
 from headwater.core.money import parse_units
 from headwater.flow import Flow, Parts, ServedModel
+from headwater.models import Backend
 from headwater.receipts import Signer
-from headwater.registry import Contribution
-from headwater.retrieval import PassageIndex
+from headwater.registry import Contribution, Kind
+from headwater.retrieval import PassageIndex, load_embedder, open_index
 from headwater.settings import Settings
-from headwater.splits import Policy
-from headwater.splits.pricing import Prices
+from headwater.splits import Policy, Prices
 from headwater.store.call_store import CallStore
 from headwater.store.database import Database
 from headwater.store.epoch_store import EpochStore
@@ -35,9 +35,6 @@ from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.registry_store import RegistryStore
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done and of how much."""
 
 
 class Home:
@@ -126,9 +123,9 @@ class Home:
             parse_units(self.settings.output_token_price),
         )
 
-    def newest(self, kind: str) -> Contribution | None:
+    def newest(self, kind: Kind) -> Contribution | None:
         """The contribution of this kind that was registered last, if there is any."""
-        found = self.registry.contributions(kind=kind)  # type: ignore[arg-type]
+        found = self.registry.contributions(kind=kind)
         return max(found, key=lambda c: c.registered_at_ns, default=None)
 
     def _policy_text(self) -> str:
@@ -159,27 +156,39 @@ class Home:
         return ReceiptLog.open(path, read_only=not writer)
 
 
-def served_models(home: Home, *, threads: int) -> dict[str, ServedModel]:
+@contextmanager
+def models(home: Home) -> Iterator[dict[str, ServedModel]]:
     """The demo model, served under its plain name and, with sources and the registered prompt, its grounded one.
 
     Raises:
         MissingError: the model or its engine is not installed.
     """
-    from headwater.models import load_demo_model  # heavy: only commands that answer or measure pay for it
+    from headwater.models import LlamaBackend, load_scorer, shipped_reference  # heavy: only who answers pays for it
 
-    model = load_demo_model(cache=home.path / "cache", name=home.settings.model_name, threads=threads)
-    base = home.newest("base_model")
-    prompt = home.newest("prompt")
-    base_id = base.id if base else None
-    plain = ServedModel(model.backend.name, model.backend, model.scorer, model.reference, home.prices(), base_id)
-    grounded = ServedModel(
-        home.settings.model_name + home.settings.grounded_suffix,
-        model.backend,
-        model.scorer,
-        model.reference,
-        home.prices(),
-        base_id,
-        prompt=ContributionId(prompt.id) if prompt else None,
-        sources=home.settings.sources,
+    settings = home.settings
+    with LlamaBackend(name=settings.model_name, threads=settings.threads) as backend:
+        scorer = load_scorer(tokenizer=backend.tokenizer)
+        base, prompt = home.newest("base_model"), home.newest("prompt")
+        plain = ServedModel(
+            settings.model_name, backend, scorer, shipped_reference(), home.prices(), base.id if base else None
+        )
+        grounded = replace(
+            plain,
+            name=settings.model_name + settings.grounded_suffix,
+            prompt=prompt.id if prompt else None,
+            sources=settings.sources,
+        )
+        yield {plain.name: plain, grounded.name: grounded}
+
+
+def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:
+    """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
+    return open_index(
+        home.path / "passages",
+        home.registry.contributions(kind="document"),
+        home.registry.text,
+        now_ns=time.time_ns(),
+        embedder=load_embedder(),
+        count_tokens=lambda text: len(backend.tokenize(text, control=False)),
+        progress=progress,
     )
-    return {served.name: served for served in (plain, grounded)}

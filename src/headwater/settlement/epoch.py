@@ -77,6 +77,11 @@ def holder(account: AccountId) -> AccountId:
     return AccountId("contributor:" + account.removeprefix("escrow:")) if account.startswith("escrow:") else account
 
 
+def escrow_of(account: AccountId) -> AccountId:
+    """Where the money of a `contributor:` account waits as long as its owner has not enrolled."""
+    return AccountId("escrow:" + account.removeprefix("contributor:"))
+
+
 def close(
     window: Window,
     payouts: Iterable[tuple[AccountId, int]],

@@ -1,0 +1,47 @@
+"""The program: all nouns mounted, usage errors turned into status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+
+from headwater import __version__
+from headwater.cli import claim, contribution, contributor, demo, epoch, key, ledger, receipt, serve, settings
+from headwater.cli.output import err, print_error
+from headwater.core.errors import HeadwaterError
+
+
+def build_app() -> App:
+    """The whole command line."""
+    app = App(
+        name="headwater",
+        version=__version__,
+        help="Who supplied each answer, in bits, and what they are paid for it, to the last unit.",
+    )
+    app.command(demo.demo)
+    app.command(serve.serve)
+    app.command(serve.doctor)
+    for noun in (contribution, contributor, key, receipt, ledger, epoch, claim, settings):
+        app.command(noun.app)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and exit with its status."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = build_app()(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        sys.exit(2)
+    except HeadwaterError as error:
+        print_error(error, as_json="--json" in tokens)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,168 @@
+"""`headwater receipt …`: look at a receipt, take it along with its proof, and check one that somebody sent.
+
+`verify` needs the file and a chain, nothing else: no home, no database, no key, no trust in who sent it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from headwater.chain import Chain, Manifest
+from headwater.cli.home import Home
+from headwater.cli.options import HomeOption, JsonOption, outcome, settings
+from headwater.cli.output import out, print_json
+from headwater.cli.receipt_view import print_receipt
+from headwater.cli.settling import open_chain, settlement
+from headwater.core.canonical import parse_canonical
+from headwater.core.errors import InvalidError, MissingError
+from headwater.core.limits import BUNDLE_SIZE_BYTES_MAX
+from headwater.receipts import Bundle, Check, EpochManifest, PayoutProof, Receipt, verify_receipt
+from headwater.settle import check_payout
+from headwater.settlement.epoch import read_manifest
+from headwater.settlement.tree import Domain
+from headwater.splits import Policy, recompute_split
+
+app = App(name="receipt", help="Look at receipts, and check one that somebody sent.")
+
+
+@app.command
+def show(receipt: str, /, *, home: HomeOption = None, json: JsonOption = False) -> int:
+    """A receipt in words: who supplied the answer, and how the price was divided.
+
+    Parameters
+    ----------
+    receipt
+        A receipt id or the id of its call.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        raw = _raw(opened, receipt)
+        if json:
+            print_json(parse_canonical(raw))
+        else:
+            print_receipt(Receipt.from_bytes(raw), opened.registry, opened.policy_by_digest)
+    return result.status
+
+
+@app.command(name="list")
+def list_(*, limit: int = 20, home: HomeOption = None, json: JsonOption = False) -> int:
+    """The newest receipts."""
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        first = max(0, len(opened.log) - limit)
+        found = [Receipt.from_bytes(logged.raw) for logged in opened.log.entries(first)]
+        if json:
+            print_json([{"id": r.id, "call_id": r.call_id, "price_units": str(r.price)} for r in found])
+        else:
+            table = Table("receipt", "call", "model", box=None)
+            for one in found:
+                table.add_row(one.id, one.call_id, one.model.name)
+            out.print(table if found else "no receipts yet")
+    return result.status
+
+
+@app.command
+def bundle(receipt: str, /, *, to: Path | None = None, home: HomeOption = None, json: JsonOption = False) -> int:
+    """Write the file with which a stranger can check a receipt whose epoch has been closed.
+
+    Parameters
+    ----------
+    receipt
+        A receipt id or the id of its call.
+    to
+        The file; `<receipt id>.bundle.json` by default.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened, open_chain(opened) as (chain, _):
+        identity = Receipt.from_bytes(_raw(opened, receipt)).id
+        path = to or Path(f"{identity}.bundle.json")
+        path.write_bytes(settlement(opened, chain).bundle(identity).to_bytes())
+        print_json({"file": str(path)}) if json else out.print(f"wrote {path}")
+    return result.status
+
+
+@app.command
+def verify(
+    file: Path,
+    /,
+    *,
+    rpc: Annotated[str, Parameter(help="JSON-RPC address of the chain.")],
+    contract: Annotated[str | None, Parameter(help="Payout contract you expect; the file's own by default.")] = None,
+    json: JsonOption = False,
+) -> int:
+    """Check a receipt's file against the chain, trusting nobody. Status 1 when anything does not hold.
+
+    Parameters
+    ----------
+    file
+        A bundle, as written by `headwater receipt bundle` or served by a gateway.
+    """
+    with outcome(json) as result:
+        sent = _read_bundle(file)
+        deployment = _deployment(sent.manifest, contract)
+        chain = Chain(rpc)
+        chain.attach(deployment)
+        checks = _checks(sent, chain)
+        held = all(check.passed for check in checks)
+        result.status = 0 if held else 1
+        if json:
+            print_json(
+                {
+                    "verified": held,
+                    "contract": deployment.payout,
+                    "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks],
+                }
+            )
+        else:
+            for check in checks:
+                mark = "[green]holds [/]" if check.passed else "[bold red]FAILED[/]"
+                out.print(f"  {mark} [bold]{check.name:10}[/] ", end="")
+                out.print(check.detail, markup=False)
+            if contract is None:
+                out.print(f"  the contract {deployment.payout} is the file's own word: compare it with the operator's")
+            out.print("[bold green]verified[/]" if held else "[bold red]refused[/]")
+    return result.status
+
+
+def _raw(home: Home, receipt: str) -> bytes:
+    entries = home.log.by_call(receipt) if receipt.startswith("call_") else ()
+    if receipt.startswith("call_") and not entries:
+        raise MissingError(f"{receipt} has no receipt yet", code="receipt_missing", fix="wait for its attribution")
+    return home.log.at(entries[-1].index).raw if entries else home.log.get(receipt).raw
+
+
+def _read_bundle(file: Path) -> Bundle:
+    try:
+        if file.stat().st_size > BUNDLE_SIZE_BYTES_MAX:
+            raise InvalidError(f"{file} is too large", code="bundle_too_large", fix="use the file as it was issued")
+        return Bundle.from_bytes(file.read_bytes())
+    except OSError as error:
+        raise MissingError(f"{file}: {error.strerror}", code="file_missing", fix="give the path of a bundle") from None
+
+
+def _deployment(manifest: bytes, contract: str | None) -> Manifest:
+    told = read_manifest(manifest)
+    try:
+        return Manifest(told["chain_id"], contract or told["contract"], told["token"], told["token_decimals"], 0)
+    except (KeyError, TypeError):
+        raise InvalidError(
+            "the file's manifest names no deployment", code="manifest_invalid", fix="use the file as it was issued"
+        ) from None
+
+
+def _checks(sent: Bundle, chain: Chain) -> tuple[Check, ...]:
+    told = read_manifest(sent.manifest)
+
+    def payout_holds(proof: PayoutProof, manifest: EpochManifest) -> bool:
+        domain = Domain(chain.chain_id, chain.manifest.payout, chain.manifest.token, manifest.epoch)
+        return chain.root_at(manifest.epoch) == manifest.tree_root and check_payout(proof, manifest, domain)
+
+    return verify_receipt(
+        sent,
+        expected_operator=chain.status().poster,
+        data_hash_on_chain=chain.data_hash(told["epoch"]),
+        policy_digest=lambda text: Policy.from_toml(text).digest,
+        recompute_split=recompute_split,
+        check_payout=payout_holds,
+    )

@@ -1,0 +1,113 @@
+"""A receipt for people: who supplied how many bits, and the price divided line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from headwater.cli.output import out
+from headwater.core.ids import AccountId
+from headwater.core.money import PPB, format_units
+from headwater.receipts import Receipt, ReceiptShare
+from headwater.splits import Policy, divide_receipt, explain
+from headwater.store.registry_store import RegistryStore
+
+
+def print_receipt(receipt: Receipt, registry: RegistryStore, policy_text: Callable[[str], str]) -> None:
+    """The bit account, then the division in words."""
+    out.print(f"[bold]receipt {receipt.id}[/]\ncall {receipt.call_id}, model {escape(receipt.model.name)}")
+    print_bits(receipt, registry)
+    print_division(receipt, registry)
+    policy = Policy.from_toml(policy_text(receipt.policy_digest))
+    for sentence in explain(divide_receipt(receipt.price, receipt.attribution, policy), policy):
+        out.print(f"  {escape(sentence)}")
+
+
+def print_bits(receipt: Receipt, registry: RegistryStore) -> None:
+    """Who supplied how many bits of the answer."""
+    account = receipt.attribution
+    table = Table(
+        "supplied by",
+        Column("bits", justify="right"),
+        "95 % interval",
+        Column("share of the pool", justify="right"),
+        "owners",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for share in account.shares:
+        contribution = registry.get(share.contribution)
+        table.add_row(
+            escape(f"{share.kind}: {_short(contribution.title)}"),
+            _bits(share.microbits),
+            _interval(share),
+            _percent(share.weight_ppb),
+            escape(_owners(share, registry)),
+        )
+    table.add_row(
+        "base model, by itself",
+        _bits(account.base_microbits),
+        "exact",
+        "",
+        f"counts at {account.model_weight_ppm // 10_000} %",
+    )
+    table.add_row(
+        "residual (no registered supplier)",
+        "",
+        "",
+        _percent(account.residual_ppb),
+        _name(account.residual_account, registry),
+    )
+    out.print(table)
+    grade = f"grade {account.grade}, {dict(account.parameters).get('passes', 0)} prompts scored"
+    out.print(
+        f"  [dim]{account.tokens} tokens, {_bits(account.total_microbits)} bits in all; {account.estimator} {account.version}, {grade}[/]"
+    )
+
+
+def print_division(receipt: Receipt, registry: RegistryStore) -> None:
+    """The price, payout by payout; the last row is their sum."""
+    table = Table("line", "to", Column(receipt.currency, justify="right"), box=None, padding=(0, 2, 0, 0))
+    for payout in receipt.payouts:
+        table.add_row(payout.line, escape(_name(payout.account, registry)), format_units(payout.amount))
+    table.add_row("[bold]price paid[/]", "", f"[bold]{format_units(sum(p.amount for p in receipt.payouts))}[/]")
+    out.print(table)
+
+
+def account_name(account: AccountId, registry: RegistryStore) -> str:
+    """Whose an account is, in words; money that waits is said to wait."""
+    return _name(account, registry)
+
+
+def _name(account: str, registry: RegistryStore) -> str:
+    kind, _, owner = account.partition(":")
+    if kind in ("escrow", "contributor"):
+        contributor = registry.contributor(owner)  # type: ignore[arg-type]
+        return f"{contributor.name} (not enrolled, simulated: in escrow)" if kind == "escrow" else contributor.name
+    return account
+
+
+def _owners(share: ReceiptShare, registry: RegistryStore) -> str:
+    names = [registry.contributor(owner.contributor).name for owner in share.owners]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= 44 else title[:43] + "…"
+
+
+def _bits(microbits: int) -> str:
+    sign, (whole, rest) = "-" if microbits < 0 else "", divmod(abs(microbits), 1_000_000)
+    return f"{sign}{whole}.{rest // 10_000:02d}"
+
+
+def _interval(share: ReceiptShare) -> str:
+    if share.low_microbits == share.microbits == share.high_microbits:
+        return "exact"
+    return f"{_bits(share.low_microbits)} … {_bits(share.high_microbits)}"
+
+
+def _percent(ppb: int) -> str:
+    return f"{ppb * 100 // PPB}.{ppb * 10_000 // PPB % 100:02d} %"

