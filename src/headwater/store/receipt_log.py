@@ -22,16 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id, receipt_id
-from headwater.core.limits import RECEIPT_BATCH_MAX, RECEIPT_SIZE_BYTES_MAX
+from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.receipts.log import InclusionProof, LogTree, TreeHead, leaf_hash
-from headwater.receipts.signing import SIGNATURE_BYTES, parse_signature
-from headwater.store.group_commit import GroupCommit, Unit
+from headwater.receipts.signing import SIGNATURE_BYTES
+from headwater.store.group_commit import GroupCommit
+from headwater.store.receipt_admission import Entry, Group, Indices, Item, chain_of, read_call, read_item, settle
 from headwater.store.receipt_file import (
     TornTail,
     check_header,
@@ -47,20 +46,11 @@ from headwater.store.receipt_frames import (
     FRAME_HEADER_BYTES,
     Damage,
     frame_header,
-    payload_crc,
     scan,
     split_frame,
 )
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a receipt stands in the log."""
-
-    index: int  # from 0, in order of appending
-    id: ReceiptId
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +60,6 @@ class LoggedReceipt:
     entry: Entry
     raw: bytes  # the receipt's canonical bytes
     signature: str  # 0x and 130 hex digits
-
-
-class _Head(msgspec.Struct):
-    """The two fields of a receipt that the log keeps order by."""
-
-    call_id: str
-    supersedes: str | None
-
-
-_Indices = int | tuple[int, ...]  # most calls have one receipt, so one index is kept bare
-
-_read_head = msgspec.json.Decoder(_Head).decode
-
-
-class _Item(NamedTuple):  # made once per receipt on the way in, where a frozen dataclass costs a microsecond more
-    id: bytes
-    leaf: bytes
-    call: bytes
-    supersedes: bytes | None
-    signature: bytes
-    raw: bytes
-    crc: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    fresh: list[_Item]  # what is new, in order
-    indices: list[list[int]]  # per unit, per item; empty for a unit in conflict
-
-
-_Group = Sequence[Unit[_Item, tuple[Entry, ...]]]
 
 
 class ReceiptLog:
@@ -116,11 +75,11 @@ class ReceiptLog:
         self._check = FIRST_CHECK  # of the last frame
         self._offsets = array("Q")
         self._ids: dict[bytes, int] = {}
-        self._calls: dict[bytes, _Indices] = {}
+        self._calls: dict[bytes, Indices] = {}
         self._tree = LogTree()
         self._state = threading.RLock()  # guards all of the above for readers
         self._writing = threading.Lock()  # held by the thread that writes
-        self._commit: GroupCommit[_Item, tuple[Entry, ...]] = GroupCommit(
+        self._commit: GroupCommit[Item, tuple[Entry, ...]] = GroupCommit(
             self._write, items_max=RECEIPT_BATCH_MAX, interrupted=lambda: _interrupted(path)
         )
         self._broken: str | None = None
@@ -217,7 +176,7 @@ class ReceiptLog:
             )
         if not receipts:
             return ()
-        return self._commit.submit([_item(raw, signature) for raw, signature in receipts])
+        return self._commit.submit([read_item(raw, signature) for raw, signature in receipts])
 
     def get(self, identity: str) -> LoggedReceipt:
         """The receipt with this id.
@@ -253,7 +212,7 @@ class ReceiptLog:
                 f"{call_id[:80]!r} is not a call id", code="call_id_invalid", fix="give call_ and 32 hex digits"
             )
         with self._state:
-            return tuple(self.at(index).entry for index in _chain(self._calls.get(bytes.fromhex(call_id[5:]))))
+            return tuple(self.at(index).entry for index in chain_of(self._calls.get(bytes.fromhex(call_id[5:]))))
 
     def entries(self, start: int = 0) -> Iterator[LoggedReceipt]:
         """The receipts from index `start` on, in order, up to the size the log has when asked for."""
@@ -324,12 +283,12 @@ class ReceiptLog:
 
     # -- appending ---------------------------------------------------------------------------------
 
-    def _write(self, group: _Group) -> None:
+    def _write(self, group: Group) -> None:
         """Check, write, sync and publish a group of units; the outcome is left in each of them."""
         with self._writing:
             try:
                 self._refuse_broken()
-                settled = self._settle(group)
+                settled = settle(group, len(self), self._ids, self._calls)
                 self._make_durable(settled.fresh)
             except HeadwaterError as error:
                 for unit in group:
@@ -340,46 +299,7 @@ class ReceiptLog:
                         Entry(index, ReceiptId(item.id.hex())) for index, item in zip(indices, unit.items, strict=False)
                     )
 
-    def _settle(self, group: _Group) -> _Settled:
-        """Give every item of the group its index. A unit in conflict drops out by itself."""
-        fresh: list[_Item] = []
-        given: list[list[int]] = []
-        ids: dict[bytes, int] = {}
-        calls: dict[bytes, _Indices] = {}
-        for unit in group:
-            begin = len(fresh)
-            earlier: list[tuple[bytes, _Indices | None]] = []
-            indices: list[int] = []
-            try:
-                for item in unit.items:
-                    index = self._ids.get(item.id, ids.get(item.id))
-                    if index is None:
-                        staged = calls.get(item.call)
-                        chain = _chain(self._calls.get(item.call) if staged is None else staged)
-                        if chain or item.supersedes is not None:
-                            named = item.supersedes or b""
-                            _check_supersedes(item, chain, self._ids.get(named, ids.get(named)))
-                        index = len(self) + len(fresh)
-                        ids[item.id] = index
-                        calls[item.call] = (*chain, index) if chain else index
-                        earlier.append((item.call, staged))
-                        fresh.append(item)
-                    indices.append(index)
-            except HeadwaterError as error:
-                unit.error = error
-                indices = []
-                for item in fresh[begin:]:
-                    del ids[item.id]
-                for call, staged in reversed(earlier):
-                    if staged is None:
-                        del calls[call]
-                    else:
-                        calls[call] = staged
-                del fresh[begin:]
-            given.append(indices)
-        return _Settled(fresh, given)
-
-    def _make_durable(self, fresh: Sequence[_Item]) -> None:
+    def _make_durable(self, fresh: Sequence[Item]) -> None:
         if not fresh:
             return
         first = len(self)
@@ -447,7 +367,7 @@ class ReceiptLog:
     def _publish(self, index: int, identity: bytes, call: bytes) -> None:
         self._ids[identity] = index
         earlier = self._calls.get(call)
-        self._calls[call] = index if earlier is None else (*_chain(earlier), index)
+        self._calls[call] = index if earlier is None else (*chain_of(earlier), index)
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -488,9 +408,8 @@ class ReceiptLog:
                 index, identity = len(self._offsets), hashlib.sha256(found.raw).digest()
                 if identity in self._ids:
                     return Damage(found.offset, f"frame {index} repeats frame {self._ids[identity]}", torn=False)
-                try:
-                    call = bytes.fromhex(_read_head(found.raw).call_id[5:])
-                except (msgspec.DecodeError, ValueError):
+                call = read_call(found.raw)
+                if call is None:
                     return Damage(found.offset, f"frame {index} holds no receipt", torn=False)
                 self._publish(index, identity, call)
                 self._offsets.append(found.offset)
@@ -499,59 +418,6 @@ class ReceiptLog:
         finally:
             self._tree.extend(leaves)
         return None
-
-
-def _item(raw: bytes, signature: str) -> _Item:
-    if len(raw) > RECEIPT_SIZE_BYTES_MAX:
-        raise InvalidError(
-            f"receipt takes {len(raw)} bytes, the limit is {RECEIPT_SIZE_BYTES_MAX}",
-            code="receipt_too_large",
-            fix="append receipts as they were issued",
-        )
-    try:
-        head = _read_head(raw)
-        if not is_call_id(head.call_id):
-            raise ValueError(f"{head.call_id!r} is not a call id")
-    except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidError(
-            f"not a receipt: {error}", code="not_a_receipt", fix="append receipts as they were issued"
-        ) from None
-    signed = parse_signature(signature)
-    return _Item(
-        id=hashlib.sha256(raw).digest(),  # the bytes of core.ids.receipt_id
-        leaf=leaf_hash(raw),
-        call=bytes.fromhex(head.call_id[5:]),
-        supersedes=None if head.supersedes is None else bytes.fromhex(check_receipt_id(head.supersedes)),
-        signature=signed,
-        raw=raw,
-        crc=payload_crc(signed, raw),
-    )
-
-
-def _chain(found: _Indices | None) -> tuple[int, ...]:
-    return () if found is None else (found,) if isinstance(found, int) else found
-
-
-def _check_supersedes(item: _Item, chain: tuple[int, ...], superseded: int | None) -> None:
-    call = "call_" + item.call.hex()
-    if item.supersedes is None:
-        raise ConflictError(
-            f"{call} has a receipt already (entry {chain[-1]}) with other content",
-            code="call_receipted",
-            fix="send the same bytes again, or issue a receipt that supersedes it",
-        )
-    if superseded not in chain:
-        raise ConflictError(
-            f"{call}: the receipt {item.supersedes.hex()} it supersedes is not one of that call in this log",
-            code="superseded_missing",
-            fix="name the call's latest receipt",
-        )
-    if superseded != chain[-1]:
-        raise ConflictError(
-            f"{call}: the receipt {item.supersedes.hex()} was superseded before (by entry {chain[-1]})",
-            code="superseded_twice",
-            fix="name the call's latest receipt",
-        )
 
 
 def _not_read(path: Path, error: OSError) -> UpstreamError:
