@@ -15,7 +15,7 @@ import openai
 
 from headwater.gateway import Gateway, GatewayOptions, create_app, serving
 from headwater.store.key_store import KeyRecord
-from toy.home import ToyHome, open_home
+from toy.home import Engine, ToyHome, open_home
 
 
 @dataclass
@@ -60,9 +60,9 @@ class Desk:
 
 
 @contextmanager
-def open_desk(home: Path, **options: float) -> Iterator[Desk]:
+def open_desk(home: Path, engine: Engine | None = None, **options: float) -> Iterator[Desk]:
     """A running gateway over `home`."""
-    with open_home(home) as toy:
+    with open_home(home, engine) as toy:
         secret, key = toy.key()
         app = create_app(toy.flow, toy.keys, options=GatewayOptions(**options))  # type: ignore[arg-type]
         with serving(app) as url:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from headwater.attribution.reference import uniform_reference
+from headwater.attribution.layout import Scorer
+from headwater.attribution.reference import Reference, uniform_reference
 from headwater.core.ids import ContributionId
 from headwater.core.money import NANO, PPB
 from headwater.flow import Flow, Parts, ServedModel
 from headwater.ledger import deposit
+from headwater.models import Backend
 from headwater.receipts import KeySigner
 from headwater.registry import Ownership, enrolled, unenrolled
 from headwater.registry.intake import Candidate
@@ -92,17 +94,26 @@ class ToyHome:
         return self.ledger.balance(key.account, self.currency).reserved_out_units
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What answers and measures."""
+
+    backend: Backend
+    scorer: Scorer
+    reference: Reference
+
+
 @contextmanager
-def open_home(path: Path, *, now_ns: Callable[[], int] = time.time_ns) -> Iterator[ToyHome]:
-    """Open the home at `path` as the process that serves it, and make it when it is new."""
+def open_home(path: Path, engine: Engine | None = None) -> Iterator[ToyHome]:
+    """Open the home at `path` as the process that serves it, and make it when it is new; the toy model by default."""
     path.mkdir(parents=True, exist_ok=True)
     with Database(path / "headwater.db") as db, ReceiptLog.open(path / "receipts.log") as log:
         registry, ledger, keys = RegistryStore(db), Ledger(db), KeyStore(db)
         calls = CallStore(db, ledger, keys, run_id=os.urandom(16).hex())
         documents, prompt, base = _register(registry)
         model = ToyModel()
-        reference = uniform_reference(256)
-        shared = (model, model, reference)
+        engine = engine or Engine(model, model, uniform_reference(256))
+        shared = (engine.backend, engine.scorer, engine.reference)
         dear = Prices(request_units=NANO, input_token_units=0, output_token_units=0)
         served = (
             ServedModel("toy", *shared, PRICES, base),
@@ -120,7 +131,7 @@ def open_home(path: Path, *, now_ns: Callable[[], int] = time.time_ns) -> Iterat
                 log=log,
                 signer=KeySigner(b"\x01" * 32),
                 policy=policy,
-                now_ns=now_ns,
+                now_ns=time.time_ns,
                 random_bytes=os.urandom,
             )
         )

@@ -33,6 +33,7 @@ from headwater.models.backend import Sampling
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MODEL_CHARS_MAX: Final = 200
 _CONTRIBUTION_PREFIX: Final = "ctb_"
+_TOP_P_MIN: Final = 1e-6  # 0 is let through, as OpenAI does, and means the likeliest token
 
 _READ: Final = frozenset(
     [
@@ -101,7 +102,7 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
         sampling=Sampling(
             max_tokens=_max_tokens(body),
             temperature=_number(body, "temperature", 0.0, 2.0, 0.0),
-            top_p=_number(body, "top_p", 0.0, 1.0, 1.0),
+            top_p=max(_number(body, "top_p", 0.0, 1.0, 1.0), _TOP_P_MIN),
             seed=_seed(body, seed),
             stop=_stop(body),
         ),
