@@ -5,6 +5,7 @@ import pytest
 
 from headwater.core.canonical import canonical, digest
 from headwater.core.errors import InvalidError
+from headwater.core.ids import receipt_id
 from headwater.core.keccak import keccak256
 from headwater.receipts import (
     Bundle,
@@ -16,6 +17,7 @@ from headwater.receipts import (
     manifest_hash,
     verify_receipt,
 )
+from headwater.receipts.signing import signing_digest
 
 POLICY = "name = 'demo'  # as published\n"
 LEAVES = 13
@@ -44,7 +46,11 @@ def case(example):
         }
     )
     payout = PayoutProof("commons", 0, "0x" + "11" * 20, 1_800_000, (bytes(32),))
-    return Bundle(signed.raw, signed.signature, proof, POLICY, manifest, (payout,)), example.receipt.operator
+    return (
+        Bundle(signed.raw, signed.signature, proof, POLICY, manifest, (payout,)),
+        example.receipt.operator,
+        example.signer,
+    )
 
 
 def checks_of(bundle, operator, on_chain, *, split=None, payouts=None):
@@ -60,7 +66,7 @@ def checks_of(bundle, operator, on_chain, *, split=None, payouts=None):
 
 def failed(case, bundle=None, **changes):
     """Names of the checks that fail for a bundle; the chain holds the hash of the true manifest."""
-    true, operator = case
+    true, operator, _ = case
     arguments = {
         "operator": operator,
         "on_chain": keccak256(true.manifest),
@@ -72,7 +78,7 @@ def failed(case, bundle=None, **changes):
 
 def test_a_true_bundle_passes_every_check(case):
     """A stranger with the file and one number of the chain sees seven checks, all passed, each with its reason."""
-    bundle, operator = case
+    bundle, operator, _ = case
     checks = checks_of(
         Bundle.from_bytes(bundle.to_bytes()),
         operator.upper().replace("X", "x"),
@@ -87,7 +93,7 @@ def test_a_true_bundle_passes_every_check(case):
 
 def test_rules_that_were_not_given_are_not_said_to_hold(case):
     """Without the rules of split and payout tree their checks are absent, not passed."""
-    bundle, operator = case
+    bundle, operator, _ = case
     names = [check.name for check in checks_of(bundle, operator, manifest_hash(bundle.manifest))]
     assert names == ["receipt", "signature", "manifest", "log", "policy"]
 
@@ -166,6 +172,18 @@ def test_a_policy_the_epoch_does_not_know_is_refused(case, example):
     assert failed(case, other, on_chain=manifest_hash(other.manifest)) == ["policy"]
 
 
+def test_a_receipt_that_names_another_operator_than_its_signer_is_refused(case):
+    """The operator's own signature does not help a receipt that says somebody else issued it."""
+    bundle = case[0]
+    receipt = replace(Receipt.from_bytes(bundle.receipt), operator="0x" + "22" * 20)
+    raw = receipt.to_bytes()
+    sums = signing_digest(receipt_id(raw), receipt.call_id, receipt.price, receipt.policy_digest)
+    forged = replace(bundle, receipt=raw, signature="0x" + case[2].sign(sums).hex())
+    checks = {check.name: check for check in checks_of(forged, case[1], manifest_hash(bundle.manifest))}
+    assert not checks["signature"].passed
+    assert "names 0x2222" in checks["signature"].detail
+
+
 def test_rules_that_break_are_a_failed_check(case):
     """A rule that raises, even on purpose, ends in a failed check with its words, not in a crash."""
 
@@ -173,7 +191,7 @@ def test_rules_that_break_are_a_failed_check(case):
         raise ZeroDivisionError("oh")
 
     assert failed(case, split=broken, payouts=broken) == ["split", "payouts"]
-    bundle, operator = case
+    bundle, operator, _ = case
     details = [check.detail for check in checks_of(bundle, operator, manifest_hash(bundle.manifest), split=broken)]
     assert "ZeroDivisionError: oh" in details[-1]
 
