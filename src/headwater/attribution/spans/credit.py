@@ -27,7 +27,9 @@ class CreditRules:
     def __post_init__(self) -> None:
         if not 0 <= self.floor_microbits < 2**50:
             raise InvalidError(
-                f"floor of {self.floor_microbits} micro-bits is out of range", code="credit_rules_invalid", fix="use 0 to 2^50"
+                f"floor of {self.floor_microbits} micro-bits is out of range",
+                code="credit_rules_invalid",
+                fix="use 0 to 2^50",
             )
 
     @property
@@ -106,7 +108,9 @@ def credit_trace(trace: Trace, rules: CreditRules, head: Head, exclude: Collecti
             if part:
                 pieces.append(CreditPiece(span.start, span.end, document_id, owner, part))
                 totals[document_id, owner] = totals.get((document_id, owner), 0) + part
-    shares = sorted((CreditShare(*key, microbits) for key, microbits in totals.items()), key=lambda s: (-s.microbits, s.document_id))
+    shares = sorted(
+        (CreditShare(*key, microbits) for key, microbits in totals.items()), key=lambda s: (-s.microbits, s.document_id)
+    )
     return Credit(tuple(shares), tuple(pieces), unowned, under, excluded, rules.digest, trace.manifest)
 
 

@@ -5,23 +5,25 @@ token before. Segments can be put in again (a merge), without the documents that
 Invariant: the segment depends on the set of documents only up to the numbering of its vocabulary.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from headwater.attribution.spans.clusters import sketch_documents
 from headwater.attribution.spans.grams import PADDING, gram_table
+from headwater.attribution.spans.memory import compiled
 from headwater.attribution.spans.segment import (
     ANCHOR_TOKENS,
     ARRAYS,
     DELTA_LONG,
     NO_OWNER,
-    SKETCH_WORDS,
     Segment,
     id_hash,
 )
@@ -57,8 +59,9 @@ class Draft:
         self._vocabulary = Vocabulary()
         self._rows: list[_Row] = []
         self._starts = [0]
-        self._ids: list[NDArray[np.int32]] = []
-        self._deltas: list[NDArray[np.uint8]] = []
+        # Buffers grow in place: large blocks are moved by the memory manager, not copied.
+        self._ids: NDArray[np.int32] = np.empty(_CHUNK_TOKENS, dtype=np.int32)
+        self._deltas: NDArray[np.uint8] = np.empty(_CHUNK_TOKENS, dtype=np.uint8)
         self._long_at: list[NDArray[np.int64]] = []
         self._long_delta: list[NDArray[np.int64]] = []
         self._unsketched: list[NDArray[np.uint64]] = []
@@ -86,13 +89,14 @@ class Draft:
         kept: list[NDArray[np.uint64]] = []
         while at < text.size:
             count, at = scan(text, at, hashes, starts, ends, *fold_arrays())
-            ids = np.empty(count, dtype=np.int32)
-            self._vocabulary.intern(hashes[:count], ids)
-            self._append(ids, starts[:count], before)
-            before = int(starts[count - 1]) if count else before
+            self._make_room(count + 1)
+            self._vocabulary.intern(hashes[:count], self._ids[self.tokens : self.tokens + count])
+            before = self._measure(starts[:count], before)
             words += count
             kept.append(hashes[:count].copy())
-        self._append(np.zeros(1, dtype=np.int32), np.array([len(raw)], dtype=np.uint32), before)
+        self._make_room(1)
+        self._ids[self.tokens] = 0
+        self._measure(np.array([len(raw)], dtype=np.uint32), before)
         if self.tokens > SYMBOLS_MAX:
             raise InvalidError(
                 f"document {document.id!r} takes the segment to {self.tokens} tokens (max {SYMBOLS_MAX})",
@@ -120,8 +124,12 @@ class Draft:
         long_at, long_delta = np.asarray(arrays["long_at"]), np.asarray(arrays["long_delta"])
         for begin, end in _runs(segment):
             first, last = int(starts[begin]), int(starts[end])
-            self._ids.append(remap[arrays["tokens"][first:last]])
-            self._deltas.append(np.array(arrays["deltas"][first:last], dtype=np.uint8))
+            self._make_room(last - first)
+            remap.take(
+                np.asarray(arrays["tokens"][first:last], dtype=np.int32),
+                out=self._ids[self.tokens : self.tokens + last - first],
+            )
+            self._deltas[self.tokens : self.tokens + last - first] = arrays["deltas"][first:last]
             low, high = np.searchsorted(long_at, [first, last])
             self._long_at.append(np.asarray(long_at[low:high] - first + self.tokens, dtype=np.int64))
             self._long_delta.append(np.array(long_delta[low:high], dtype=np.int64))
@@ -142,7 +150,9 @@ class Draft:
             self.tokens += last - first
             if self.tokens > SYMBOLS_MAX:
                 raise InvalidError(
-                    f"merging gives {self.tokens} tokens (max {SYMBOLS_MAX})", code="segment_too_large", fix="keep the segments apart"
+                    f"merging gives {self.tokens} tokens (max {SYMBOLS_MAX})",
+                    code="segment_too_large",
+                    fix="keep the segments apart",
                 )
 
     def build(self) -> Segment:
@@ -153,18 +163,23 @@ class Draft:
         starts = np.array(self._starts, dtype=np.int64)
         lengths = np.diff(starts)[rank] if rank else np.zeros(0, np.int64)
         document_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        tokens = np.zeros(self.tokens + PADDING, dtype=np.int32)
-        deltas = np.empty(self.tokens, dtype=np.uint8)
         moved = np.array(rank, dtype=np.int64)
-        _gather(_joined(self._ids, np.int32), starts, moved, document_starts, tokens)
-        _gather(_joined(self._deltas, np.uint8), starts, moved, document_starts, deltas)
+        self._ids.resize(self.tokens + PADDING, refcheck=False)
+        self._deltas.resize(self.tokens, refcheck=False)
+        self._ids[self.tokens :] = 0
+        tokens, deltas = self._ids, self._deltas
+        if not np.array_equal(moved, np.arange(moved.size)):
+            tokens, deltas = np.zeros_like(self._ids), np.empty_like(self._deltas)
+            _gather(self._ids, starts, moved, document_starts, tokens)
+            _gather(self._deltas, starts, moved, document_starts, deltas)
         long_at, long_delta = self._long(starts, moved, document_starts)
-        self._ids, self._deltas = [], []
+        self._ids, self._deltas = np.empty(0, np.int32), np.empty(0, np.uint8)
         anchors = np.empty(-(-self.tokens // ANCHOR_TOKENS), dtype=np.int64)
-        _anchor(deltas, long_at, long_delta, anchors)
+        _anchor(deltas, long_delta, anchors)
         order = suffix_array(tokens[: self.tokens], self._vocabulary.size + 1)
         table = gram_table(tokens, order, self.gram_tokens)
-        symbols = np.concatenate([[0], np.cumsum(np.bincount(tokens[: self.tokens], minlength=self._vocabulary.size + 1))])
+        symbols = np.zeros(self._vocabulary.size + 2, dtype=np.int32)
+        _count_symbols(tokens, self.tokens, symbols)
         arrays: dict[str, NDArray[np.generic]] = {
             "tokens": tokens,
             "order": order,
@@ -178,21 +193,27 @@ class Draft:
             "long_at": long_at,
             "long_delta": long_delta,
             "document_starts": document_starts.astype(np.int32),
-            "symbol_starts": symbols.astype(np.int32),
+            "symbol_starts": symbols,
         }
         arrays.update(_document_arrays(rows))
         return Segment({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()})
 
-    def _append(self, ids: NDArray[np.int32], starts: NDArray[np.uint32], before: int) -> None:
-        steps = np.diff(starts.astype(np.int64), prepend=before)
-        long = np.flatnonzero(steps >= DELTA_LONG)
-        if long.size:
-            self._long_at.append(long + self.tokens)
-            self._long_delta.append(steps[long])
-            steps = np.minimum(steps, DELTA_LONG)
-        self._ids.append(ids)
-        self._deltas.append(steps.astype(np.uint8))
-        self.tokens += ids.size
+    def _make_room(self, tokens: int) -> None:
+        if self.tokens + tokens + PADDING > self._ids.size:
+            size = self._ids.size + self._ids.size // 4 + tokens + PADDING
+            self._ids.resize(size, refcheck=False)
+            self._deltas.resize(size, refcheck=False)
+
+    def _measure(self, starts: NDArray[np.uint32], before: int) -> int:
+        """Note how far each token is from the one before; returns where the last begins."""
+        long = _distances(starts, before, self._deltas[self.tokens : self.tokens + starts.size])
+        if long:
+            steps = np.diff(starts.astype(np.int64), prepend=np.int64(before)).astype(np.int64)
+            at = np.flatnonzero(steps >= DELTA_LONG)
+            self._long_at.append(at + self.tokens)
+            self._long_delta.append(steps[at])
+        self.tokens += starts.size
+        return int(starts[-1]) if starts.size else before
 
     def _long(
         self, starts: NDArray[np.int64], moved: NDArray[np.int64], document_starts: NDArray[np.int64]
@@ -210,7 +231,9 @@ class Draft:
         if not self._unsketched_rows:
             return
         first = len(self._rows) - len(self._unsketched_rows)
-        sketches = sketch_documents(_joined(self._unsketched, np.uint64), np.array(self._unsketched_rows, dtype=np.int64))
+        sketches = sketch_documents(
+            _joined(self._unsketched, np.uint64), np.array(self._unsketched_rows, dtype=np.int64)
+        )
         for i, sketch in sketches.items():
             row = self._rows[first + i]
             self._rows[first + i] = _Row(row.id, row.owner, row.registered_at, row.size_bytes, row.digest, sketch)
@@ -256,8 +279,8 @@ def _document_arrays(rows: list[_Row]) -> dict[str, NDArray[np.generic]]:
     }
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _gather(source, starts, moved, new_starts, out):  # type: ignore[no-untyped-def]
+@compiled
+def _gather(source, starts, moved, new_starts, out):
     """Lay the documents of `source` out in their new order."""
     for i in range(moved.size):
         begin = starts[moved[i]]
@@ -265,8 +288,8 @@ def _gather(source, starts, moved, new_starts, out):  # type: ignore[no-untyped-
             out[new_starts[i] + j] = source[begin + j]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _anchor(deltas, long_at, long_delta, anchors):  # type: ignore[no-untyped-def]
+@compiled
+def _anchor(deltas, long_delta, anchors):
     """Write the byte offset of every 64th token."""
     offset, long = 0, 0
     for i in range(deltas.size):
@@ -277,3 +300,26 @@ def _anchor(deltas, long_at, long_delta, anchors):  # type: ignore[no-untyped-de
             offset += deltas[i]
         if i & 63 == 0:
             anchors[i >> 6] = offset
+
+
+@compiled
+def _distances(starts, before, deltas):
+    """Write the bytes between neighbouring tokens; returns how many did not fit."""
+    long = 0
+    for i in range(starts.size):
+        step = np.int64(starts[i]) - before
+        before = np.int64(starts[i])
+        if step >= DELTA_LONG:
+            long += 1
+            step = DELTA_LONG
+        deltas[i] = step
+    return long
+
+
+@compiled
+def _count_symbols(tokens, size, starts):
+    """First place of each symbol in the suffix array, and the end."""
+    for i in range(size):
+        starts[tokens[i] + 1] += 1
+    for symbol in range(1, starts.size):
+        starts[symbol] += starts[symbol - 1]

@@ -7,13 +7,16 @@ flight instead of one. Everything here is compiled, holds no lock and releases t
 Knows nothing of surprisal or pay.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.grams import bucket_of, gram_hash
-from headwater.attribution.spans.memory import i32_at, i64_at, prefetch, u8_at, u32_at, u64_at
+from headwater.attribution.spans.memory import compiled, i32_at, i64_at, prefetch, u8_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
     ROW_BUCKET_STARTS,
     ROW_BUCKETS,
@@ -39,8 +42,8 @@ _BLOCK = 256
 _GROUP_BIT = 1 << 31
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def token_ids(hashes, count, row, ids):  # type: ignore[no-untyped-def]
+@compiled
+def token_ids(hashes, count, row, ids):
     """Write the segment's id of every token, 0 for those it does not hold."""
     rows = row[ROW_VOCABULARY_SIZE]
     table = carray(u64_at(row[ROW_VOCABULARY]), 2 * rows)
@@ -56,8 +59,8 @@ def token_ids(hashes, count, row, ids):  # type: ignore[no-untyped-def]
             ids[i] = table[2 * slot + np.uint64(1)]  # an empty row holds id 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def document_of(starts, documents, position):  # type: ignore[no-untyped-def]
+@compiled
+def document_of(starts, documents, position):
     """The document that holds a token position."""
     low, high = 0, documents
     while high - low > 1:
@@ -69,8 +72,8 @@ def document_of(starts, documents, position):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def precedes(rows, segment, document, other_segment, other_document):  # type: ignore[no-untyped-def]
+@compiled
+def precedes(rows, segment, document, other_segment, other_document):
     """Whether one document was registered before another: by time, then by id."""
     if segment == other_segment:
         return document < other_document
@@ -90,8 +93,8 @@ def precedes(rows, segment, document, other_segment, other_document):  # type: i
     return my_size < their_size
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, found):  # type: ignore[no-untyped-def]
+@compiled
+def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, found):
     """Look up the k-gram at every token of a text in one segment and keep the earlier holder.
 
     Args:
@@ -188,8 +191,8 @@ def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, fo
                 break
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _living(row, document_starts, groups, group, first):  # type: ignore[no-untyped-def]
+@compiled
+def _living(row, document_starts, groups, group, first):
     """First position and number of occurrences of a k-gram in documents that were not removed."""
     dead = carray(u8_at(row[ROW_DEAD]), row[ROW_DOCUMENTS])
     if group < 0:

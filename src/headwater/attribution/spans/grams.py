@@ -9,15 +9,17 @@ reads two cache lines and one that finds its k-gram reads two or three more.
 Knows nothing of text, owners or files: tokens are int32 ids > 0, and 0 ends a document.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from headwater.attribution.spans.memory import prefetch
+from headwater.attribution.spans.memory import compiled, prefetch
 from headwater.attribution.spans.tokens import finish
 
 GRAM_TOKENS_MIN, GRAM_TOKENS_MAX = 4, 32
@@ -65,20 +67,25 @@ def gram_table(tokens: NDArray[np.int32], order: NDArray[np.int32], gram_tokens:
         order: (n,) suffix array of tokens[:n].
         gram_tokens: k.
     """
-    heads = np.zeros((order.size >> 3) + 1, dtype=np.uint8)
-    distinct, repeated = _mark_groups(tokens, order, gram_tokens, heads)
-    buckets = max(1, distinct // BUCKET_GRAMS)
-    starts = np.zeros(buckets + 1, dtype=np.uint32)
+    single = np.zeros((order.size >> 3) + 1, dtype=np.uint8)  # bit p: the k-gram at p occurs nowhere else
+    groups = np.empty((1024, 3), dtype=np.uint32)
+    rank = repeated = singles = 0
+    while rank < order.size:
+        if repeated == groups.shape[0]:
+            groups.resize((repeated + repeated // 4 + 1024, 3), refcheck=False)
+        rank, repeated, singles = _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, singles)
+    groups.resize((repeated, 3), refcheck=False)
+    distinct = singles + repeated
+    starts = np.zeros(max(1, distinct // BUCKET_GRAMS) + 1, dtype=np.uint32)
+    _count_buckets(tokens, gram_tokens, single, groups, starts, WEIGHTS)
     fingerprints = np.empty(distinct, dtype=np.uint8)
     entries = np.empty(distinct, dtype=np.uint32)
-    groups = np.empty((repeated, 3), dtype=np.uint32)
-    _count_buckets(tokens, order, gram_tokens, heads, starts, WEIGHTS)
-    _fill(tokens, order, gram_tokens, heads, starts, fingerprints, entries, groups, WEIGHTS)
+    _fill(tokens, gram_tokens, single, groups, starts, fingerprints, entries, WEIGHTS)
     return GramTable(starts, fingerprints, entries, groups)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def gram_hash(tokens, at, gram_tokens, weights):  # type: ignore[no-untyped-def]
+@compiled
+def gram_hash(tokens, at, gram_tokens, weights):
     """Multilinear hash of the k tokens from `at`."""
     total = np.uint64(0)
     for j in range(gram_tokens):
@@ -86,123 +93,127 @@ def gram_hash(tokens, at, gram_tokens, weights):  # type: ignore[no-untyped-def]
     return finish(total)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def bucket_of(hashed, buckets):  # type: ignore[no-untyped-def]
+@compiled
+def bucket_of(hashed, buckets):
     """Which bucket a hash belongs to: its upper half scaled to the number of buckets."""
     return np.intp((hashed >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _mark_groups(tokens, order, gram_tokens, heads):  # type: ignore[no-untyped-def]
-    """Set a bit where a group of equal k-grams begins in the suffix array (and where one has ended)."""
-    distinct, repeated = 0, 0
-    before, size = -1, 0
-    for rank in range(order.size):
-        if rank + _AHEAD < order.size:
-            prefetch(tokens, np.intp(order[rank + _AHEAD]))
-        position = order[rank]
+@compiled
+def _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, singles):
+    """Go through the suffix array from `rank` until `groups` is full; returns (next rank, groups, singles)."""
+    size = order.size
+    while rank < size and repeated < groups.shape[0]:
+        first = order[rank]
+        end = rank + 1
         whole = True
-        same = before >= 0
         for j in range(gram_tokens):
-            token = tokens[position + j]
-            if token == 0:
+            if tokens[first + j] == 0:
                 whole = False
                 break
-            if same and token != tokens[before + j]:
-                same = False
         if not whole:
-            same = False
-        if not same:
-            heads[rank >> 3] |= np.uint8(1 << (rank & 7))
-            if size > 1:
-                repeated += 1
-            size = 0
-            before = -1
-        if whole:
-            if size == 0:
-                distinct += 1
-            size += 1
-            before = position
-    if size > 1:
-        repeated += 1
-    return distinct, repeated
+            if rank + _AHEAD < size:
+                prefetch(tokens, np.intp(order[rank + _AHEAD]))
+            rank += 1
+            continue
+        position = first
+        while True:
+            if end + _AHEAD < size:
+                prefetch(tokens, np.intp(order[end + _AHEAD]))
+                prefetch(single, np.intp(order[end + _AHEAD] >> 3))
+            if end == size:
+                break
+            other = order[end]
+            same = True
+            for j in range(gram_tokens):
+                if tokens[other + j] != tokens[position + j]:
+                    same = False
+                    break
+            if not same:
+                break
+            first = min(first, other)
+            end += 1
+        if end == rank + 1:
+            single[first >> 3] |= np.uint8(1 << (first & 7))
+            singles += 1
+        else:
+            groups[repeated, 0], groups[repeated, 1], groups[repeated, 2] = rank, end - rank, first
+            repeated += 1
+        rank = end
+    return rank, repeated, singles
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _is_whole(tokens, position, gram_tokens):  # type: ignore[no-untyped-def]
-    for j in range(gram_tokens):
-        if tokens[position + j] == 0:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count_buckets(tokens, order, gram_tokens, heads, starts, weights):  # type: ignore[no-untyped-def]
+@compiled
+def _count_buckets(tokens, gram_tokens, single, groups, starts, weights):
+    """Leave the end of each bucket in `starts`: filling takes it down to the beginning."""
     buckets = starts.size - 1
-    size = order.size
     held = np.empty(64, dtype=np.int64)
     filled = 0
-    for rank in range(size):
-        if rank + _AHEAD < size and heads[(rank + _AHEAD) >> 3] >> ((rank + _AHEAD) & 7) & 1:
-            prefetch(tokens, np.intp(order[rank + _AHEAD]))
-        if heads[rank >> 3] >> (rank & 7) & 1 and _is_whole(tokens, order[rank], gram_tokens):
-            bucket = bucket_of(gram_hash(tokens, order[rank], gram_tokens, weights), buckets)
-            prefetch(starts, bucket)
-            held[filled] = bucket
-            filled += 1
-            if filled == 64:
-                for i in range(64):
-                    starts[held[i]] += np.uint32(1)
-                filled = 0
+    for byte in range(single.size):
+        bits = single[byte]
+        for bit in range(8):
+            if bits >> bit & 1:
+                held[filled] = bucket_of(gram_hash(tokens, byte * 8 + bit, gram_tokens, weights), buckets)
+                prefetch(starts, held[filled])
+                filled += 1
+                if filled == 64:
+                    for i in range(64):
+                        starts[held[i]] += np.uint32(1)
+                    filled = 0
     for i in range(filled):
         starts[held[i]] += np.uint32(1)
+    for row in range(groups.shape[0]):
+        if row + _AHEAD < groups.shape[0]:
+            prefetch(tokens, np.intp(groups[row + _AHEAD, 2]))
+        starts[bucket_of(gram_hash(tokens, groups[row, 2], gram_tokens, weights), buckets)] += np.uint32(1)
     total = np.uint32(0)
     for bucket in range(buckets):
         total += starts[bucket]
-        starts[bucket] = total  # the end for now: filling takes it down to the beginning
+        starts[bucket] = total
     starts[buckets] = total
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill(tokens, order, gram_tokens, heads, starts, fingerprints, entries, groups, weights):  # type: ignore[no-untyped-def]
-    buckets = starts.size - 1
-    size = order.size
-    held_bucket = np.empty(64, dtype=np.int64)
-    held_print = np.empty(64, dtype=np.uint8)
-    held_entry = np.empty(64, dtype=np.uint32)
-    filled, row = 0, 0
-    rank = 0
-    while rank < size or filled:
-        if filled == 64 or rank >= size:
-            for i in range(filled):
-                starts[held_bucket[i]] -= np.uint32(1)
-                held_bucket[i] = starts[held_bucket[i]]
-                prefetch(entries, held_bucket[i])
-                prefetch(fingerprints, held_bucket[i])
-            for i in range(filled):
-                fingerprints[held_bucket[i]] = held_print[i]
-                entries[held_bucket[i]] = held_entry[i]
-            filled = 0
-            continue
-        if rank + _AHEAD < size and heads[(rank + _AHEAD) >> 3] >> ((rank + _AHEAD) & 7) & 1:
-            prefetch(tokens, np.intp(order[rank + _AHEAD]))
-        position = order[rank]
-        end = rank + 1
-        if _is_whole(tokens, position, gram_tokens):
-            first = position
-            while end < size and not heads[end >> 3] >> (end & 7) & 1:
-                first = min(first, order[end])
-                end += 1
-            hashed = gram_hash(tokens, position, gram_tokens, weights)
-            bucket = bucket_of(hashed, buckets)
-            prefetch(starts, bucket)
-            held_bucket[filled] = bucket
-            held_print[filled] = np.uint8(hashed & np.uint64(255))
-            if end == rank + 1:
-                held_entry[filled] = np.uint32(position)
-            else:
-                groups[row, 0], groups[row, 1], groups[row, 2] = rank, end - rank, first
-                held_entry[filled] = np.uint32(row) | GROUP
-                row += 1
-            filled += 1
-        rank = end
+@compiled
+def _fill(tokens, gram_tokens, single, groups, starts, fingerprints, entries, weights):
+    bucket, print_, entry = np.empty(64, np.int64), np.empty(64, np.uint8), np.empty(64, np.uint32)
+    filled = 0
+    for byte in range(single.size):
+        bits = single[byte]
+        for bit in range(8):
+            if bits >> bit & 1:
+                position = byte * 8 + bit
+                hashed = gram_hash(tokens, position, gram_tokens, weights)
+                filled = _hold(hashed, np.uint32(position), bucket, print_, entry, filled, starts)
+                if filled == 64:
+                    filled = _release(bucket, print_, entry, filled, starts, fingerprints, entries)
+    for row in range(groups.shape[0]):
+        if row + _AHEAD < groups.shape[0]:
+            prefetch(tokens, np.intp(groups[row + _AHEAD, 2]))
+        hashed = gram_hash(tokens, groups[row, 2], gram_tokens, weights)
+        filled = _hold(hashed, np.uint32(row) | GROUP, bucket, print_, entry, filled, starts)
+        if filled == 64:
+            filled = _release(bucket, print_, entry, filled, starts, fingerprints, entries)
+    _release(bucket, print_, entry, filled, starts, fingerprints, entries)
+
+
+@compiled
+def _hold(hashed, value, bucket, print_, entry, filled, starts):
+    """Keep an entry until there are enough to write with their memory asked for."""
+    bucket[filled] = bucket_of(hashed, starts.size - 1)
+    prefetch(starts, bucket[filled])
+    print_[filled] = np.uint8(hashed & np.uint64(255))
+    entry[filled] = value
+    return filled + 1
+
+
+@compiled
+def _release(bucket, print_, entry, filled, starts, fingerprints, entries):
+    for i in range(filled):
+        starts[bucket[i]] -= np.uint32(1)
+        bucket[i] = starts[bucket[i]]
+        prefetch(entries, bucket[i])
+        prefetch(fingerprints, bucket[i])
+    for i in range(filled):
+        fingerprints[bucket[i]] = print_[i]
+        entries[bucket[i]] = entry[i]
+    return 0

@@ -24,7 +24,7 @@ from headwater.attribution.spans.credit import Credit, CreditRules, credit_trace
 from headwater.attribution.spans.draft import Draft
 from headwater.attribution.spans.grams import GRAM_TOKENS_MAX, GRAM_TOKENS_MIN
 from headwater.attribution.spans.ingest import Ingest
-from headwater.attribution.spans.manifest import MANIFEST_FILE, Manifest, read_manifest
+from headwater.attribution.spans.manifest import MANIFEST_FILE, Manifest, clusters_digest, read_manifest
 from headwater.attribution.spans.reference import Reference, default_reference, read_reference
 from headwater.attribution.spans.segment import Segment
 from headwater.attribution.spans.segments import disk_error, write_durably
@@ -98,7 +98,9 @@ class SpanIndex:
             )
         if (folder / MANIFEST_FILE).exists():
             raise ConflictError(
-                f"there is a span index in {folder.name!r} already", code="index_exists", fix="open it, or choose another folder"
+                f"there is a span index in {folder.name!r} already",
+                code="index_exists",
+                fix="open it, or choose another folder",
             )
         held = reference or default_reference()
         try:
@@ -228,7 +230,10 @@ class SpanIndex:
                 fix="give the bytes that were added",
             )
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        return document_text[span.document_start : span.document_start + span.end - span.start] == raw[span.start : span.end]
+        return (
+            document_text[span.document_start : span.document_start + span.end - span.start]
+            == raw[span.start : span.end]
+        )
 
     def stats(self) -> IndexStats:
         """What the index holds."""
@@ -352,7 +357,7 @@ class SpanIndex:
         shelf = self._shelf
         registered = digest_of(
             {
-                "clusters": digest_of(sorted(shelf.clusters.items())),
+                "clusters": clusters_digest(shelf.clusters),
                 "documents": shelf.registered.digest,
                 "gram_tokens": self._settings.gram_tokens,
                 "reference": self._settings.reference.digest,
@@ -364,7 +369,9 @@ class SpanIndex:
     def _held(self, document_id: str) -> tuple[Segment, int]:
         held = self.snapshot.find(document_id)
         if held is None:
-            raise MissingError(f"document {document_id!r} is not in the index", code="document_missing", fix="check the id")
+            raise MissingError(
+                f"document {document_id!r} is not in the index", code="document_missing", fix="check the id"
+            )
         return held
 
     def _is_known(self, document: Document, fresh: dict[str, tuple[str | None, int, str]]) -> bool:
@@ -388,7 +395,9 @@ class SpanIndex:
         shelf = self._shelf
         tail = shelf.with_tail(documents, gram_tokens=self._settings.gram_tokens)
         numbers = [tail.find(document.id) for document in documents]
-        pairs = self._take_in(tail, [n for n in numbers if n is not None], shelf.segments[: len(shelf.manifest.segments)], ingest)
+        pairs = self._take_in(
+            tail, [n for n in numbers if n is not None], shelf.segments[: len(shelf.manifest.segments)], ingest
+        )
         shelf.put_tail(documents, tail, pairs)
         self._publish()
         if tail.tokens > TAIL_TOKENS_MAX:

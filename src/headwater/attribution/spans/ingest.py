@@ -4,12 +4,15 @@ A word of a new document is its own when no k-gram over it was held by an earlie
 that an older registration now turns out to have held first change hands. Knows nothing of files.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba.np.numpy_support import carray
 
-from headwater.attribution.spans.memory import i32_at
+from headwater.attribution.spans.memory import compiled, i32_at
 from headwater.attribution.spans.segment import ROW_DOCUMENT_STARTS, ROW_DOCUMENTS, ROW_SIZE, ROW_TOKENS, Segment
 from headwater.attribution.spans.snapshot import Settings, Snapshot
 from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, first_holders, holders_of_words
@@ -42,7 +45,13 @@ class Ingest:
         symbols = int(new.arrays["symbol_starts"].size) - 2
         hashes = hashes_by_id(np.asarray(new.arrays["vocabulary"]), symbols)
         wanted = np.array(numbers, dtype=np.int64)
-        words, taken = ownership(view.rows, self._settings.row, len(others), wanted, hashes)
+        before = list(others)
+        if wanted.size < new.documents:  # the tail holds older documents too
+            gone = np.zeros(new.documents, dtype=np.uint8)
+            gone[wanted] = 1
+            before.append(new.without(gone))
+        old = Snapshot(before, self._settings, clusters={}, registered="")
+        words, taken = ownership(view.rows, old.rows, self._settings.row, len(others), wanted, hashes)
         starts = np.asarray(new.arrays["document_starts"], dtype=np.int64)
         self._documents += len(numbers)
         self._tokens += int((starts[wanted + 1] - starts[wanted] - 1).sum())
@@ -67,12 +76,13 @@ class Ingest:
         )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def ownership(rows, settings, segment, numbers, hashes_by_id):  # type: ignore[no-untyped-def]
-    """Words of some documents of one segment, and k-grams they take from documents of other segments.
+@compiled
+def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id):
+    """Words of some documents of one segment, and k-grams they take from documents that were there before.
 
     Args:
         rows: all segments.
+        old_rows: the same without the new documents, which are in the last segment.
         segment: the one that holds the documents.
         numbers: (n,) which documents.
         hashes_by_id: token hash of each id of the segment.
@@ -87,9 +97,6 @@ def ownership(rows, settings, segment, numbers, hashes_by_id):  # type: ignore[n
     words = np.zeros((numbers.size, 2), dtype=np.int64)
     taken = np.empty((64, 4), dtype=np.int64)
     lines = 0
-    others = np.empty((rows.shape[0] - 1, rows.shape[1]), dtype=np.int64)
-    for i in range(others.shape[0]):
-        others[i] = rows[i + (1 if i >= segment else 0)]
     for n in range(numbers.size):
         document = numbers[n]
         first, count = np.int64(starts[document]), np.int64(starts[document + 1] - starts[document] - 1)
@@ -105,14 +112,21 @@ def ownership(rows, settings, segment, numbers, hashes_by_id):  # type: ignore[n
                 mine = best[chosen[i], 0] == segment and best[chosen[i], 1] == document
                 words[n, 0 if mine else 1] += 1
                 late = late or mine
-        if not late or others.shape[0] == 0:
+        if not late or old_rows.shape[0] == 0:
             continue
-        before, held = first_holders(hashes, others, settings)
+        before, held = first_holders(hashes, old_rows, settings)
         for i in range(count):
-            if not (held[i] and found[i] and best[i, 0] == segment and best[i, 1] == document and best[i, 2] == first + i):
+            if not (
+                held[i] and found[i] and best[i, 0] == segment and best[i, 1] == document and best[i, 2] == first + i
+            ):
                 continue
-            other = before[i, 0] + (1 if before[i, 0] >= segment else 0)
-            if lines and taken[lines - 1, 0] == document and taken[lines - 1, 1] == other and taken[lines - 1, 2] == before[i, 1]:
+            other = before[i, 0]
+            if (
+                lines
+                and taken[lines - 1, 0] == document
+                and taken[lines - 1, 1] == other
+                and taken[lines - 1, 2] == before[i, 1]
+            ):
                 taken[lines - 1, 3] += 1
                 continue
             if lines == taken.shape[0]:

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.attribution.spans.segments import SegmentFile, write_durably
-from headwater.core.canonical import canonical, digest_of, parse_canonical
-from headwater.core.errors import HeadwaterError, InvalidError, MissingError
+from headwater.core.canonical import canonical, digest, digest_of
+from headwater.core.errors import InvalidError, MissingError
 
 MANIFEST_FILE = "MANIFEST.json"
 _FORMAT = "headwater-spans-1"
@@ -51,6 +52,11 @@ class Registered:
         return digest_of({"count": self.count, "sum": hashlib.sha256(self.words.astype("<u2").tobytes()).hexdigest()})
 
 
+def clusters_digest(clusters: Mapping[str, str]) -> str:
+    """Digest of who is a near-duplicate of whom."""
+    return digest(msgspec.json.encode(sorted(clusters.items())))
+
+
 def document_record(document_id: str, owner: str | None, registered_at: int, text_sha256: bytes) -> bytes:
     """The bytes that stand for a document in the sum."""
     return canonical({"at": str(registered_at), "id": document_id, "owner": owner, "text": text_sha256.hex()})
@@ -77,7 +83,7 @@ class Manifest:
             UpstreamError: the disk failed; the manifest before is in force.
         """
         value = {
-            "clusters": [[key, self.clusters[key]] for key in sorted(self.clusters)],
+            "clusters": sorted(self.clusters.items()),
             "format": _FORMAT,
             "gram_tokens": self.gram_tokens,
             "journal": self.journal,
@@ -88,7 +94,8 @@ class Manifest:
             "segments": [[s.file, s.sha256, s.size_bytes, s.documents, s.tokens] for s in self.segments],
             "tokeniser": self.tokeniser,
         }
-        raw = canonical(value)
+        # Not RFC 8785, which is slow for many clusters: these bytes are signed for by their own SHA-256 alone.
+        raw = msgspec.json.encode(value)
         write_durably(folder / MANIFEST_FILE, hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw)
 
 
@@ -103,13 +110,15 @@ def read_manifest(folder: Path) -> Manifest:
         whole = (folder / MANIFEST_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(
-            f"there is no span index in {folder.name!r}", code="index_missing", fix="create one with `headwater index build`"
+            f"there is no span index in {folder.name!r}",
+            code="index_missing",
+            fix="create one with `headwater index build`",
         ) from None
     claimed, _, raw = whole.partition(b"\n")
     try:
         if hashlib.sha256(raw).hexdigest().encode() != claimed:
             raise ValueError("its SHA-256 does not fit")
-        value = parse_canonical(raw)
+        value = msgspec.json.decode(raw)
         if value["format"] != _FORMAT:
             raise ValueError(f"its format is {value['format']!r}")
         count, words = value["registered"]
@@ -124,9 +133,11 @@ def read_manifest(folder: Path) -> Manifest:
             clusters=dict(value["clusters"]),
             registered=Registered(int(count), np.frombuffer(bytes.fromhex(words), dtype="<u2").copy()),
         )
-    except (ValueError, KeyError, TypeError, HeadwaterError) as error:
+    except (ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
         raise InvalidError(
-            f"{MANIFEST_FILE} is damaged: {error}", code="manifest_damaged", fix="restore the file from a copy of the index"
+            f"{MANIFEST_FILE} is damaged: {error}",
+            code="manifest_damaged",
+            fix="restore the file from a copy of the index",
         ) from None
 
 

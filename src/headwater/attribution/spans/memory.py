@@ -5,23 +5,28 @@ passing an array from Python costs more than searching it. Whoever passes an add
 memory alive and vouches for its length. Knows nothing of what the memory holds.
 """
 
-# mypy: disable-error-code="misc,no-untyped-def,no-any-return"
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="misc,no-any-return"
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+compiled: Any = njit(cache=True, nogil=True)
+"""Compile on first use, keep the machine code beside the source, and let other threads run meanwhile."""
+
 
 @intrinsic
-def prefetch(_context, array, index):  # type: ignore[no-untyped-def]
+def _prefetch(_context, array, index):  # noqa: ARG001 - numba reads the parameters' names
     """Ask for the cache line of `array[index]`, which must lie inside the array; returns nothing."""
     if not isinstance(array, types.Array):  # pragma: no cover - a mistake of ours, refused by the compiler
         return None
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         kind = signature.args[0]
         value = context.make_array(kind)(context, builder, arguments[0])
         item = cgutils.get_item_pointer(context, builder, kind, value, [arguments[1]], wraparound=False)
@@ -35,12 +40,15 @@ def prefetch(_context, array, index):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp), codegen
 
 
-def _pointer_to(kind):  # type: ignore[no-untyped-def]
+prefetch: Any = _prefetch
+
+
+def _pointer_to(kind: Any) -> Any:
     @intrinsic
-    def pointer(_context, address):  # type: ignore[no-untyped-def]
+    def pointer(_context, address):  # noqa: ARG001 - numba reads the parameter's name
         signature = types.CPointer(kind)(types.int64)
 
-        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
         return signature, codegen

@@ -7,6 +7,9 @@ one and keeps it. Later registrations never change it.
 Layout: one line of canonical JSON, then the arrays it announces, little-endian.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import json
@@ -17,11 +20,11 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from headwater.attribution.spans.draft import Draft
 from headwater.attribution.spans.grams import WEIGHTS, gram_hash
+from headwater.attribution.spans.memory import compiled
 from headwater.attribution.spans.tokens import tokeniser_digest
 from headwater.attribution.spans.values import Document
 from headwater.attribution.spans.vocabulary import hashes_by_id
@@ -81,7 +84,9 @@ def read_reference(raw: bytes) -> Reference:
         known = False
     if not known:
         raise InvalidError(
-            f"{len(raw)} bytes are no span reference", code="reference_invalid", fix="build one with `headwater index reference`"
+            f"{len(raw)} bytes are no span reference",
+            code="reference_invalid",
+            fix="build one with `headwater index reference`",
         )
     if head["tokeniser"] != tokeniser_digest():
         raise InvalidError(
@@ -156,8 +161,8 @@ def _rows_for(count: int) -> int:
     return 1 << max(4, (2 * count - 1).bit_length())
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _lay(hashes, microbits, rows):  # type: ignore[no-untyped-def]
+@compiled
+def _lay(hashes, microbits, rows):
     mask = (rows.size >> 1) - 1
     for i in range(hashes.size):
         slot = np.intp(hashes[i] & np.uint64(mask))
@@ -166,8 +171,8 @@ def _lay(hashes, microbits, rows):  # type: ignore[no-untyped-def]
         rows[2 * slot], rows[2 * slot + 1] = hashes[i], microbits[i]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _lay_set(hashes, rows):  # type: ignore[no-untyped-def]
+@compiled
+def _lay_set(hashes, rows):
     mask = rows.size - 1
     for i in range(hashes.size):
         slot = np.intp(hashes[i] & np.uint64(mask))
@@ -176,8 +181,8 @@ def _lay_set(hashes, rows):  # type: ignore[no-untyped-def]
         rows[slot] = hashes[i]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _spread(groups, order, document_starts):  # type: ignore[no-untyped-def]
+@compiled
+def _spread(groups, order, document_starts):
     """Documents that hold each k-gram."""
     out = np.empty(groups.shape[0], dtype=np.int64)
     for g in range(groups.shape[0]):
@@ -187,8 +192,8 @@ def _spread(groups, order, document_starts):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _gram_hashes(firsts, tokens, hashes, gram_tokens, weights):  # type: ignore[no-untyped-def]
+@compiled
+def _gram_hashes(firsts, tokens, hashes, gram_tokens, weights):
     """Hashes of k-grams over token hashes, which are the same in every segment."""
     out = np.empty(firsts.size, dtype=np.uint64)
     window = np.empty(gram_tokens, dtype=np.uint64)

@@ -4,14 +4,17 @@ The k-gram table gives the part of the suffix array to search for a phrase of k 
 shorter one starts from its first token's part. Knows nothing of owners.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.finding import document_of, token_ids
 from headwater.attribution.spans.grams import bucket_of, gram_hash
-from headwater.attribution.spans.memory import i32_at, u8_at, u32_at, u64_at
+from headwater.attribution.spans.memory import compiled, i32_at, u8_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
     ROW_BUCKET_STARTS,
     ROW_BUCKETS,
@@ -34,8 +37,8 @@ from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, SETTING_WEI
 _GROUP_BIT = 1 << 31
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def count_text(text, rows, settings):  # type: ignore[no-untyped-def]
+@compiled
+def count_text(text, rows, settings):
     """Occurrences of the words of a text, in order and next to each other."""
     hashes, _starts, _ends = tokens_of(text, settings)
     count = hashes.size
@@ -55,8 +58,8 @@ def count_text(text, rows, settings):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def maximal_matches(text, rows, settings, least):  # type: ignore[no-untyped-def]
+@compiled
+def maximal_matches(text, rows, settings, least):
     """All maximal matches of at least `least` tokens: (matches, 4) int64 start, end, tokens, occurrences."""
     hashes, starts, ends = tokens_of(text, settings)
     count = hashes.size
@@ -91,8 +94,8 @@ def maximal_matches(text, rows, settings, least):  # type: ignore[no-untyped-def
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _longest(row, ids, begin, room, least, settings):  # type: ignore[no-untyped-def]
+@compiled
+def _longest(row, ids, begin, room, least, settings):
     """Longest match (up to `room` tokens) of the text from `begin` in living documents, and its occurrences."""
     low, high = _phrase(row, ids, begin, min(least, room), settings)
     seen = _living_in(row, low, high)
@@ -122,8 +125,8 @@ def _longest(row, ids, begin, room, least, settings):  # type: ignore[no-untyped
     return length, seen
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _phrase(row, ids, begin, length, settings):  # type: ignore[no-untyped-def]
+@compiled
+def _phrase(row, ids, begin, length, settings):
     """Range of the suffix array whose suffixes begin with a phrase of known tokens."""
     gram_tokens = settings[SETTING_GRAM_TOKENS]
     if length >= gram_tokens:
@@ -141,8 +144,8 @@ def _phrase(row, ids, begin, length, settings):  # type: ignore[no-untyped-def]
     return low, _bound(row, ids, begin, length, low, high, skip, True)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _gram_range(row, ids, begin, settings):  # type: ignore[no-untyped-def]
+@compiled
+def _gram_range(row, ids, begin, settings):
     """Range of the suffix array of the k-gram at `begin`, or an empty one.
 
     A k-gram that occurs once is found in its token's part by searching, which is as exact and seldom needed.
@@ -181,8 +184,8 @@ def _gram_range(row, ids, begin, settings):  # type: ignore[no-untyped-def]
     return np.int64(0), np.int64(0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _bound(row, ids, begin, length, low, high, skip, upper):  # type: ignore[no-untyped-def]
+@compiled
+def _bound(row, ids, begin, length, low, high, skip, upper):
     """First place in [low, high) whose suffix is not below the phrase (`upper`: is above it).
 
     All suffixes in the range begin with the first `skip` tokens of the phrase.
@@ -205,8 +208,8 @@ def _bound(row, ids, begin, length, low, high, skip, upper):  # type: ignore[no-
     return low
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _common(row, ids, begin, room, rank, known):  # type: ignore[no-untyped-def]
+@compiled
+def _common(row, ids, begin, room, rank, known):
     """Tokens that the suffix at `rank` shares with the text, at most `room`; the first `known` are shared."""
     tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
     position = np.int64(carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])[rank])
@@ -216,8 +219,8 @@ def _common(row, ids, begin, room, rank, known):  # type: ignore[no-untyped-def]
     return length
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _living_in(row, low, high):  # type: ignore[no-untyped-def]
+@compiled
+def _living_in(row, low, high):
     """How many suffixes of a range lie in documents that were not removed."""
     if row[ROW_DEAD] == 0:
         return high - low

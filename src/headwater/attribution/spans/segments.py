@@ -45,11 +45,12 @@ def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
     Raises:
         UpstreamError: the disk failed or is full; nothing is left behind.
     """
-    table, at = [], 0
+    table: list[tuple[str, str, int, int]] = []
+    at = 0
     for array_name in ARRAYS:
         array = segment.arrays[array_name]
         at = -(-at // _ALIGNMENT) * _ALIGNMENT
-        table.append([array_name, array.dtype.str, array.size, at])
+        table.append((array_name, array.dtype.str, array.size, at))
         at += array.nbytes
     header = canonical(table)
     begin = -(-(16 + len(header)) // _ALIGNMENT) * _ALIGNMENT
@@ -67,11 +68,11 @@ def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
             put((_MAGIC + len(header).to_bytes(8, "little") + header).ljust(begin, b"\0"))
             at = 0
             for array_name, _, _, place in table:
-                array = segment.arrays[str(array_name)]
-                put(b"\0" * (int(place) - at))
+                array = segment.arrays[array_name]
+                put(b"\0" * (place - at))
                 if array.size:
-                    put(memoryview(array).cast("B"))
-                at = int(place) + array.nbytes
+                    put(array.view(np.uint8).data)
+                at = place + array.nbytes
             size = out.tell()
             os.fsync(out.fileno())
         os.replace(aside, target)

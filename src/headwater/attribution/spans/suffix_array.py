@@ -9,13 +9,15 @@ level (a handful), so one compiled specialisation serves all.
 Knows nothing of text: symbols are int32 in [0, alphabet).
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from headwater.attribution.spans.memory import prefetch
+from headwater.attribution.spans.memory import compiled, prefetch
 from headwater.core.errors import InvalidError
 
 SYMBOLS_MAX = 2**31 - 64
@@ -79,14 +81,14 @@ def _sort(symbols: NDArray[np.int32], alphabet: int, order: NDArray[np.int32]) -
     _induce(symbols, counts, cursor, order)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count(symbols, counts):  # type: ignore[no-untyped-def]
+@compiled
+def _count(symbols, counts):
     for i in range(symbols.size):
         counts[symbols[i]] += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _mark(symbols, counts, landmarks):  # type: ignore[no-untyped-def]
+@compiled
+def _mark(symbols, counts, landmarks):
     """Count symbols and set the bit of every S-type suffix that follows an L-type one; returns how many."""
     found = 0
     later_is_s = False  # the last suffix is larger than the empty one that follows it: L-type
@@ -103,16 +105,16 @@ def _mark(symbols, counts, landmarks):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _bucket_ends(counts, cursor):  # type: ignore[no-untyped-def]
+@compiled
+def _bucket_ends(counts, cursor):
     total = 0
     for symbol in range(counts.size):
         total += counts[symbol]
         cursor[symbol] = total
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _place_unsorted(symbols, counts, cursor, landmarks, order):  # type: ignore[no-untyped-def]
+@compiled
+def _place_unsorted(symbols, counts, cursor, landmarks, order):
     _bucket_ends(counts, cursor)
     order[:] = 0
     for byte in range(landmarks.size):
@@ -125,8 +127,8 @@ def _place_unsorted(symbols, counts, cursor, landmarks, order):  # type: ignore[
                     order[cursor[symbols[i]]] = i
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _place_sorted(symbols, counts, cursor, order, count):  # type: ignore[no-untyped-def]
+@compiled
+def _place_sorted(symbols, counts, cursor, order, count):
     """Move the landmarks, sorted in order[:count] as indexes into order[-count:], to the ends of their buckets."""
     size = symbols.size
     for i in range(count):
@@ -146,8 +148,8 @@ def _place_sorted(symbols, counts, cursor, order, count):  # type: ignore[no-unt
         order[cursor[symbol]] = position
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _induce(symbols, counts, cursor, order):  # type: ignore[no-untyped-def]
+@compiled
+def _induce(symbols, counts, cursor, order):
     """Sort all suffixes from the landmarks in `order`, where 0 marks an empty place.
 
     A negative entry ~j stands for j and says that the scan in hand has nothing to induce from it.
@@ -202,8 +204,8 @@ def _induce(symbols, counts, cursor, order):  # type: ignore[no-untyped-def]
             order[i] = ~j
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _name(symbols, landmarks, order, count):  # type: ignore[no-untyped-def]
+@compiled
+def _name(symbols, landmarks, order, count):
     """Name landmark substrings by rank and write the names, in text order, to order[-count:]; returns how many."""
     size = symbols.size
     kept = 0
@@ -235,8 +237,8 @@ def _name(symbols, landmarks, order, count):  # type: ignore[no-untyped-def]
     return name + 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _differ(symbols, landmarks, one, other):  # type: ignore[no-untyped-def]
+@compiled
+def _differ(symbols, landmarks, one, other):
     """Whether two landmark substrings (up to and with the next landmark) differ."""
     size = symbols.size
     j = 0
@@ -252,14 +254,14 @@ def _differ(symbols, landmarks, one, other):  # type: ignore[no-untyped-def]
         j += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _invert(names, order):  # type: ignore[no-untyped-def]
+@compiled
+def _invert(names, order):
     for i in range(names.size):
         order[names[i]] = i
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _positions(landmarks, size, out):  # type: ignore[no-untyped-def]
+@compiled
+def _positions(landmarks, size, out):
     """Write the landmarks' positions in text order."""
     at = 0
     for byte in range(landmarks.size):

@@ -8,15 +8,18 @@ tokens as they were.
 Hash: xor-multiply over folded code points (as in Fowler-Noll-Vo), then mixed; never 0.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from headwater.attribution.spans.fold_table import fold_table
+from headwater.attribution.spans.memory import compiled
 from headwater.core.canonical import digest_of
 
 TOKENISER_VERSION = 1
@@ -63,8 +66,8 @@ def fold_arrays() -> tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.ui
     return table.pages, table.entries, table.sequences
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def finish(word):  # type: ignore[no-untyped-def]
+@compiled
+def finish(word):
     """Mix a word's state so that every bit depends on every character; 0 is kept for "no word"."""
     word ^= word >> np.uint64(32)
     word *= np.uint64(0xD6E8FEB86659FD93)
@@ -72,11 +75,12 @@ def finish(word):  # type: ignore[no-untyped-def]
     return word if word != np.uint64(0) else np.uint64(1)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _decode(text, at, size):  # type: ignore[no-untyped-def]
+@compiled
+def _decode(text, at, size):
     """The code point at `at` and its bytes; a byte that is not UTF-8 reads as a one-byte separator."""
     lead = np.int64(text[at])
-    need, code = 0, np.int64(0)
+    need = 0
+    code: Any = np.int64(0)
     if lead >= 0xC2 and lead < 0xE0:
         need, code = 1, lead & 0x1F
     elif lead >= 0xE0 and lead < 0xF0:
@@ -95,8 +99,8 @@ def _decode(text, at, size):  # type: ignore[no-untyped-def]
     return code, need + 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scan(text, begin, hashes, starts, ends, pages, entries, sequences):  # type: ignore[no-untyped-def]
+@compiled
+def scan(text, begin, hashes, starts, ends, pages, entries, sequences):
     """Tokenise from byte `begin` until the outputs are full; returns (tokens, next byte).
 
     Stops only between tokens, so calling again from the next byte gives what one call would give.
@@ -105,13 +109,37 @@ def scan(text, begin, hashes, starts, ends, pages, entries, sequences):  # type:
     size, room = text.size, hashes.size - 24
     count, at = 0, begin
     word, start = np.uint64(0), -1  # start < 0: no word is open
-    end = begin
+    ascii_page = pages[0]
+    end = np.int64(begin)
     while at < size:
         if start < 0 and count >= room:
             return count, at
         code, length = np.int64(text[at]), 1
-        if code >= 0x80:
-            code, length = _decode(text, at, size)
+        if code < 0x80:  # the common case, kept tight: to the end of the word, or past one separator
+            entry = np.int64(entries[ascii_page, code])
+            if entry == 0:
+                if start >= 0:
+                    hashes[count], starts[count], ends[count] = finish(word), start, end
+                    count += 1
+                    start = -1
+                at += 1
+                continue
+            if start < 0:
+                word, start = seed, at
+            while True:
+                word = (word ^ np.uint64(entry >> 4 if entry & 7 == 2 else code)) * prime
+                at += 1
+                if at == size:
+                    break
+                code = np.int64(text[at])
+                if code >= 0x80:
+                    break
+                entry = np.int64(entries[ascii_page, code])
+                if entry == 0:
+                    break
+            end = at
+            continue
+        code, length = _decode(text, at, size)
         entry = np.int64(entries[pages[code >> 8], code & 255])
         kind = entry & 7
         if kind == 1 and not entry & 8:  # itself: the common case
@@ -141,7 +169,7 @@ def scan(text, begin, hashes, starts, ends, pages, entries, sequences):  # type:
             if kind != 0:  # a script without spaces: each code point of the reading is a token
                 repeat = 1
                 if kind == 3:
-                    repeat = np.int64(sequences[entry >> 4])
+                    repeat = int(sequences[entry >> 4])
                 for j in range(repeat):
                     reading = code
                     if kind == 3:

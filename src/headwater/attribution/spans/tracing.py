@@ -5,14 +5,17 @@ later document never takes a word from an earlier one, and joining two owners' p
 neither: only k-grams across the seam are new, and every word of them has an earlier holder.
 """
 
+# Compiled functions take arrays of fixed types and are checked by the compiler.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.finding import find_grams, precedes
 from headwater.attribution.spans.grams import gram_hash
-from headwater.attribution.spans.memory import i64_at, u8_at, u16_at, u32_at, u64_at
+from headwater.attribution.spans.memory import compiled, i64_at, u8_at, u16_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
     ROW_ANCHORS,
     ROW_DELTAS,
@@ -39,8 +42,8 @@ SETTINGS_LENGTH = 12
 """Columns of a run: bytes in the text, micro-bits, where it comes from, byte in the document, occurrences, words."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def trace_text(text, rows, settings):  # type: ignore[no-untyped-def]
+@compiled
+def trace_text(text, rows, settings):
     """Trace a text against the segments of a snapshot.
 
     Returns:
@@ -51,8 +54,8 @@ def trace_text(text, rows, settings):  # type: ignore[no-untyped-def]
     return _runs(hashes, starts, ends, best, found, rows, settings), hashes.size
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def first_holders(hashes, rows, settings):  # type: ignore[no-untyped-def]
+@compiled
+def first_holders(hashes, rows, settings):
     """First holder and occurrences of the k-gram at every token; (n, 3) and (n,), 0 where there is none.
 
     k-grams that the reference calls common have no holder.
@@ -81,8 +84,8 @@ def first_holders(hashes, rows, settings):  # type: ignore[no-untyped-def]
     return best, found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def holders_of_words(best, found, rows, gram_tokens, chosen):  # type: ignore[no-untyped-def]
+@compiled
+def holders_of_words(best, found, rows, gram_tokens, chosen):
     """Choose, for every word, the k-gram that settles its owner: earliest holder, then leftmost; -1 for none."""
     count = found.size
     for word in range(count):
@@ -99,8 +102,8 @@ def holders_of_words(best, found, rows, gram_tokens, chosen):  # type: ignore[no
         chosen[word] = winner
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def byte_offset(row, position):  # type: ignore[no-untyped-def]
+@compiled
+def byte_offset(row, position):
     """Where a token begins, counting from the first byte of the segment's first document."""
     deltas = carray(u8_at(row[ROW_DELTAS]), row[ROW_SIZE])
     anchors = carray(i64_at(row[ROW_ANCHORS]), (row[ROW_SIZE] + 63) >> 6)
@@ -114,8 +117,9 @@ def byte_offset(row, position):  # type: ignore[no-untyped-def]
     return offset
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def tokens_of(text, settings):  # type: ignore[no-untyped-def]
+@compiled
+def tokens_of(text, settings):
+    """Token hashes, starts and ends of a text."""
     pages = carray(u16_at(settings[SETTING_PAGES]), 4352)
     entries = carray(u32_at(settings[SETTING_ENTRIES]), (settings[SETTING_ENTRY_ROWS], 256))
     sequences = carray(u32_at(settings[SETTING_SEQUENCES]), settings[SETTING_SEQUENCES_SIZE])
@@ -129,8 +133,8 @@ def tokens_of(text, settings):  # type: ignore[no-untyped-def]
         room = text.size + 64  # more words than a quarter of the bytes: rare, so read again with room for all
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _runs(hashes, starts, ends, best, found, rows, settings):  # type: ignore[no-untyped-def]
+@compiled
+def _runs(hashes, starts, ends, best, found, rows, settings):
     count = hashes.size
     chosen = np.empty(count, dtype=np.int64)
     holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
@@ -170,8 +174,8 @@ def _runs(hashes, starts, ends, best, found, rows, settings):  # type: ignore[no
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _continues(word, chosen, best):  # type: ignore[no-untyped-def]
+@compiled
+def _continues(word, chosen, best):
     """Whether a word goes on where the word before it left off in the same document."""
     if word == 0 or chosen[word - 1] < 0:
         return False

@@ -21,7 +21,10 @@ class Document:
     text: str | bytes  # bytes are UTF-8; bytes that are not separate words like punctuation does
 
     def __post_init__(self) -> None:
-        for name, value, limit in (("id", self.id, DOCUMENT_ID_BYTES_MAX), ("owner", self.owner or "-", OWNER_BYTES_MAX)):
+        for name, value, limit in (
+            ("id", self.id, DOCUMENT_ID_BYTES_MAX),
+            ("owner", self.owner or "-", OWNER_BYTES_MAX),
+        ):
             size = len(value.encode("utf-8", "replace"))
             if not 0 < size <= limit or not value.isprintable():
                 raise InvalidError(
@@ -51,7 +54,7 @@ class Span(NamedTuple):
     owner: str | None  # None: public domain
     document_id: str
     document_start: int  # byte offset in the document's UTF-8
-    count: int  # occurrences, in the whole index, of the rarest k words in a row that gave it to this document
+    count: int  # type: ignore[assignment]  # occurrences in the index of the rarest k-gram that gave it to this document
     cluster_id: str | None  # id of the earliest near-duplicate of the document, when there is one
     token: int  # number of its first word in the text
     tokens: int  # how many words
@@ -77,7 +80,7 @@ class Match(NamedTuple):
     start: int  # byte offset in the text
     end: int
     tokens: int
-    count: int  # occurrences
+    count: int  # type: ignore[assignment]  # occurrences
 
 
 @dataclass(frozen=True, slots=True)
