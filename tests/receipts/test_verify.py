@@ -12,6 +12,7 @@ from headwater.receipts import (
     EpochManifest,
     LogTree,
     PayoutProof,
+    Receipt,
     issue,
     leaf_hash,
     manifest_hash,
