@@ -1,0 +1,73 @@
+"""Attackers, as plug-ins that prepare rows before day 0; from then on the same rules hold for them as for everybody.
+
+    wash        their payers call their app, which retrieves their contributions
+    sybil       a tenth of all use, spread over many accounts
+    duplicate   copies of the most used contributions; `detection` of them are recognised as copies
+    spam        many contributions that explain almost nothing; `detection` of them are refused
+    stuffing    few contributions that are retrieved `intensity` times as often as others and explain nothing
+    collusion   spam that bribed reviewers let in: nothing is refused
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headwater.economy.behaviour import Behaviour, View
+from headwater.economy.draws import ATTACK, key_of, uniform
+from headwater.economy.state import NICHE_SIZE
+
+SYBIL_PART = 0.1
+"""Part of all use that a sybil attacker's own contributions have, however many accounts share them."""
+
+SPAM_QUALITY = 0.03
+"""Evidence of worthless contributions, beside a usual one."""
+
+
+def prepare_attack(view: View) -> None:
+    """Give the attacker's rows their part in the attack."""
+    s, attack = view.scenario, view.scenario.attack
+    pull, quality, holder = view["asset.pull"], view["asset.quality"], view["asset.holder"]
+    first = (s.agents.contributors - attack.accounts) * s.agents.assets_each
+    mine = np.arange(first, pull.size)
+    view["asset.parent"][mine] = -1
+    key = key_of(view.seed, 0, ATTACK)
+    caught = np.array([uniform(key, i) for i in range(mine.size)]) < attack.detection
+    pull[mine] = 0.0
+    usual = float(pull[:first].mean())
+    if attack.kind == "wash":
+        app = s.agents.apps - 1
+        view["user.rate"][s.agents.users - attack.payers :] = attack.intensity
+        view["user.app"][s.agents.users - attack.payers :] = app
+        view["app.niche"][app] = 1.0
+        view["niche.asset"][app * NICHE_SIZE : (app + 1) * NICHE_SIZE] = np.resize(mine, NICHE_SIZE)
+    elif attack.kind == "sybil":
+        pull[mine] = SYBIL_PART / (1 - SYBIL_PART) * float(pull[:first].sum(dtype=np.float64)) / mine.size
+    elif attack.kind == "duplicate":
+        targets = np.argsort(-pull[:first], kind="stable")[: mine.size]
+        targets = np.resize(targets, mine.size)
+        pull[mine], quality[mine] = pull[targets], quality[targets]
+        view["asset.content"][mine] = view["asset.content"][targets]
+        holder[mine] = np.where(caught, holder[targets], mine)
+    elif attack.kind == "spam":
+        pull[mine] = np.where(caught, 0.0, usual)
+        quality[mine] = SPAM_QUALITY
+    elif attack.kind == "stuffing":
+        pull[mine] = usual * attack.intensity
+        quality[mine] = SPAM_QUALITY
+    elif attack.kind == "collusion":
+        pull[mine] = usual
+        quality[mine] = SPAM_QUALITY
+
+
+ATTACK_SETUP = Behaviour(
+    name="attack",
+    phase="start",
+    reads=(),
+    writes=(
+        "asset.pull", "asset.quality", "asset.holder", "asset.content", "asset.parent", "user.rate", "user.app",
+        "app.niche", "niche.asset",
+    ),  # fmt: skip
+    act=prepare_attack,
+    wanted=lambda s: s.attack.kind != "none",
+    trusted=True,
+)

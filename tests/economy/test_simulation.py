@@ -1,0 +1,151 @@
+"""Whole runs: nothing is lost, the same seed is the same run on any number of threads, and rules do what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headwater.core.errors import InvalidError, InvariantError
+from headwater.economy.behaviour import Behaviour
+from headwater.economy.scenario import default_scenario, policy_of
+from headwater.economy.simulation import BUILT_IN, Simulation, opening_of, simulate
+
+SMALL = {"contributors": 600, "users": 800, "apps": 20, "run.days": 40}
+
+
+def _small(**more):
+    return default_scenario().with_values({**SMALL, **more})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"split.rule": "banzhaf", "overlap": 0.3},
+        {"split.rule": "shapley", "kind": "duplicate", "accounts": 50},
+        {"split.rule": "pooled", "pool_days": 10},
+        {"split.rule": "sqrt", "price.rule": "subscription", "pool_days": 10},
+        {"split.rule": "user-centric", "price.rule": "subscription"},
+        {"grade": "C", "noise": 0.5, "misattributed": 0.2, "index_lag_days": 14, "assets_each": 3},
+        {"maturity_days": 0, "settle.mode": "threshold", "fee_payer": "payee", "fee_nano": 10_000_000},
+        {"stake": True, "revenue_share": True, "amm": True, "stream": True},
+        {"kind": "wash", "accounts": 20, "payers": 20, "subsidy.share": 0.3, "subsidy.days": 20},
+        {"compete": True, "coordinators": 4, "review_days": 5, "markup_layers": 2, "shape": "linear"},
+        {"mode": "pool"},
+        {"attention.mode": "prompt", "expiry_days": 14, "lost_year": 0.9},
+    ],
+)
+def test_every_unit_that_enters_is_held_by_somebody_every_day(more):
+    """Whatever is switched on, each day's check passes, for every behaviour with the guard on, and money moves."""
+    run = simulate(_small(**more, guard="all"))
+
+    held = dict(run.state.held())
+    entered = sum(v for k, v in run.state.books.items() if k.startswith("in:"))
+    assert entered == sum(held.values()) > 0
+    assert held["contributors"] > 0
+    assert int(run.state["contributor.settled"].sum()) == sum(run.state.payouts.values())
+    assert (run.state["contributor.settled"] <= run.state["contributor.accrued"]).all()
+
+
+def test_a_run_is_the_same_on_one_and_on_several_threads():
+    """Every column and book is equal bit for bit, whatever the number of threads."""
+    runs = [simulate(_small(threads=threads, noise=0.3)) for threads in (1, 2, 3)]
+
+    for other in runs[1:]:
+        assert other.state.books == runs[0].state.books
+        assert other.series == runs[0].series
+        for name, column in runs[0].state.columns.items():
+            assert np.array_equal(column, other.state.columns[name], equal_nan=column.dtype.kind == "f"), name
+
+
+def test_another_seed_is_another_run():
+    """Seeds matter: the same scenario with another seed pays other amounts."""
+    assert simulate(_small(), 1).series != simulate(_small(), 2).series
+
+
+def test_the_policy_takes_exactly_its_lines_of_every_call():
+    """Lines are the product's allocation of each price, times the number of calls."""
+    scenario = _small(policy=policy_of({"app": 0.35, "platform": 0.02, "infra": 0.2}))
+    run = simulate(scenario)
+
+    calls = int(run.tally[0])
+    assert dict(run.lines) == {"app": calls * 1_750_000, "platform": calls * 100_000, "infra": calls * 1_000_000}
+    assert int(run.state["app.income"].sum()) == calls * 1_750_000
+
+
+def test_opening_balances_are_carried_in_and_stay_due():
+    """A run may start from a ledger: balances enter as money, in the order of their size."""
+    opening = opening_of({"contributor:ctr_a": 5_000_000_000, "escrow:ctr_b": 70, "cash": 9, "commons": 4})
+    simulation = Simulation(_small(), 1, opening=opening)
+    simulation.step()
+
+    assert [row[0] for row in opening.rows] == ["contributor:ctr_a", "escrow:ctr_b"]
+    assert simulation.state.books["in:opening"] == 5_000_000_070
+
+
+def _steal(view):
+    view["contributor.accrued"][0] += 1
+
+
+def _peek(view):
+    view["user.spent"]
+
+
+def _smuggle(view):
+    view["asset.pull"].base[0] += 1.0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [
+        (Behaviour("mint", "beliefs", (), ("contributor.accrued",), _steal, order=9), "economy_not_exact"),
+        (Behaviour("reader", "beliefs", ("contributor.accrued",), (), _steal), "behaviour_undeclared"),
+        (Behaviour("thief", "beliefs", (), (), _steal), "behaviour_undeclared"),
+        (Behaviour("peeker", "price", (), ("app.price",), _peek), "behaviour_undeclared"),
+        (Behaviour("smuggler", "price", ("asset.pull",), (), _smuggle), "behaviour_undeclared"),
+        (Behaviour("book thief", "price", (), (), lambda view: view.book("commons", 1)), "behaviour_undeclared"),
+    ],
+)
+def test_a_behaviour_that_does_what_it_did_not_declare_stops_the_run(behaviour, code):
+    """Undeclared reads and writes, also through the back of a view, and made-up money are caught with a name."""
+    with pytest.raises(InvariantError) as caught:
+        simulate(_small(), behaviours=(*BUILT_IN, behaviour))
+
+    assert caught.value.code == code
+
+
+def test_two_behaviours_may_not_write_one_column_in_one_phase():
+    """A conflict is refused before the first day, unless the two have an order."""
+    twice = [Behaviour(name, "price", (), ("app.niche",), lambda view: None) for name in "ab"]
+    with pytest.raises(InvalidError, match="both write"):
+        Simulation(_small(), 1, behaviours=(*BUILT_IN, *twice))
+
+
+def test_a_slow_behaviour_is_refused_for_many_people():
+    """A behaviour made for few people says so before the run."""
+    slow = Behaviour("slow", "price", (), (), lambda view: None, people_max=100)
+    with pytest.raises(InvalidError, match="made for 100"):
+        Simulation(_small(), 1, behaviours=(*BUILT_IN, slow))
+
+
+def test_behaviours_of_a_phase_see_the_state_before_it_unless_sequential():
+    """Synchronous by default: a reader sees what was there before the phase; sequential: what was just written."""
+    seen = []
+    writer = Behaviour(
+        "writer", "price", (), ("app.niche",), lambda view: view["app.niche"].__iadd__(1.0), order=0
+    )
+    reader = Behaviour("reader", "price", ("app.niche",), (), lambda view: seen.append(float(view["app.niche"][0])), order=1)
+    for sequential in (False, True):
+        Simulation(_small(sequential=sequential), 1, behaviours=(*BUILT_IN, writer, reader)).step()
+
+    assert seen[1] == pytest.approx(seen[0] + 1.0)
+
+
+def test_a_contributor_row_takes_less_than_a_hundred_bytes():
+    """Columns of a contributor with one asset, and of a user, stay within 100 bytes."""
+    state = Simulation(_small(), 1).state
+
+    guide = state["guide.start"].nbytes
+    assert state.table_bytes("contributor") / 600 <= 100
+    assert (state.table_bytes("contributor") + state.table_bytes("asset") + state.table_bytes("user")) / 1400 <= 100
+    assert guide < 100_000
