@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from headwater.attribution.spans.clusters import sketch_documents
 from headwater.attribution.spans.grams import PADDING, gram_table
-from headwater.attribution.spans.memory import compiled
+from headwater.attribution.spans.memory import compiled, prefetch
 from headwater.attribution.spans.segment import (
     ANCHOR_TOKENS,
     ARRAYS,
     DELTA_LONG,
+    FENCE_PLACES,
     NO_OWNER,
     Segment,
     id_hash,
@@ -178,6 +179,8 @@ class Draft:
         _anchor(deltas, long_delta, anchors)
         order = suffix_array(tokens[: self.tokens], self._vocabulary.size + 1)
         table = gram_table(tokens, order, self.gram_tokens)
+        fences = np.empty(2 * -(-self.tokens // FENCE_PLACES), dtype=np.uint64)
+        _fence(tokens, order, fences)
         symbols = np.zeros(self._vocabulary.size + 2, dtype=np.int32)
         _count_symbols(tokens, self.tokens, symbols)
         arrays: dict[str, NDArray[np.generic]] = {
@@ -194,6 +197,7 @@ class Draft:
             "long_delta": long_delta,
             "document_starts": document_starts.astype(np.int32),
             "symbol_starts": symbols,
+            "fences": fences,
         }
         arrays.update(_document_arrays(rows))
         return Segment({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()})
@@ -323,3 +327,14 @@ def _count_symbols(tokens, size, starts):
         starts[tokens[i] + 1] += 1
     for symbol in range(1, starts.size):
         starts[symbol] += starts[symbol - 1]
+
+
+@compiled
+def _fence(tokens, order, fences):
+    """Write the first four tokens of every 32nd suffix as two words that compare as the tokens do."""
+    for i in range(fences.size >> 1):
+        if i + 16 < fences.size >> 1:
+            prefetch(tokens, np.intp(order[(i + 16) * FENCE_PLACES]))
+        at = order[i * FENCE_PLACES]
+        fences[2 * i] = np.uint64(tokens[at]) << np.uint64(32) | np.uint64(tokens[at + 1])
+        fences[2 * i + 1] = np.uint64(tokens[at + 2]) << np.uint64(32) | np.uint64(tokens[at + 3])

@@ -174,6 +174,10 @@ class SpanIndex:
         """Occurrences of the words of `text`, in order and next to each other; any length."""
         return self.snapshot.count(text)
 
+    def count_batch(self, texts: Sequence[str | bytes]) -> tuple[int, ...]:
+        """`count` of each text against one state of the index."""
+        return self.snapshot.count_batch(texts)
+
     def matches(self, text: str | bytes, *, tokens_min: int | None = None) -> tuple[Match, ...]:
         """All maximal matches of at least `tokens_min` (default k) tokens, whoever owns them."""
         least = self._settings.gram_tokens if tokens_min is None else tokens_min

@@ -14,8 +14,9 @@ from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.finding import document_of, token_ids
 from headwater.attribution.spans.grams import bucket_of, gram_hash
-from headwater.attribution.spans.memory import compiled, i32_at, u8_at, u32_at, u64_at
+from headwater.attribution.spans.memory import compiled, i32_at, prefetch, u8_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
+    FENCE_PLACES,
     ROW_BUCKET_STARTS,
     ROW_BUCKETS,
     ROW_DEAD,
@@ -23,6 +24,7 @@ from headwater.attribution.spans.segment import (
     ROW_DOCUMENT_STARTS,
     ROW_DOCUMENTS,
     ROW_ENTRIES,
+    ROW_FENCES,
     ROW_FINGERPRINTS,
     ROW_GROUP_COUNT,
     ROW_GROUPS,
@@ -35,27 +37,103 @@ from headwater.attribution.spans.segment import (
 from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, SETTING_WEIGHTS, tokens_of
 
 _GROUP_BIT = 1 << 31
+_LOCKED = 64  # phrases searched in lock step
 
 
 @compiled
-def count_text(text, rows, settings):
-    """Occurrences of the words of a text, in order and next to each other."""
-    hashes, _starts, _ends = tokens_of(text, settings)
-    count = hashes.size
-    if count == 0:
-        return 0
-    ids = np.empty(count, dtype=np.int32)
-    total = 0
-    for segment in range(rows.shape[0]):
-        row = rows[segment]
-        token_ids(hashes, count, row, ids)
-        known = True
-        for i in range(count):
-            known = known and ids[i] != 0
-        if known:
-            low, high = _phrase(row, ids, 0, count, settings)
-            total += _living_in(row, low, high)
-    return total
+def count_texts(texts, offsets, rows, settings):
+    """Occurrences of the words of each of several texts, in order and next to each other: (n,) int64.
+
+    Args:
+        texts: all texts end to end.
+        offsets: (n + 1,) where each begins.
+        rows, settings: as everywhere.
+    """
+    out = np.zeros(offsets.size - 1, dtype=np.int64)
+    low, high = np.empty(_LOCKED, dtype=np.int64), np.empty(_LOCKED, dtype=np.int64)
+    begins = np.empty(_LOCKED + 1, dtype=np.int64)
+    for first in range(0, out.size, _LOCKED):
+        last = min(first + _LOCKED, out.size)
+        hashes, places, _ends = tokens_of(texts[offsets[first] : offsets[last]], settings)
+        ids = np.empty(hashes.size, dtype=np.int32)
+        at = 0
+        for n in range(first, last):
+            begins[n - first] = at
+            while at < hashes.size and places[at] < offsets[n + 1] - offsets[first]:
+                at += 1
+        begins[last - first] = at
+        for segment in range(rows.shape[0]):
+            row = rows[segment]
+            token_ids(hashes, hashes.size, row, ids)
+            _narrow(row, ids, begins, last - first, low, high)
+            for n in range(last - first):
+                if low[n] < high[n]:
+                    begin, length = begins[n], begins[n + 1] - begins[n]
+                    one = _bound(row, ids, begin, length, low[n], high[n], 0, False)
+                    two = _bound(row, ids, begin, length, one, high[n], 0, True)
+                    out[first + n] += _living_in(row, one, two)
+    return out
+
+
+@compiled
+def _narrow(row, ids, begins, phrases, low, high):
+    """Narrow the suffix array for many phrases in lock step: [low, high) of each is what is left to search.
+
+    The searches between the fences go on together, one step of each in turn, so that their reads overlap.
+    """
+    fences = carray(u64_at(row[ROW_FENCES]), 2 * ((row[ROW_SIZE] + FENCE_PLACES - 1) // FENCE_PLACES))
+    symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
+    order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    keys = np.zeros((2 * phrases, 2), dtype=np.uint64)  # least and greatest first four tokens of each phrase
+    edges = np.zeros((2 * phrases, 2), dtype=np.int64)  # what is left of the fences for either bound
+    for n in range(phrases):
+        low[n] = high[n] = 0
+        begin, length = begins[n], begins[n + 1] - begins[n]
+        known = length > 0
+        for i in range(length):
+            known = known and ids[begin + i] != 0
+        if not known:
+            continue
+        low[n], high[n] = symbols[ids[begin]], symbols[ids[begin] + 1]
+        for i in range(4):
+            shift = np.uint64(32 - 32 * (i & 1))
+            token = np.uint64(ids[begin + i]) if i < length else np.uint64(0)
+            keys[2 * n, i >> 1] |= token << shift
+            keys[2 * n + 1, i >> 1] |= (token if i < length else np.uint64(0xFFFFFFFF)) << shift
+        for bound in range(2):
+            edges[2 * n + bound, 0] = (low[n] + FENCE_PLACES - 1) // FENCE_PLACES
+            edges[2 * n + bound, 1] = (high[n] + FENCE_PLACES - 1) // FENCE_PLACES
+    going = True
+    while going:
+        going = False
+        for e in range(2 * phrases):
+            left, right = edges[e, 0], edges[e, 1]
+            if left >= right:
+                continue
+            middle = (left + right) >> 1
+            one, two = fences[2 * middle], fences[2 * middle + 1]
+            below = one < keys[e, 0] or (one == keys[e, 0] and two < keys[e, 1])
+            if e & 1:
+                below = below or (one == keys[e, 0] and two == keys[e, 1])
+            if below:
+                left = middle + 1
+            else:
+                right = middle
+            edges[e, 0], edges[e, 1] = left, right
+            if left < right:
+                prefetch(fences, np.intp(left + right) >> 1 << 1)
+                going = True
+    for n in range(phrases):
+        if low[n] < high[n]:
+            low[n] = max(low[n], (edges[2 * n, 0] - 1) * FENCE_PLACES)
+            high[n] = min(high[n], edges[2 * n + 1, 0] * FENCE_PLACES)
+            for rank in range(low[n], min(high[n], low[n] + 8 * FENCE_PLACES), 16):
+                prefetch(order, np.intp(rank))
+    for n in range(phrases):
+        if high[n] - low[n] <= 2 * FENCE_PLACES:  # the last few steps would wait for memory one by one
+            for rank in range(low[n], high[n]):
+                prefetch(tokens, np.intp(order[rank]))
 
 
 @compiled

@@ -21,6 +21,9 @@ ANCHOR_TOKENS = 64
 DELTA_LONG = 255
 """A distance between tokens that does not fit a byte, and is listed apart."""
 
+FENCE_PLACES = 32
+"""Places of the suffix array between two fences."""
+
 SKETCH_WORDS = 128
 
 ARRAYS: Mapping[str, str] = {
@@ -49,6 +52,7 @@ ARRAYS: Mapping[str, str] = {
     "sketch_rows": "<i4",  # (documents,) row of the sketch, or -1
     "sketches": "<u4",  # (128 * rows,)
     "symbol_starts": "<i4",  # (symbols + 2,) first place of each symbol in the suffix array
+    "fences": "<u8",  # (2 * n / 32,) first four tokens of every 32nd suffix, in order
 }
 """Every array of a segment, with its type on disk; the order is the order in the file."""
 
@@ -60,7 +64,7 @@ ARRAYS: Mapping[str, str] = {
 ) = range(26)  # fmt: skip
 """Places in a segment's row of addresses and sizes."""
 
-ROW_LENGTH = 26
+ROW_LENGTH = 27
 
 
 class Segment:
@@ -164,6 +168,7 @@ _ADDRESSES = {
     ROW_ID_STARTS: "id_starts",
     ROW_ID_BYTES: "id_bytes",
     ROW_SYMBOL_STARTS: "symbol_starts",
+    ROW_FENCES: "fences",
 }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from headwater.attribution.spans.fold_table import fold_table
 from headwater.attribution.spans.grams import WEIGHTS
 from headwater.attribution.spans.reference import MICROBITS, Reference
-from headwater.attribution.spans.searching import count_text, maximal_matches
+from headwater.attribution.spans.searching import count_texts, maximal_matches
 from headwater.attribution.spans.segment import ROW_LENGTH, Segment
 from headwater.attribution.spans.tracing import (
     SETTING_COMMON,
@@ -92,7 +92,16 @@ class Snapshot:
 
     def count(self, text: str | bytes) -> int:
         """Occurrences of the words of `text`, next to each other and in order; 0 for a text without words."""
-        return int(count_text(_bytes_of(text), self.rows, self.settings.row))
+        array = _bytes_of(text)
+        return int(count_texts(array, np.array([0, array.size]), self.rows, self.settings.row)[0])
+
+    def count_batch(self, texts: Sequence[str | bytes]) -> tuple[int, ...]:
+        """`count` of each text."""
+        raws = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text in texts]
+        # A line feed between texts keeps the last word of one from running into the next.
+        offsets = np.concatenate([[0], np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)])
+        joined = np.frombuffer(b"\n".join([*raws, b""]), dtype=np.uint8)
+        return tuple(count_texts(joined, offsets, self.rows, self.settings.row).tolist())
 
     def matches(self, text: str | bytes, *, tokens_min: int) -> tuple[Match, ...]:
         """All maximal matches of at least `tokens_min` tokens, in text order."""

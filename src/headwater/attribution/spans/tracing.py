@@ -15,7 +15,7 @@ from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.finding import find_grams, precedes
 from headwater.attribution.spans.grams import gram_hash
-from headwater.attribution.spans.memory import compiled, i64_at, u8_at, u16_at, u32_at, u64_at
+from headwater.attribution.spans.memory import compiled, i32_at, i64_at, u8_at, u16_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
     ROW_ANCHORS,
     ROW_DELTAS,
@@ -25,6 +25,9 @@ from headwater.attribution.spans.segment import (
     ROW_LONG_COUNT,
     ROW_LONG_DELTA,
     ROW_SIZE,
+    ROW_TOKENS,
+    ROW_VOCABULARY,
+    ROW_VOCABULARY_SIZE,
 )
 from headwater.attribution.spans.tokens import scan
 
@@ -140,24 +143,33 @@ def _runs(hashes, starts, ends, best, found, rows, settings):
     holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
     words = carray(u64_at(settings[SETTING_WORDS]), 2 * settings[SETTING_WORD_ROWS])
     mask = np.uint64(settings[SETTING_WORD_ROWS] - 1)
-    runs = 0
-    for word in range(count):
-        if chosen[word] >= 0 and not _continues(word, chosen, best):
-            runs += 1
-    out = np.empty((runs, 9), dtype=np.int64)
+    out = np.empty((32, 9), dtype=np.int64)
     run = -1
+    source = np.int64(-2)  # where the word before was found, as a token position
     for word in range(count):
         gram = chosen[word]
         if gram < 0:
+            source = -2
             continue
-        if not _continues(word, chosen, best):
+        segment, document = best[gram, 0], best[gram, 1]
+        position = best[gram, 2] + word - gram
+        goes_on = source >= 0 and out[run, OUT_SEGMENT] == segment and out[run, OUT_DOCUMENT] == document
+        if goes_on and position != source + 1:
+            # The document held these k words earlier too; stay in the passage if it goes on with this word.
+            goes_on = _holds(rows[segment], source + 1, hashes[word])
+            position = source + 1 if goes_on else position
+        source = position
+        if not goes_on:
             run += 1
-            segment, document = best[gram, 0], best[gram, 1]
+            if run == out.shape[0]:
+                grown = np.empty((2 * run, 9), dtype=np.int64)
+                grown[:run] = out
+                out = grown
             bases = carray(i64_at(rows[segment, ROW_DOCUMENT_BASES]), rows[segment, ROW_DOCUMENTS] + 1)
             out[run, OUT_START] = starts[word]
             out[run, OUT_MICROBITS] = 0
             out[run, OUT_SEGMENT], out[run, OUT_DOCUMENT] = segment, document
-            out[run, OUT_SOURCE] = byte_offset(rows[segment], best[gram, 2] + word - gram) - bases[document]
+            out[run, OUT_SOURCE] = byte_offset(rows[segment], position) - bases[document]
             out[run, OUT_COUNT] = found[gram]
             out[run, OUT_TOKEN], out[run, OUT_TOKENS] = word, 0
         out[run, OUT_TOKENS] += 1
@@ -171,17 +183,17 @@ def _runs(hashes, starts, ends, best, found, rows, settings):
                 break
             slot = (slot + np.uint64(1)) & mask
         out[run, OUT_MICROBITS] += bits
-    return out
+    return out[: run + 1]
 
 
 @compiled
-def _continues(word, chosen, best):
-    """Whether a word goes on where the word before it left off in the same document."""
-    if word == 0 or chosen[word - 1] < 0:
-        return False
-    gram, before = chosen[word], chosen[word - 1]
-    return (
-        best[gram, 0] == best[before, 0]
-        and best[gram, 1] == best[before, 1]
-        and best[gram, 2] - gram == best[before, 2] - before
-    )
+def _holds(row, position, hashed):
+    """Whether a segment has the word with that hash at a position."""
+    rows = row[ROW_VOCABULARY_SIZE]
+    table = carray(u64_at(row[ROW_VOCABULARY]), 2 * rows)
+    token = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])[position]
+    mask = np.uint64(rows - 1)
+    slot = hashed & mask
+    while table[2 * slot] != hashed and table[2 * slot] != np.uint64(0):
+        slot = (slot + np.uint64(1)) & mask
+    return token != 0 and np.int64(table[2 * slot + np.uint64(1)]) == token

@@ -23,7 +23,7 @@ class Document:
     def __post_init__(self) -> None:
         for name, value, limit in (
             ("id", self.id, DOCUMENT_ID_BYTES_MAX),
-            ("owner", self.owner or "-", OWNER_BYTES_MAX),
+            ("owner", "-" if self.owner is None else self.owner, OWNER_BYTES_MAX),
         ):
             size = len(value.encode("utf-8", "replace"))
             if not 0 < size <= limit or not value.isprintable():
