@@ -116,10 +116,33 @@ def test_altered_bytes_are_noticed_when_read(store: RegistryStore, database: Dat
     """A flipped byte in the file is an error, not a source."""
     admitted = item(b"words")
     store.register([admitted])
+    database.execute("DROP TRIGGER contents_stay_UPDATE")
     database.execute("UPDATE contents SET bytes = ? WHERE digest = ?", (b"wordz", digest(b"words")))
 
     with pytest.raises(InvariantError):
         store.content(admitted.contribution.id)
+
+
+@pytest.mark.parametrize("table", ["contents", "contributions", "owners", "contribution_metadata"])
+def test_what_is_registered_cannot_be_changed_or_removed(store: RegistryStore, database: Database, table: str) -> None:
+    """The database itself refuses, whoever asks."""
+    store.register([item(b"words")])
+    column = {"contents": "bytes", "owners": "share_ppb", "contribution_metadata": "value"}.get(table, "title")
+
+    for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
+        with pytest.raises(ConflictError):
+            database.execute(statement)
+
+
+def test_the_digest_follows_what_another_process_adds(store: RegistryStore, tmp_path: Path) -> None:
+    """A digest that was taken before is not given again once something was added elsewhere."""
+    store.register([item(b"one")])
+    before = store.digest()
+    with Database(tmp_path / "headwater.db") as elsewhere:
+        RegistryStore(elsewhere).register([item(b"two")])
+
+    assert store.digest() not in ("", before)
+    assert store.digest() == snapshot_digest(store.contributions())
 
 
 def test_admitting_twice_changes_nothing(store: RegistryStore) -> None:

@@ -25,6 +25,8 @@ PUBLIC_DOMAIN = "LicenseRef-public-domain"
 UNSTATED = "LicenseRef-unstated"
 OTHER_TERMS = "LicenseRef-other-terms"
 
+AUTHOR_FIELD_CHARS_MAX = 4_000
+
 _KEYS = (
     r"PEP|Title|Version|Last-Modified|Authors?|Sponsor|PEP-Delegate|BDFL-Delegate|Discussions-To|Status|Type|Topic|"
     r"Content-Type|Requires|Created|Python-Version|Post-History|Replaces|Superseded-By|Resolution|Obsoletes"
@@ -73,7 +75,8 @@ def parse_proposal(raw: str) -> Proposal:
             code="proposal_header_missing",
             fix="start the file with 'PEP: number Title: …'",
         )
-    authors = bylines(fields.get("Author") or fields.get("Authors") or "")
+    field = fields.get("Author") or fields.get("Authors") or ""
+    authors = bylines(field) if len(field) <= AUTHOR_FIELD_CHARS_MAX else ()
     if not authors:
         raise InvalidError(
             f"proposal {number} names no author",

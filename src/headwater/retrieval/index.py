@@ -28,9 +28,13 @@ from headwater.retrieval.words import WordIndex
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, of how many."""
 
-VERSION = 1
+VERSION = 2
 """Of the cutting and scoring; part of the index digest."""
 
+
+QUESTION_CHARS_MAX = 8_000
+QUESTION_TERMS_MAX = 64
+"""What of a question is read; the rest changes nothing."""
 
 OPENING_PASSAGES = 3
 """How many passages at the start of a document count as its opening."""
@@ -49,7 +53,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How the parts of a score are weighed; chosen on questions, see `docs/log.md`."""
+    """How the parts of a score are weighed; chosen on the questions in `tests/retrieval/test_demo_corpus.py`."""
 
     words: float = 0.6  # the passage's own words
     meaning: float = 0.4  # embeddings, when there are any
@@ -155,12 +159,15 @@ def build_tables(
         entries.append(Entry(c.id, c.title, c.registered_at_ns, c.license.expires_at_ns, floor, prior))
         title = terms(c.title)
         # A title says what the whole is about; three times is as often as a short text would.
-        document_terms.append(title * 3 + terms(text))
+        whole = title * 3
         for ordinal, span in enumerate(cut(text, CHUNK_TOKENS_MAX)):
             said = text[span.start : span.end]
             pieces.append(Piece(number, span.start, span.end, ordinal, said))
-            piece_terms.append(title * 2 + terms(span.heading) + terms(said))
+            spoken = terms(said)
+            whole += spoken
+            piece_terms.append(title * 2 + terms(span.heading) + spoken)
             contexts.append(f"{c.title}. {span.heading}. {said}")
+        document_terms.append(whole)
         progress("cutting", number + 1, len(ordered))
     words = WordIndex.build(piece_terms)
     document_words = WordIndex.build(document_terms)
@@ -268,7 +275,8 @@ class PassageIndex:
             offer_units: the price of the call in nano units; without it, whatever has a price floor is left out.
             per_document: most passages of one document.
         """
-        asked = question_terms(question)[:64]
+        question = question[:QUESTION_CHARS_MAX]
+        asked = question_terms(question)[:QUESTION_TERMS_MAX]
         if k < 1 or not self._tables.pieces or not self._informative(asked):
             return ()
         scores = self._scores(question, asked)
@@ -311,7 +319,7 @@ class PassageIndex:
         words = tables.words.scores(asked)
         meaning = words
         if self._embedder is not None and tables.vectors.shape[1]:
-            cosines = tables.vectors @ self._embedder.embed([question[:4_000]])[0]
+            cosines = tables.vectors @ self._embedder.embed([question])[0]
             meaning = np.maximum(cosines, 0.0).astype(np.float64)
         whole = tables.document_words.scores(asked)[self._document]
         relevance: NDArray[np.float64] = weights.words * words + weights.meaning * meaning + weights.document * whole

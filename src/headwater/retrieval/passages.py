@@ -16,6 +16,11 @@ CountTokens = Callable[[str], int]
 PASSAGE_WORDS_MIN = 8
 """A shorter fragment says too little to be a source."""
 
+PASSAGE_CHARS_PER_TOKEN_MAX = 16
+"""Bounds what is looked at for one passage, so that odd input is cut in time that grows with its length."""
+
+HEADING_CHARS_MAX = 200
+
 _UNLISTED_SECTIONS = re.compile(
     r"(?:\d+[.)]?\s*)*(?:references?(?: and footnotes)?|foot-?notes?|copyright|bibliography|see also|"
     r"acknowledge?ments?|credits|thanks|change ?log|(?:document |change )?history|version history|"
@@ -26,7 +31,6 @@ _MARK = "=\\-~'\"^`#*+."
 _UNDERLINE = re.compile(rf"([{_MARK}])\1{{2,}}\s*(?:\{{#.*\}})?")
 _ONE_LINE_HEADING = re.compile(rf"(?:([{_MARK}])\1{{3,}}\s+)?(\S.{{0,90}}?)\s+([{_MARK}])\3{{3,}}")
 _HASH_HEADING = re.compile(r"#{1,6}\s+(\S.*?)\s*#*")
-_BLOCK = re.compile(r"[^\n]*\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
 _FIELD = re.compile(r"(?:^|(?<=\s))[A-Z][A-Za-z-]{2,24}:(?=\s)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*`]*(?:\s+(?=[\"'(\[*`]*[A-Z0-9])|\n)|\n(?=\s{0,3}(?:[-*+]|\d+\.)\s)")
 _CITATION = re.compile(r"\s*(?:\.\.\s|\[\^?[\w-]+\]:?\s|https?://|<https?://)")
@@ -108,10 +112,10 @@ def _sections(text: str) -> Iterator[_Section]:
     """Runs of prose that may share a passage: one heading, not broken by code."""
     heading, listed, fenced = "", True, False
     run: list[tuple[int, int]] = []
-    for number, block in enumerate(_BLOCK.finditer(text)):
-        body = block[0]
+    for number, (start, end) in enumerate(_blocks(text)):
+        body = text[start:end]
         fences = len(re.findall(r"^\s*(?:```|~~~)", body, re.MULTILINE))
-        title, after = (None, block.start()) if fenced or fences else _heading(body, block.start())
+        title, after = (None, start) if fenced or fences else _heading(body, start)
         if title is not None:
             yield _Section(heading, tuple(run))
             run, heading, listed = [], title, _UNLISTED_SECTIONS.fullmatch(title) is None
@@ -120,16 +124,37 @@ def _sections(text: str) -> Iterator[_Section]:
         if code or not listed or (number == 0 and _is_header(body)):
             yield _Section(heading, tuple(run))
             run = []
-        elif after < block.end():
-            run.extend(_sentences(text, after, block.end()))
+        elif after < end:
+            run.extend(_sentences(text, after, end))
     yield _Section(heading, tuple(run))
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Runs of lines that are not blank."""
+    start: int | None = None
+    at = 0
+    for line in text.split("\n"):
+        if line and not line.isspace():
+            start = at if start is None else start
+        elif start is not None:
+            yield start, at - 1
+            start = None
+        at += len(line) + 1
+    if start is not None:
+        yield start, len(text)
 
 
 def _heading(body: str, start: int) -> tuple[str | None, int]:
     """The heading a block begins with, if it does, and where the rest of the block begins."""
-    lines = body.split("\n")
-    offset = 0
-    if len(lines) > 2 and _UNDERLINE.fullmatch(lines[0].strip()) and _UNDERLINE.fullmatch(lines[2].strip()):
+    lines = body.split("\n", 3)
+    if len(lines[0]) > HEADING_CHARS_MAX:
+        return None, start
+    if (
+        len(lines) > 2
+        and len(lines[1]) <= HEADING_CHARS_MAX
+        and _UNDERLINE.fullmatch(lines[0].strip())
+        and _UNDERLINE.fullmatch(lines[2].strip())
+    ):
         return lines[1].strip(), start + sum(len(line) + 1 for line in lines[:3])
     if len(lines) > 1 and _UNDERLINE.fullmatch(lines[1].strip()) and not lines[0].startswith("    "):
         return lines[0].strip(), start + len(lines[0]) + 1 + len(lines[1]) + 1
@@ -137,7 +162,7 @@ def _heading(body: str, start: int) -> tuple[str | None, int]:
         match = form.fullmatch(lines[0].strip())
         if match is not None:
             return match[group].strip(), start + len(lines[0]) + 1
-    return None, start + offset
+    return None, start
 
 
 def _is_header(body: str) -> bool:
@@ -170,7 +195,7 @@ def _whole(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _fit(text: str, start: int, end: int, tokens_max: int, count_tokens: CountTokens) -> Iterator[tuple[int, int]]:
     """A span in pieces that fit, cut between words; a single word that does not fit is left out."""
     while start < end:
-        stop = trim(text, start, end, tokens_max, count_tokens)
+        stop = trim(text, start, _window(text, start, end, tokens_max), tokens_max, count_tokens)
         if stop == start:
             space = re.compile(r"\s+").search(text, start, end)
             if space is None:
@@ -179,6 +204,15 @@ def _fit(text: str, start: int, end: int, tokens_max: int, count_tokens: CountTo
             continue
         yield start, stop
         start = stop + len(text[stop:end]) - len(text[stop:end].lstrip())
+
+
+def _window(text: str, start: int, end: int, tokens_max: int) -> int:
+    """Where to stop looking for the end of a passage: between words if there is a space to stop at."""
+    limit = start + tokens_max * PASSAGE_CHARS_PER_TOKEN_MAX
+    if end <= limit:
+        return end
+    space = max(text.rfind(" ", start, limit), text.rfind("\n", start, limit))
+    return space if space > start else limit
 
 
 def _says_something(passage: str) -> bool:

@@ -7,8 +7,10 @@ only of them has nothing to be looked up. English; other languages pass through 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _COMPOUND = re.compile(r"[^\W_]+(?:[-_.'’/][^\W_]+)*|__[^\W_]+(?:_[^\W_]+)*__")
+_NUMBERED = re.compile(r"\b([^\W\d_]{2,20})[ -](\d{1,6})\b(?![.-]?\d)")
 _PART = re.compile(r"[^\W_]+")
 
 
@@ -35,7 +37,11 @@ SMALL_TALK = _words(
 )
 """Words that steer a conversation and say nothing of its subject."""
 
-_PHRASES = re.compile(r"\b(?:(?:your|my) name|what time is it|what(?:'s| is) the time)\b")
+_PHRASES = re.compile(
+    r"\b(?:your|my) name\b|\bwhat time is it\b|\bwhat(?:'s| is) the time\b|\bmeaning of life\b|"
+    r"^\W*(?:are you .*|(?:test|testing|continue|go on|next|more|again|stop|summari[sz]e(?: this| that| it)?)\W*)$",
+    re.DOTALL,
+)
 
 ASKING = _words(
     """behave come comes contain contains describe happen happens look looks mean means need needs use used uses using
@@ -45,19 +51,26 @@ ASKING = _words(
 
 
 def terms(text: str, skipped: frozenset[str] = STOP_WORDS) -> list[str]:
-    """The terms of a text, in order and without `skipped`; a compound gives itself and its parts.
+    """The terms of a text without `skipped`; a compound gives itself and its parts, a numbered word both together.
 
     >>> terms("The f-strings of TypedDicts")
     ['f-string', 'string', 'typeddict']
+    >>> terms("Chapter 11")
+    ['chapter', '11', 'chapter 11']
     """
-    found: list[str] = []
-    for match in _COMPOUND.finditer(text.casefold().replace("’", "'")):
-        whole = match[0].strip("_").removesuffix("'s")
-        parts = _PART.findall(whole)
-        if len(parts) > 1 and whole not in skipped:
-            found.append(singular(whole))
-        found.extend(singular(part) for part in parts if len(part) > 1 and part not in skipped)
+    plain = text.casefold().replace("’", "'")
+    found = [term for compound in _COMPOUND.findall(plain) for term in _parts(compound, skipped)]
+    # "Section 4" is a name: its number alone says little.
+    found.extend(f"{word} {number}" for word, number in _NUMBERED.findall(plain) if word not in skipped)
     return found
+
+
+@lru_cache(maxsize=100_000)
+def _parts(compound: str, skipped: frozenset[str]) -> tuple[str, ...]:
+    whole = compound.strip("_").removesuffix("'s")
+    parts = _PART.findall(whole)
+    kept = [singular(part) for part in parts if len(part) > 1 and part not in skipped]
+    return (singular(whole), *kept) if len(parts) > 1 and whole not in skipped else tuple(kept)
 
 
 _NOT_ASKED = STOP_WORDS | SMALL_TALK | ASKING

@@ -65,6 +65,14 @@ _STEPS = (
       PRIMARY KEY (contribution_id, key)
     ) STRICT, WITHOUT ROWID;
     """,
+    "".join(
+        f"""
+        CREATE TRIGGER {table}_stay_{verb} BEFORE {verb} ON {table}
+        BEGIN SELECT RAISE(ABORT, 'what is registered is never changed or removed'); END;
+        """
+        for table in ("contents", "contributions", "owners", "contribution_metadata")
+        for verb in ("UPDATE", "DELETE")
+    ),
 )
 
 _COLUMNS = (
@@ -80,6 +88,7 @@ class RegistryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.migrate("registry", _STEPS)
+        self._digested = (-1, "")  # (number of the last contribution, digest then)
 
     # Contributors
 
@@ -293,8 +302,12 @@ class RegistryStore:
 
     def digest(self) -> str:
         """Digest of all contributions, their owners and terms; see `registry.registry_digest`."""
-        rows = self._database.query("SELECT id, record_digest FROM contributions")
-        return registry_digest((ContributionId(i), record) for i, record in rows)
+        # Contributions are only ever added, so the number of the last one tells whether the digest still holds.
+        [(last,)] = self._database.query("SELECT coalesce(max(number), 0) FROM contributions")
+        if self._digested[0] != last:
+            rows = self._database.query("SELECT id, record_digest FROM contributions WHERE number <= ?", (last,))
+            self._digested = (last, registry_digest((ContributionId(i), record) for i, record in rows))
+        return self._digested[1]
 
     def _built(self, rows: Sequence[Row]) -> tuple[Contribution, ...]:
         ids = [row[0] for row in rows]
