@@ -10,6 +10,8 @@ neither: only k-grams across the seam are new, and every word of them has an ear
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba.np.numpy_support import carray
 
@@ -145,7 +147,7 @@ def _runs(hashes, starts, ends, best, found, rows, settings):
     mask = np.uint64(settings[SETTING_WORD_ROWS] - 1)
     out = np.empty((32, 9), dtype=np.int64)
     run = -1
-    source = np.int64(-2)  # where the word before was found, as a token position
+    source: Any = np.int64(-2)  # where the word before was found, as a token position
     for word in range(count):
         gram = chosen[word]
         if gram < 0:
