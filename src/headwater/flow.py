@@ -34,6 +34,8 @@ from headwater.attribution.evidence import (
 )
 from headwater.attribution.layout import Layout, Part, Scorer
 from headwater.attribution.reference import Reference
+from headwater.attribution.reproduced import Copied, copied_tokens
+from headwater.attribution.spans import CreditRules, SpanIndex
 from headwater.core.canonical import digest
 from headwater.core.errors import (
     HeadwaterError,
@@ -67,6 +69,9 @@ from headwater.store.key_store import KeyRecord
 from headwater.store.ledger_store import Ledger
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.registry_store import RegistryStore
+
+COPY_RULES = CreditRules()
+"""What a repeated run of words must be worth before it is paid; its digest stands in every receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,27 @@ class Parts:
     policy: Policy
     now_ns: Callable[[], int]
     random_bytes: Callable[[int], bytes]
+    spans: SpanIndex | None = None  # registered texts, for answers that repeat them
+
+
+class _Given:
+    """An answer while it is being given."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._text = ""
+        self._bytes = 0
+        self.token_ids: list[int] = []
+        self._token_ends: list[int] = []
+
+    def take(self, piece: Piece) -> None:
+        self._text += piece.text
+        self._bytes += len(piece.text.encode("utf-8", "surrogatepass"))
+        self.token_ids += piece.token_ids
+        self._token_ends += [self._bytes] * len(piece.token_ids)
+
+    def answer(self, finish_reason: str) -> Answer:
+        return Answer(self._text, tuple(self.token_ids), tuple(self._token_ends), finish_reason, self._prompt_tokens)
 
 
 class Flow:
@@ -231,23 +257,21 @@ class Flow:
         Raises:
             UpstreamError: the model failed.
         """
-        texts: list[str] = []
-        ids: list[int] = []
+        given = _Given(len(call.prompt))
         settled = False
         try:
             with closing(call.served.backend.generate(call.prompt, call.sampling)) as pieces:
                 for piece in pieces:
-                    texts.append(piece.text)
-                    ids.extend(piece.token_ids)
+                    given.take(piece)
                     if piece.finish_reason is not None:
-                        self._charge(call, Answer("".join(texts), tuple(ids), piece.finish_reason, len(call.prompt)))
+                        self._charge(call, given.answer(piece.finish_reason))
                         settled = True
                     yield piece
             if not settled:
                 raise UpstreamError("the model stopped without a reason", code="model_failed", fix="try again")
         except GeneratorExit:
             if not settled:
-                self._cut_short(call, "".join(texts), tuple(ids))
+                self._cut_short(call, given)
             raise
         except BaseException as error:
             if not settled:
@@ -264,9 +288,9 @@ class Flow:
             at_ns=self.parts.now_ns(),
         )
 
-    def _cut_short(self, call: OpenCall, text: str, ids: tuple[int, ...]) -> None:
-        if ids:
-            self._charge(call, Answer(text, ids, "cancelled", len(call.prompt)))
+    def _cut_short(self, call: OpenCall, given: _Given) -> None:
+        if given.token_ids:
+            self._charge(call, given.answer("cancelled"))
         else:
             self.release(call.record.call_id)
 
@@ -285,7 +309,7 @@ class Flow:
             )
         logged = self.parts.log.by_call(call)
         if logged:
-            receipt = Receipt.from_bytes(self.parts.log.at(logged[0].index).raw)
+            receipt = Receipt.from_bytes(self.parts.log.at(logged[-1].index).raw)
         else:
             receipt = self._receipt(record)
             signed = issue(receipt, self.parts.signer)
@@ -299,8 +323,10 @@ class Flow:
         if record.answer is None or record.evidence is None or record.price_units is None:
             raise InvariantError(f"{record.call_id} is answered without evidence", code="evidence_missing")
         answer = read_answer(record.answer)
-        found = self._measure(served, read_layout(record.evidence), answer)
-        account = self._account(found, served)
+        if answer.token_ids:
+            account = self._account(served, *self._measure(served, read_layout(record.evidence), answer))
+        else:
+            account = self._account(served, None, None)
         division = divide_receipt(record.price_units, account, self.parts.policy)
         return Receipt(
             call_id=record.call_id,
@@ -319,12 +345,24 @@ class Flow:
             payouts=payouts_of(division),
         )
 
-    def _measure(self, served: ServedModel, layout: Layout, answer: Answer) -> Attribution | None:
-        if not answer.token_ids:
-            return None
+    def _measure(self, served: ServedModel, layout: Layout, answer: Answer) -> tuple[Attribution, str | None]:
+        """The bit account of an answer, and the digest of the span index that was read for it."""
         policy = self.parts.policy
-        rules = Rules(policy.model_weight_ppm / 1_000_000, policy.evidence_floor_millibits / 1_000)
-        return attribute(served.scorer, layout, answer.token_ids, reference=served.reference, rules=rules)
+        rules = Rules(policy.model_weight_ppm, policy.evidence_floor_millibits)
+        copied, index_digest = self._copied(layout, answer)
+        found = attribute(
+            served.scorer, layout, answer.token_ids, reference=served.reference, rules=rules, copied=copied
+        )
+        return found, index_digest
+
+    def _copied(self, layout: Layout, answer: Answer) -> tuple[tuple[Copied, ...], str | None]:
+        """Answer tokens that repeat registered texts which were not in the context."""
+        spans = self.parts.spans
+        if spans is None:
+            return (), None
+        trace = spans.trace(answer.text)
+        credit = spans.credit(trace, COPY_RULES, exclude=[part.id for part in layout.players])
+        return copied_tokens(credit.pieces, answer.token_ends), credit.manifest
 
     def _owners(self, contribution_id: ContributionId) -> tuple[ReceiptOwner, ...]:
         registry = self.parts.registry
@@ -339,7 +377,7 @@ class Flow:
             return COMMONS
         return self._owners(served.base_model)[0].account
 
-    def _account(self, found: Attribution | None, served: ServedModel) -> ReceiptAttribution:
+    def _account(self, served: ServedModel, found: Attribution | None, index_digest: str | None) -> ReceiptAttribution:
         policy = self.parts.policy
         shares = tuple(self._share(share) for share in found.shares) if found else ()
         base = microbits(found.base_bits) if found else 0
@@ -348,13 +386,14 @@ class Flow:
             version=found.version if found else "1",
             grade=found.grade if found else "A",
             parameters=(
+                ("copy_rules", COPY_RULES.digest),
                 ("evidence_floor_millibits", policy.evidence_floor_millibits),
                 ("passes", found.passes if found else 0),
                 ("players", found.players if found else 0),
             ),
             seed=0,
             reference_digest=served.reference.digest,
-            index_digest=None,
+            index_digest=index_digest,
             scorer_digest=served.scorer.digest,
             tokens=found.tokens if found else 0,
             base_microbits=base,

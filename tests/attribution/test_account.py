@@ -44,7 +44,7 @@ def layout(*texts, owners=None, times=None):
 
 
 def measure(*texts, answer="aaaabbbb", rules=None, **how):
-    rules = rules or Rules(evidence_floor_bits=0.0)
+    rules = rules or Rules(evidence_floor_millibits=0)
     return attribute(Overlap(), layout(*texts, **how), answer, reference=REFERENCE, rules=rules)
 
 
@@ -97,7 +97,7 @@ def test_cutting_a_source_in_two_changes_what_its_owner_earns_by_nothing():
 
 def test_evidence_below_the_floor_pays_nobody():
     """An answer that no source moved leaves the whole pool to the residual, whatever the signs of the noise."""
-    found = measure("cccc", "dddd", rules=Rules(evidence_floor_bits=5.0))
+    found = measure("cccc", "dddd", rules=Rules(evidence_floor_millibits=5_000))
 
     assert found.residual_ppb == PPB
     assert all(s.weight_ppb == 0 for s in found.shares)
@@ -106,7 +106,8 @@ def test_evidence_below_the_floor_pays_nobody():
 def test_the_model_weight_decides_what_fluent_language_is_worth():
     """The heavier the base model's bits, the more stays with the residual."""
     light, heavy = (
-        measure("aaaabbbb", answer="zzaabb", rules=Rules(model_weight=w, evidence_floor_bits=0.0)) for w in (0.0, 1.0)
+        measure("aaaabbbb", answer="zzaabb", rules=Rules(model_weight_ppm=w, evidence_floor_millibits=0))
+        for w in (0, 1_000_000)
     )
 
     assert light.residual_ppb == 0

@@ -7,18 +7,18 @@ owner's part joins the earliest one and earns nothing, so copying and splitting 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.attribution.bits import Attribution, Share
+from headwater.attribution.bits import Attribution, Share, microbits, weigh
 from headwater.attribution.layout import Layout, Part, Scorer
 from headwater.attribution.reference import Reference
+from headwater.attribution.reproduced import Copied
 from headwater.attribution.shapley import Coalition, coalitions, owen_values
 from headwater.core.errors import InvalidError, InvariantError, UpstreamError
 from headwater.core.limits import COALITIONS_MAX, PLAYERS_EXACT_MAX
-from headwater.core.money import normalise
 from headwater.registry.near_duplicates import merge_near_duplicates
 
 ESTIMATOR = "owen-context"
@@ -31,13 +31,19 @@ CONSERVATION_BITS = 1e-6
 class Rules:
     """How raw bits become weights; the policy sets them and the receipt carries them."""
 
-    model_weight: float = 0.1  # one bit of the base model, beside one bit of a contribution
-    evidence_floor_bits: float = 5.0  # contributions that together explain less are noise
+    model_weight_ppm: int = 100_000  # millionths: one bit of the base model, beside one bit of a contribution
+    evidence_floor_millibits: int = 5_000  # contributions that together explain less are noise
     copy_threshold: float = 0.8  # Jaccard similarity of word shingles from which a part is a copy
 
 
 def attribute(
-    scorer: Scorer, layout: Layout, answer: str | Sequence[int], *, reference: Reference, rules: Rules | None = None
+    scorer: Scorer,
+    layout: Layout,
+    answer: str | Sequence[int],
+    *,
+    reference: Reference,
+    rules: Rules | None = None,
+    copied: Sequence[Copied] = (),
 ) -> Attribution:
     """Who supplied how many bits of `answer`, exactly.
 
@@ -47,9 +53,10 @@ def attribute(
         answer: token ids as generated, or text.
         reference: what counts as zero bits, per token.
         rules: how bits become weights.
+        copied: answer tokens that repeat registered texts which are not in the layout.
 
     Returns:
-        Shares in prompt order, grade A, with weights and residual that sum to 10^9.
+        Shares in prompt order, then the reproduced ones, grade A, with weights and residual that sum to 10^9.
 
     Raises:
         InvalidError: no answer tokens, too many players, or a prompt that does not fit the window.
@@ -78,7 +85,8 @@ def attribute(
     for copy, original in copies.items():
         values_pt[original] += values_pt[copy]
         values_pt[copy] = 0.0
-    return _account(layout.players, values_pt, nobody, everybody, rules, len(wanted), len(unions))
+    reproduced = tuple(_reproduced(one, nobody) for one in copied)
+    return _account(layout.players, values_pt, nobody, everybody, reproduced, rules, len(wanted), len(unions))
 
 
 def settle_ownership(
@@ -135,23 +143,39 @@ def _prompt(layout: Layout, pieces: Sequence[Sequence[int]], present: Coalition)
     return prompt
 
 
+def _reproduced(copied: Copied, nobody: NDArray[np.float64]) -> Share:
+    token_bits = np.zeros_like(nobody)
+    token_bits[list(copied.tokens)] = nobody[list(copied.tokens)].clip(min=0)
+    bits = float(token_bits.sum())
+    return Share(copied.part_id, copied.owner, "reproduced", 0, bits, bits, bits, token_bits)
+
+
 def _account(
     players: Sequence[Part],
     values_pt: NDArray[np.float64],
     nobody: NDArray[np.float64],
     everybody: NDArray[np.float64],
+    reproduced: Sequence[Share],
     rules: Rules,
     passes: int,
     unions: int,
 ) -> Attribution:
     bits = values_pt.sum(axis=1)
     base_bits = float(nobody.sum())
-    evidence = float(bits.clip(min=0).sum())
-    enough = evidence >= rules.evidence_floor_bits
-    weights, residual = normalise([float(b) * enough for b in bits], rules.model_weight * base_bits)
+    grounded = [
+        Share(part.id, part.owner, "grounded", 0, float(b), float(b), float(b), values)
+        for part, b, values in zip(players, bits, values_pt, strict=True)
+    ]
+    # Words that were copied are the base model's no longer; they are counted once, with whoever wrote them.
+    weights, residual = weigh(
+        [microbits(share.bits) for share in grounded],
+        [microbits(share.bits) for share in reproduced],
+        microbits(base_bits),
+        model_weight_ppm=rules.model_weight_ppm,
+        evidence_floor_millibits=rules.evidence_floor_millibits,
+    )
     shares = tuple(
-        Share(part.id, part.owner, "grounded", weight, float(b), float(b), float(b), values)
-        for part, weight, b, values in zip(players, weights, bits, values_pt, strict=True)
+        replace(share, weight_ppb=weight) for share, weight in zip((*grounded, *reproduced), weights, strict=True)
     )
     return Attribution(
         shares=shares,

@@ -9,11 +9,15 @@ Knows nothing of money: `Share.weight_ppb` is where it ends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from headwater.core.errors import InvariantError
+from headwater.core.money import share_ppb
 
 Channel = Literal["grounded", "learned", "reproduced"]
 Grade = Literal["A", "B", "C"]
@@ -56,3 +60,46 @@ class Attribution:
     def exact(self) -> bool:
         """Whether the shares have no sampling error."""
         return self.grade == "A"
+
+
+def microbits(bits: float) -> int:
+    """A measured number of bits as the nearest whole number of micro-bits (ties to even).
+
+    The one place where a measurement becomes an integer; what is paid follows from it.
+
+    Raises:
+        InvariantError: not finite, or beyond 2^53 micro-bits.
+
+    >>> microbits(1.25)
+    1250000
+    """
+    scaled = bits * MICRO
+    if not abs(scaled) < 2**53:
+        raise InvariantError(f"{bits} bits cannot be written as micro-bits", code="microbits_out_of_range")
+    return round(scaled)
+
+
+def weigh(
+    grounded: Sequence[int],
+    reproduced: Sequence[int],
+    base: int,
+    *,
+    model_weight_ppm: int,
+    evidence_floor_millibits: int,
+) -> tuple[tuple[int, ...], int]:
+    """Weights from micro-bits, in whole numbers, so that anybody can do it again from a receipt.
+
+    Args:
+        grounded: micro-bits of the parts of the prompt; what is not positive weighs nothing.
+        reproduced: micro-bits of copied texts, which are part of `base` and are taken from it here.
+        base: micro-bits of the base model.
+        model_weight_ppm: what a bit of the base model weighs beside a contribution's, in millionths.
+        evidence_floor_millibits: grounded parts that together explain less weigh nothing: it is noise.
+
+    Returns:
+        (weights in ppb of grounded, then reproduced parts; residual in ppb), 10^9 in all.
+    """
+    enough = sum(bits for bits in grounded if bits > 0) >= evidence_floor_millibits * 1_000
+    own = base - sum(reproduced)
+    weights = [bits * enough * 1_000_000 for bits in grounded] + [bits * 1_000_000 for bits in reproduced]
+    return share_ppb(weights, own * model_weight_ppm)

@@ -31,6 +31,7 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]  # as generated, without the end-of-turn token
+    token_ends: tuple[int, ...]  # byte offset in the UTF-8 of `text` at which each token ends
     finish_reason: str  # stop, length or cancelled (the caller hung up)
     prompt_tokens: int
 
@@ -86,6 +87,7 @@ def answer_bytes(answer: Answer, nonce: bytes) -> bytes:
             "nonce": nonce.hex(),
             "text": answer.text,
             "token_ids": list(answer.token_ids),
+            "token_ends": list(answer.token_ends),
             "finish_reason": answer.finish_reason,
             "prompt_tokens": answer.prompt_tokens,
         }
@@ -100,7 +102,9 @@ def read_answer(raw: bytes) -> Answer:
     """
     try:
         row = parse_canonical(raw)
-        return Answer(row["text"], tuple(row["token_ids"]), row["finish_reason"], row["prompt_tokens"])
+        return Answer(
+            row["text"], tuple(row["token_ids"]), tuple(row["token_ends"]), row["finish_reason"], row["prompt_tokens"]
+        )
     except (KeyError, TypeError) as error:
         raise InvariantError(f"the journal holds no answer: {error!r}", code="evidence_damaged") from None
 

@@ -1,4 +1,7 @@
-"""The command line: `headwater NOUN VERB`, `--json` everywhere, exit status 0 done, 1 refused or problems, 2 wrong usage."""
+"""The command line: `headwater NOUN VERB`, `--json` everywhere.
+
+Exit status: 0 done, 1 refused or problems found, 2 wrong usage.
+"""
 
 from headwater.cli.main import main
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json as json_lib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -115,8 +116,11 @@ def _register(story: Story, home: Home) -> None:
         "problems": list(found.problems),
     }
     story.say(
-        f"{found.documents} proposals by {found.authors} authors ([bold]not enrolled, simulated[/]: what they earn waits in "
-        f"escrow), 1 prompt by an enrolled author, 1 base model; {found.new} of them new"
+        f"{found.documents} proposals by {found.authors} authors, 1 prompt by an enrolled author, 1 base model; "
+        f"{found.new} of them new"
+    )
+    story.say(
+        "[bold]The authors have not enrolled: what they earn is simulated and waits in escrow under their names.[/]"
     )
     story.say(
         f"{found.closed} proposals state no licence that permits grounding: the gate keeps them out of every answer"
@@ -222,8 +226,8 @@ def _settle(story: Story, home: Home, books: Settlement, chain: Chain) -> None:
     if author in owed and tree.leaf(owed[author]).amount > chain.paid(owed[author]):
         claimed = _claim(home, books, chain, record.epoch, author)
         story.say(
-            f"the prompt author claims with a key of its own: {tokens(claimed['token_units'])} tokens for {claimed['gas']} gas, "
-            f"holds {tokens(claimed['holds_token_units'])}"
+            f"the prompt author claims with a key of its own: {tokens(claimed['token_units'])} tokens "
+            f"for {claimed['gas']} gas, holds {tokens(claimed['holds_token_units'])}"
         )
     else:
         story.say("the prompt earned nothing new in this epoch, so its author has nothing to claim")
@@ -268,7 +272,7 @@ def _verify(story: Story, books: Settlement, receipt: Receipt, chain: Chain, rpc
         path.write_bytes(raw)
         held = _verify_elsewhere(path, rpc, chain.manifest.payout)
         for check in held["checks"]:
-            story.say(f"  [green]holds[/]  {check['name']:10} " + str(check["detail"]).replace("[", "\\["))
+            story.say(f"  [green]holds[/]  {check['name']:10} {_brief(check['detail'])}")
         if not held["verified"]:
             raise InvariantError("a receipt just issued does not verify", code="receipt_not_verified")
         path.write_bytes(_flip_a_byte(raw))
@@ -278,12 +282,17 @@ def _verify(story: Story, books: Settlement, receipt: Receipt, chain: Chain, rpc
     failed = [check for check in flipped["checks"] if not check["passed"]]
     story.say("one digit of the price changed:")
     for check in failed:
-        story.say(f"  [red]FAILED[/] {check['name']:10} " + str(check["detail"])[:150].replace("[", "\\["))
+        story.say(f"  [red]FAILED[/] {check['name']:10} {_brief(check['detail'])}")
     story.facts["verified"] = {
         "receipt": receipt.id,
         "as_issued": held["verified"],
         "one_byte_changed": flipped["verified"],
     }
+
+
+def _brief(detail: str) -> str:
+    """A check's detail with its digests cut short, safe to print."""
+    return re.sub(r"[0-9a-f]{40,}", lambda match: match[0][:10] + "…", detail).replace("[", "\\[")
 
 
 def _verify_elsewhere(path: Path, rpc: str, contract: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 
+from headwater.attribution.spans import Document, SpanIndex
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
 from headwater.flow import Flow, Parts, ServedModel
@@ -98,12 +99,13 @@ class Home:
             raise MissingError(f"no policy {digest}", code="policy_missing", fix="ask the operator for its text")
         return path.read_text("utf-8")
 
-    def flow(self, models: dict[str, ServedModel], passages: PassageIndex | None) -> Flow:
+    def flow(self, models: dict[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
         """The path of a call, over this home."""
         return Flow(
             Parts(
                 registry=self.registry,
                 passages=passages,
+                spans=spans,
                 models=models,
                 ledger=self.ledger,
                 calls=self.calls,
@@ -179,6 +181,23 @@ def models(home: Home) -> Iterator[dict[str, ServedModel]]:
             sources=settings.sources,
         )
         yield {plain.name: plain, grounded.name: grounded}
+
+
+@contextmanager
+def spans(home: Home) -> Iterator[SpanIndex]:
+    """The span index over all registered documents, brought up to date."""
+    folder = home.path / "spans"
+    with SpanIndex.open(folder) if folder.exists() else SpanIndex.create(folder) as index:
+        index.add(
+            Document(
+                document.id,
+                "+".join(sorted(owner.contributor_id for owner in document.owners)),
+                max(0, document.registered_at_ns),
+                home.registry.content(document.id),
+            )
+            for document in home.registry.contributions(kind="document")
+        )
+        yield index
 
 
 def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:

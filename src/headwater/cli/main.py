@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +33,10 @@ def build_app() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and exit with its status."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    # Libraries log below this to whoever installs a handler first; a command's output is its own.
+    quiet = logging.StreamHandler()
+    quiet.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[quiet], format="%(levelname)s %(name)s: %(message)s")
     try:
         status = build_app()(tokens, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:

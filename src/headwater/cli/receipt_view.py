@@ -1,4 +1,7 @@
-"""A receipt for people: who supplied how many bits, and the price divided line by line."""
+"""A receipt for people: who supplied how many bits, and the price divided line by line.
+
+Owners who have not enrolled are marked *simulated*: their money waits in escrow under their names.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ def print_bits(receipt: Receipt, registry: RegistryStore) -> None:
     table = Table(
         "supplied by",
         Column("bits", justify="right"),
-        "95 % interval",
-        Column("share of the pool", justify="right"),
+        "interval",
+        Column("of the pool", justify="right"),
         "owners",
         box=None,
         padding=(0, 2, 0, 0),
@@ -51,19 +54,16 @@ def print_bits(receipt: Receipt, registry: RegistryStore) -> None:
         _bits(account.base_microbits),
         "exact",
         "",
-        f"counts at {account.model_weight_ppm // 10_000} %",
+        f"a bit counts {_percent(account.model_weight_ppm * 1_000)}",
     )
     table.add_row(
-        "residual (no registered supplier)",
-        "",
-        "",
-        _percent(account.residual_ppb),
-        _name(account.residual_account, registry),
+        "residual: nobody registered", "", "", _percent(account.residual_ppb), _name(account.residual_account, registry)
     )
     out.print(table)
-    grade = f"grade {account.grade}, {dict(account.parameters).get('passes', 0)} prompts scored"
+    passes = dict(account.parameters).get("passes", 0)
     out.print(
-        f"  [dim]{account.tokens} tokens, {_bits(account.total_microbits)} bits in all; {account.estimator} {account.version}, {grade}[/]"
+        f"  [dim]{account.tokens} tokens, {_bits(account.total_microbits)} bits in all; {account.estimator} "
+        f"{account.version}, grade {account.grade}, {passes} prompts scored[/]"
     )
 
 
@@ -85,17 +85,17 @@ def _name(account: str, registry: RegistryStore) -> str:
     kind, _, owner = account.partition(":")
     if kind in ("escrow", "contributor"):
         contributor = registry.contributor(owner)  # type: ignore[arg-type]
-        return f"{contributor.name} (not enrolled, simulated: in escrow)" if kind == "escrow" else contributor.name
+        return f"{contributor.name} (simulated)" if kind == "escrow" else contributor.name
     return account
 
 
 def _owners(share: ReceiptShare, registry: RegistryStore) -> str:
-    names = [registry.contributor(owner.contributor).name for owner in share.owners]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    names = [_name(owner.account, registry) for owner in share.owners]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _short(title: str) -> str:
-    return title if len(title) <= 44 else title[:43] + "…"
+    return title if len(title) <= 36 else title[:35] + "…"
 
 
 def _bits(microbits: int) -> str:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from rich.markup import escape
 
-from headwater.cli.home import Home, models, passages
+from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
@@ -36,7 +36,7 @@ def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Ite
                 bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
 
             index = passages(home, backend, show)
-        flow = home.flow(served, index)
+        flow = home.flow(served, index, stack.enter_context(spans(home)))
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import rfc8785
 
 from headwater.core.errors import InvalidError
+from headwater.core.limits import JSON_DEPTH_MAX
 
 Json = Any
 """A JSON value; kept loose on purpose, `canonical` is what checks it."""
+
+_AS_ISSUED = "use the bytes as they were issued"
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def canonical(value: Json) -> bytes:
@@ -36,19 +41,34 @@ def parse_canonical(raw: bytes) -> Json:
     """The value whose canonical bytes are exactly `raw`.
 
     Raises:
-        InvalidError: not JSON, a repeated key, or JSON that is not in canonical form.
+        InvalidError: not JSON, nested too deep, a repeated key, or JSON that is not in canonical form.
     """
+    refuse_deep(raw)
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(
-            f"not canonical JSON: {error}", code="not_json", fix="use the file as it was issued"
-        ) from None
-    if canonical(value) != raw:
-        raise InvalidError(
-            "JSON is not in RFC 8785 form", code="not_canonical", fix="use the bytes as they were issued"
-        )
+        same = canonical(value) == raw
+    except (ValueError, RecursionError) as error:  # the libraries' own refusals are ValueErrors too
+        raise InvalidError(f"not canonical JSON: {error}", code="not_canonical", fix=_AS_ISSUED) from None
+    if not same:
+        raise InvalidError("JSON is not in RFC 8785 form", code="not_canonical", fix=_AS_ISSUED)
     return value
+
+
+def refuse_deep(raw: bytes) -> None:
+    """Refuse JSON that is nested deeper than any record of ours, before it is parsed.
+
+    A library that raises the recursion limit (EVM tools do) would let a deeply nested file overflow
+    the stack of the whole process.
+
+    Raises:
+        InvalidError: deeper than `JSON_DEPTH_MAX`.
+    """
+    depth = 0
+    for token in _BRACKETS.finditer(raw):
+        kind = raw[token.start()]
+        depth += (kind in b"[{") - (kind in b"]}")
+        if depth > JSON_DEPTH_MAX:
+            raise InvalidError(f"JSON is nested deeper than {JSON_DEPTH_MAX}", code="json_too_deep", fix=_AS_ISSUED)
 
 
 def digest(raw: bytes) -> str:

@@ -1,6 +1,7 @@
 """Money is an `int` in nano units (10^-9) of a currency, and is divided in one place only.
 
-Invariants: `allocate` loses nothing; `normalise` is the one crossing from float to integer. Knows
+Invariants: `allocate` loses nothing; a float is made whole once (`normalise`, or micro-bits in an attribution)
+and never pays before. Knows
 nothing of accounts, policies or tokens.
 """
 
@@ -61,18 +62,28 @@ def allocate(amount: int, weights: Sequence[int]) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def normalise(scores: Sequence[float], residual_score: float) -> tuple[tuple[int, ...], int]:
-    """Turn raw scores into parts per billion that, with a residual, sum to 10^9 exactly.
-
-    Only positive scores weigh anything. Scores are read as integers of 2^-20 of a unit before they
-    are compared, so noise below a millionth of a bit cannot move a unit of money.
+def share_ppb(weights: Sequence[int], residual: int) -> tuple[tuple[int, ...], int]:
+    """Turn whole weights into parts per billion that, with a residual, sum to 10^9 exactly.
 
     Args:
-        scores: (n,) finite floats, e.g. bits; negative ones get weight zero.
-        residual_score: what is owed to nobody in particular, finite; negative counts as zero.
+        weights: (n,) of any scale; negative ones count as zero.
+        residual: what is owed to nobody in particular, on the same scale; negative counts as zero.
 
     Returns:
-        ((n,) weights in ppb, residual in ppb). With nothing positive the residual is everything.
+        ((n,) parts in ppb, residual in ppb). With nothing positive the residual is everything.
+
+    >>> share_ppb([3, -1], 1)
+    ((750000000, 0), 250000000)
+    """
+    positive = [max(0, weight) for weight in (*weights, residual)]
+    if sum(positive) == 0:
+        return (0,) * len(weights), PPB
+    *parts, rest = allocate(PPB, positive)
+    return tuple(parts), rest
+
+
+def normalise(scores: Sequence[float], residual_score: float) -> tuple[tuple[int, ...], int]:
+    """`share_ppb` of raw scores, each read as a whole number of millionths of its unit first.
 
     Raises:
         ValueError: a score that is not finite.
@@ -81,13 +92,11 @@ def normalise(scores: Sequence[float], residual_score: float) -> tuple[tuple[int
     ((750000000, 0), 250000000)
     """
     every = [*scores, residual_score]
-    if not all(math.isfinite(score) for score in every):
-        raise ValueError(f"scores must be finite, got {[s for s in every if not math.isfinite(s)][0]}")
-    fixed = [max(0, round(score * 2**20)) for score in every]
-    if sum(fixed) == 0:
-        return (0,) * len(scores), PPB
-    *weights, residual = allocate(PPB, fixed)
-    return tuple(weights), residual
+    for score in every:
+        if not math.isfinite(score):
+            raise ValueError(f"scores must be finite, got {score}")
+    *fixed, residual = (round(score * 1_000_000) for score in every)
+    return share_ppb(fixed, residual)
 
 
 def parse_units(text: str, *, where: str = "amount") -> int:

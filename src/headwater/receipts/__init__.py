@@ -3,6 +3,7 @@
 Knows nothing of how shares or payouts were computed, nor of files, clocks, databases or chains.
 """
 
+from headwater.attribution.bits import microbits
 from headwater.receipts.log import (
     EMPTY_ROOT,
     Frontier,
@@ -21,7 +22,6 @@ from headwater.receipts.receipt import (
     ReceiptPayout,
     ReceiptShare,
     Usage,
-    microbits,
 )
 from headwater.receipts.signing import KeySigner, SignedReceipt, Signer, issue, recover
 from headwater.receipts.verify import Bundle, Check, EpochManifest, PayoutProof, manifest_hash, verify_receipt

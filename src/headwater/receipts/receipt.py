@@ -12,13 +12,12 @@ exactly. A reproduced share is a part of the base model's own bits and is not co
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
-from headwater.core.canonical import Json, parse_canonical
+from headwater.core.canonical import Json, refuse_deep
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.ids import AccountId, CallId, ContributionId, ContributorId, ReceiptId, receipt_id
 from headwater.core.instants import format_instant, parse_instant
@@ -34,9 +33,6 @@ from headwater.receipts import fields
 from headwater.receipts.fields import integer, matching, null_or, one_of, record, rows
 
 SCHEMA: Final = "headwater.receipt/1"
-MICROBITS: Final = 1_000_000
-"""Micro-bits in one bit."""
-
 Channel = Literal["grounded", "learned", "reproduced"]
 Grade = Literal["A", "B", "C"]
 
@@ -54,8 +50,6 @@ _PLAIN: Final = (
 """Fields that are the same text in the value and in the record."""
 
 _KINDS: Final = ("document", "prompt", "feedback", "adapter", "base_model", "tool", "review")
-_DEPTH_MAX: Final = 16
-_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 """Brackets outside strings; strings are matched whole, so that brackets inside them are passed over."""
 _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 """Equal to `core.canonical` on what the rules below let through, and many times faster; a test holds them together."""
@@ -198,48 +192,6 @@ class Receipt:
     def id(self) -> ReceiptId:
         """SHA-256 of the canonical bytes."""
         return receipt_id(self.to_bytes())
-
-
-def microbits(bits: float) -> int:
-    """A measured number of bits as the nearest integer of micro-bits (ties to even).
-
-    Raises:
-        InvariantError: not finite, or beyond 2^53 micro-bits.
-
-    >>> microbits(1.25)
-    1250000
-    """
-    scaled = bits * MICROBITS
-    if not abs(scaled) <= fields.INTEGER_MAX:
-        raise InvariantError(f"{bits} bits cannot be written as micro-bits", code="microbits_out_of_range")
-    return round(scaled)
-
-
-def read_canonical(raw: bytes) -> Json:
-    """`core.canonical.parse_canonical` for bytes of strangers: depth is limited, parsers' own errors are refusals."""
-    refuse_deep(raw)
-    try:
-        return parse_canonical(raw)
-    except (ValueError, RecursionError) as error:
-        raise _not_canonical(f"not canonical JSON: {error}") from None
-
-
-def refuse_deep(raw: bytes) -> None:
-    """Refuse JSON that is nested deeper than any record of ours, before it is parsed.
-
-    A library that raises the recursion limit (EVM tools do) would let a deeply nested file overflow
-    the stack of the whole process.
-    """
-    depth = 0
-    for token in _BRACKETS.finditer(raw):
-        kind = raw[token.start()]
-        depth += (kind in b"[{") - (kind in b"]}")
-        if depth > _DEPTH_MAX:
-            raise InvalidError(
-                f"JSON is nested deeper than {_DEPTH_MAX}",
-                code="json_too_deep",
-                fix="use the bytes as they were issued",
-            )
 
 
 def _not_canonical(message: str) -> InvalidError:

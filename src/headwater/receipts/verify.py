@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headwater.core.canonical import Json, canonical
+from headwater.core.canonical import Json, canonical, parse_canonical
 from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.core.ids import receipt_id
 from headwater.core.keccak import keccak256
@@ -22,7 +22,7 @@ from headwater.core.limits import BUNDLE_SIZE_BYTES_MAX, PAYEES_MAX, PROOF_PATH_
 from headwater.receipts import fields
 from headwater.receipts.fields import integer, matching, record, rows
 from headwater.receipts.log import InclusionProof, leaf_hash, verify_inclusion
-from headwater.receipts.receipt import Receipt, ReceiptPayout, read_canonical
+from headwater.receipts.receipt import Receipt, ReceiptPayout
 from headwater.receipts.signing import recover
 
 BUNDLE_SCHEMA: Final = "headwater.bundle/1"
@@ -92,7 +92,7 @@ class Bundle:
                 code="bundle_too_large",
                 fix="use the file as it was issued",
             )
-        value = read_canonical(raw)
+        value = parse_canonical(raw)
         _BUNDLE(value, "$")
         proof = value["proof"]
         return cls(
@@ -127,7 +127,7 @@ class EpochManifest:
         Raises:
             InvalidError: not canonical JSON, or a field missing or of another form.
         """
-        value = read_canonical(raw)
+        value = parse_canonical(raw)
         _MANIFEST(value, "$manifest")
         return cls(
             epoch=value["epoch"],

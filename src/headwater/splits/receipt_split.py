@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from headwater.receipts import Receipt, ReceiptAttribution, ReceiptPayout
+from headwater.attribution.bits import weigh
+from headwater.core.errors import InvalidError
+from headwater.receipts import Receipt, ReceiptAttribution, ReceiptPayout, ReceiptShare
 from headwater.splits.policy import Policy
 from headwater.splits.waterfall import Credit, Division, Findings, divide
 
@@ -23,9 +25,49 @@ def payouts_of(division: Division) -> tuple[ReceiptPayout, ...]:
 
 
 def recompute_split(receipt: Receipt, policy_text: str) -> tuple[ReceiptPayout, ...]:
-    """The payouts that a receipt should have under a policy given as TOML.
+    """The payouts that a receipt should have under a policy given as TOML, from its micro-bits on.
 
     Raises:
-        InvalidError: the text is not a policy, or the receipt's shares are not a whole.
+        InvalidError: the text is not a policy, or the receipt's weights do not follow from its bits under it.
     """
-    return payouts_of(divide_receipt(receipt.price, receipt.attribution, Policy.from_toml(policy_text)))
+    policy = Policy.from_toml(policy_text)
+    check_weights(receipt.attribution, policy)
+    return payouts_of(divide_receipt(receipt.price, receipt.attribution, policy))
+
+
+def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
+    """Refuse weights that a receipt's own bits do not give under a policy.
+
+    Raises:
+        InvalidError: ``weights_differ`` or ``policy_differs``.
+    """
+    floor = dict(account.parameters).get("evidence_floor_millibits")
+    if (account.model_weight_ppm, floor) != (policy.model_weight_ppm, policy.evidence_floor_millibits):
+        raise InvalidError(
+            f"measured with model weight {account.model_weight_ppm} ppm and floor {floor} millibits",
+            code="policy_differs",
+            fix=f"the policy says {policy.model_weight_ppm} ppm and {policy.evidence_floor_millibits} millibits",
+        )
+    of_channel = {
+        channel: [share for share in account.shares if (share.channel == "reproduced") == (channel == "reproduced")]
+        for channel in ("grounded", "reproduced")
+    }
+    ordered = [*of_channel["grounded"], *of_channel["reproduced"]]
+    weights, residual = weigh(
+        [_payable(share) for share in of_channel["grounded"]],
+        [_payable(share) for share in of_channel["reproduced"]],
+        account.base_microbits,
+        model_weight_ppm=policy.model_weight_ppm,
+        evidence_floor_millibits=policy.evidence_floor_millibits,
+    )
+    if (weights, residual) != (tuple(share.weight_ppb for share in ordered), account.residual_ppb):
+        raise InvalidError(
+            f"the bits give weights {weights} and residual {residual}",
+            code="weights_differ",
+            fix="ask the operator for a corrected receipt",
+        )
+
+
+def _payable(share: ReceiptShare) -> int:
+    """Micro-bits that may be paid on: none where the interval includes zero."""
+    return share.microbits if share.low_microbits > 0 else min(0, share.microbits)
