@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from headwater.attribution.evidence import read_layout
+from headwater.attribution.layout import Layout
 from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ContributionId
 from headwater.flow import CallRequest, Flow, OpenCall
@@ -143,10 +144,15 @@ class Answering:
         with self._count:
             return AnsweringState(self._generating, self._inside - self._generating, len(self._unsettled))
 
-    def bill(self, record: CallRecord) -> Bill:
-        """What an answered call cost, and which registered contributions were put before the model."""
+    def bill(self, record: CallRecord, layout: Layout | None = None) -> Bill:
+        """What an answered call cost, and which registered contributions were put before the model.
+
+        Args:
+            layout: the call's, where it is at hand; otherwise it is read from the journal's evidence.
+        """
         registry = self.flow.parts.registry
-        layout = None if record.evidence is None else read_layout(record.evidence)
+        if layout is None and record.evidence is not None:
+            layout = read_layout(record.evidence)
         found = [registry.get(ContributionId(part.id)) for part in layout.players] if layout else []
         return Bill(
             call_id=record.call_id,
@@ -181,7 +187,7 @@ class Answering:
         with closing(self.flow.answer(call)) as pieces:
             for piece in pieces:
                 last = piece.finish_reason is not None
-                bill = self.bill(self.flow.parts.calls.get(call.record.call_id)) if last else None
+                bill = self.bill(self.flow.parts.calls.get(call.record.call_id), call.layout) if last else None
                 if not channel.put(Delivered(piece, bill)):
                     return  # closing the iterator stops the model and charges what it gave
 

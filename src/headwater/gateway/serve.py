@@ -127,13 +127,20 @@ def serving(app: Gateway, host: str = "127.0.0.1", port: int = 0, *, start_timeo
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's delay off (40 ms an answer) only where it is.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        return listener
     except OSError as error:
+        listener.close()
         taken = f"port {port} of {host} cannot be bound: {error.strerror or error}"
         raise InvalidError(taken, code="port_taken", fix="choose another --port, or 0 for any free one") from None
     except (OverflowError, ValueError, UnicodeError) as error:
+        listener.close()
         raise InvalidError(
             f"{host[:80]!r} port {port}: {error}", code="address_invalid", fix="give an address and a port to 65535"
         ) from None
