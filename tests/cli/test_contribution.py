@@ -252,10 +252,10 @@ def test_wrong_commands_end_with_status_2(tmp_path: Path, folder: Path, capsys: 
 def test_the_command_runs_as_a_process(tmp_path: Path, folder: Path) -> None:
     """In a process of its own the home may come from the environment."""
     (folder / "a.txt").write_text("Words of a process.", "utf-8")
-    script = "import sys; from headwater.cli.contribution import app; sys.exit(app(sys.argv[1:]))"
+    ada = ["--owner", "Ada", "--license", "MIT"]
 
     done = subprocess.run(
-        [sys.executable, "-c", script, "add", str(folder), "--owner", "Ada", "--license", "MIT", "--json"],
+        [sys.executable, "-m", "headwater", "contribution", "add", str(folder), *ada, "--json"],
         capture_output=True,
         text=True,
         env={"HEADWATER_HOME": str(tmp_path / "home"), "PATH": ""},
