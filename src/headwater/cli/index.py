@@ -371,7 +371,7 @@ def _rows(name: str, raw: bytes, owner: str | None, instant: int) -> Iterator[Do
             row: dict[str, Any] = json_codec.loads(line)
             at = row.get("registered_at", instant)
             when = parse_instant(at) if isinstance(at, str) else int(at)
-            held = row["owner"] if "owner" in row else owner
+            held = row.get("owner", owner)
             yield Document(
                 str(row.get("id", f"{name}:{number}")), None if held is None else str(held), when, str(row["text"])
             )
