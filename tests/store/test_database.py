@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -265,3 +267,36 @@ def test_a_path_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
 def test_the_file_is_readable_by_its_owner_only(db: Database) -> None:
     """Prompts and hashes are nobody else's business."""
     assert db.path.stat().st_mode & 0o077 == 0
+
+
+def test_processes_that_make_the_same_file_at_once_agree(tmp_path: Path) -> None:
+    """Four processes open a file that is not there yet, and each finds it set up once."""
+    program = (
+        "import sys; from headwater.store.database import Database;"
+        "db = Database(sys.argv[1]); db.migrate('t', ('CREATE TABLE t (k INTEGER PRIMARY KEY)',));"
+        "db.execute('INSERT INTO t DEFAULT VALUES')"
+    )
+    path = tmp_path / "home" / "headwater.db"
+    workers = [subprocess.Popen([sys.executable, "-c", program, str(path)], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [(b"", 0)] * 4
+    with Database(path) as db:
+        assert db.query("SELECT count(*) FROM t") == [(4,)]
+        assert db.query("SELECT count(*) FROM migrations") == [(1,)]
+
+
+def test_a_snapshot_sees_one_moment_while_another_connection_writes(db: Database) -> None:
+    """Reads inside agree with each other, and the writer is not held up."""
+    other = Database(db.path)
+    with db.snapshot():
+        before = db.query("SELECT count(*) FROM t")
+        other.execute("INSERT INTO t VALUES (1, 1)")
+        assert db.query("SELECT count(*) FROM t") == before == [(0,)]
+    assert db.query("SELECT count(*) FROM t") == [(1,)]
+
+
+def test_a_replace_counts_as_a_delete(db: Database) -> None:
+    """Triggers that forbid deleting also stop REPLACE, which deletes silently by default."""
+    db.migrate("t", (*STEPS, "CREATE TRIGGER stay BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END;"))
+    db.execute("INSERT INTO t VALUES (1, 1)")
+    with pytest.raises(ConstraintError, match="rows stay"):
+        db.execute("REPLACE INTO t VALUES (1, 2)")

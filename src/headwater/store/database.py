@@ -110,17 +110,23 @@ class Database:
                 yield
                 self._run("COMMIT" if depth == 0 else f"RELEASE {savepoint}", ())
             except BaseException:
-                # A full disk rolls back by itself; then there is nothing left to undo.
-                if self._connection.in_transaction:
-                    with suppress(sqlite3.Error):
-                        if depth == 0:
-                            self._connection.execute("ROLLBACK")
-                        else:
-                            self._connection.execute(f"ROLLBACK TO {savepoint}")
-                            self._connection.execute(f"RELEASE {savepoint}")
+                self._undo(savepoint if depth else None)
                 raise
             finally:
                 self._depth = depth
+
+    def _undo(self, savepoint: str | None) -> None:
+        # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
+        if savepoint is not None and self._connection.in_transaction:
+            try:
+                self._connection.execute(f"ROLLBACK TO {savepoint}")
+                self._connection.execute(f"RELEASE {savepoint}")
+                return
+            except sqlite3.Error:
+                pass  # half a block must not stay for the outer one to commit: undo all of it
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

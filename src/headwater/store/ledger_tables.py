@@ -90,6 +90,11 @@ MOVED = f"""
   SELECT debit = ?6, sum(amount >> 32), sum(amount & 4294967295) FROM ({OF_ACCOUNT})
   WHERE code NOT IN ({int(Code.RESERVE)}, {int(Code.RELEASE)}) GROUP BY 1
 """
+_CODES = {
+    int(code): (code, {Code.RESERVE: State.PENDING, Code.RELEASE: State.VOIDED}.get(code, State.POSTED))
+    for code in Code
+}
+
 _IN_CHUNK = 512
 """Values given to one IN (…); powers of two, so that few statements are prepared and each is used again."""
 
@@ -112,9 +117,8 @@ class Booked:
 def read_transfer(row: Row) -> Transfer:
     """A transfer from a row of `TRANSFER`."""
     _, key, place, debit, credit, amount, asset, code_number, cause, at_ns, pending_key, pending_place = row
-    code = Code(code_number)
+    code, state = _CODES[code_number]
     pending_id = None if pending_key is None else transfer_id(pending_key, pending_place)
-    state = State.PENDING if code is Code.RESERVE else State.VOIDED if code is Code.RELEASE else State.POSTED
     return Transfer(transfer_id(key, place), debit, credit, amount, asset, code, cause, at_ns, pending_id, state)
 
 
