@@ -61,7 +61,9 @@ def balance(account: str | None = None, /, *, asset: Asset = "", home: Home = _H
                 ]
             print_json(value)
             return 0
-        table = Table("account", "asset", *_right("balance", "reserved", "available"), box=None)
+        table = Table(
+            Column("account", overflow="fold"), "asset", *_right("balance", "reserved", "available"), box=None
+        )
         for b in found:
             amounts = (b.balance_units, b.reserved_out_units, b.available_units)
             table.add_row(escape(b.account), escape(b.asset), *map(format_units, amounts))
@@ -125,11 +127,13 @@ def statement(
             out.print(f"{escape(account)}: nothing was booked yet")
         for page in pages:
             title = f"{page.account}, {page.asset}: opening {format_units(page.opening_units)}"
-            table = Table("at", "what", "with", *_right("change", "balance"), "cause", title=escape(title), box=None)
+            out.print(escape(title), soft_wrap=True)
+            texts = (Column("with", overflow="fold"), *_right("change", "balance"), Column("cause", overflow="fold"))
+            table = Table(Column("at", no_wrap=True), "what", *texts, box=None)
             for line in page.lines:
                 moved = format_units(line.change_units) if line.state == "posted" else f"({line.state})"
                 table.add_row(
-                    format_instant(line.at_ns),
+                    format_instant(line.at_ns)[:19] + "Z",  # whole seconds; --json has the rest
                     line.code.name.lower(),
                     escape(line.other_account),
                     moved,
@@ -164,7 +168,7 @@ def check(*, home: Home = _HOME, json: AsJson = False) -> int:
             )
             return 1 if problems else 0
         for problem in problems:
-            out.print(f"[bold red]{escape(problem.code)}[/] {escape(str(problem))}")
+            out.print(f"[bold red]problem[/] {escape(str(problem))}", soft_wrap=True)
         counted = ", ".join(f"{count} {name}" for name, count in sorted(codes.items())) or "none"
         out.print(f"transfers: {counted}")
         for total in totals:
@@ -172,7 +176,11 @@ def check(*, home: Home = _HOME, json: AsJson = False) -> int:
                 f"{escape(total.asset)}: have {format_units(total.have_units)}, owe {format_units(total.owe_units)},"
                 f" sum {format_units(total.have_units - total.owe_units)}"
             )
-        out.print(f"[bold red]{len(problems)} problems[/]" if problems else "[green]everything adds up[/]")
+        out.print(
+            f"[bold red]{len(problems)} {'problem' if len(problems) == 1 else 'problems'}[/]"
+            if problems
+            else "[green]everything adds up[/]"
+        )
         return 1 if problems else 0
 
     return _with_ledger(home, json, show)
