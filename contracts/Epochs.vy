@@ -129,7 +129,6 @@ def __init__(owner: address, poster: address, guardian: address, cap: uint256, d
 # ------------------------------------------------------------------ posting
 
 @external
-@nonreentrant
 def post(epoch: uint256, root: bytes32, total: uint256, data_hash: bytes32):
     """
     @notice Posts the root of a closed epoch; its claims open after the delay.
@@ -148,35 +147,34 @@ def post(epoch: uint256, root: bytes32, total: uint256, data_hash: bytes32):
     assert root != empty(bytes32), "Epochs: empty root"
 
     highest: uint256 = (book >> 128) & MASK_32
-    assert epoch > highest and epoch <= highest + STEP_MAX and epoch <= MASK_32, "Epochs: not the next epoch"
+    assert epoch > highest and epoch <= unsafe_add(highest, STEP_MAX) and epoch <= MASK_32, "Epochs: not the next epoch"
     newest: uint256 = (state >> 48) & MASK_32
-    assert epoch - newest <= MASK_24, "Epochs: too far from the last root"
+    assert unsafe_sub(epoch, newest) <= MASK_24, "Epochs: too far from the last root"
 
     funded: uint256 = book & MASK_64
     reserve: uint256 = state >> 192
-    promised: uint256 = funded - reserve
+    promised: uint256 = unsafe_sub(funded, reserve)  # a reserve is a part of the deposits
     assert total <= funded, "Epochs: not funded"
     assert total >= promised, "Epochs: total fell"
-    assert total - promised <= (book >> 64) & MASK_64, "Epochs: above the cap"
+    assert unsafe_sub(total, promised) <= (book >> 64) & MASK_64, "Epochs: above the cap"
 
-    active_at: uint256 = block.timestamp + (book >> 160)
+    active_at: uint256 = unsafe_add(block.timestamp, book >> 160)
     before: uint256 = (state >> 80) & MASK_24
     self._roots[epoch] = root
     self._state = (
         state & FLAGS
         | active_at << 8
         | epoch << 48
-        | (epoch - newest) << 80
+        | unsafe_sub(epoch, newest) << 80
         | before << 104
         | reserve << 128
-        | (funded - total) << 192
+        | unsafe_sub(funded, total) << 192
     )
     self._book = book & ~(MASK_32 << 128) | epoch << 128
     log Posted(epoch=epoch, root=root, total=total, data_hash=data_hash, active_at=active_at)
 
 
 @external
-@nonreentrant
 def cancel(epoch: uint256):
     """
     @notice Cancels the pending root; its number stays used and what it promised is free again.

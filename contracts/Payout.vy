@@ -39,6 +39,11 @@ DEPTH_MAX: constant(uint256) = 32
 
 TAG: constant(bytes32) = keccak256("headwater.payout.v1")
 
+INDEX_TAKEN: constant(uint256) = 1  # the index has paid another account
+ACCOUNT_BOUND: constant(uint256) = 2  # the account was paid at another index
+TRANSFER_FAILED: constant(uint256) = 3  # the token refused: the payee stays due
+TOO_LARGE: constant(uint256) = 4  # the amount does not fit a lane
+
 MASK_16: constant(uint256) = 2**16 - 1
 MASK_64: constant(uint256) = 2**64 - 1
 MASK_160: constant(uint256) = 2**160 - 1
@@ -53,13 +58,12 @@ TOKEN: immutable(IERC20)
 
 # ------------------------------------------------------------------ state
 
-_paid: HashMap[uint256, uint256]  # index // 4 -> four lanes: account tag 16 | token units 48, lowest lane first
+_paid: uint256[2**30]  # at index // 4, four lanes of account tag 16 | token units 48, lowest lane first
 _bound: HashMap[address, uint256]  # account -> its index + 1
 
 # ------------------------------------------------------------------ events
 
 event Claimed:
-    epoch: indexed(uint256)
     index: indexed(uint256)
     amount: uint256  # token units, of this payment
 
@@ -74,7 +78,7 @@ event Pushed:
 event Skipped:
     epoch: indexed(uint256)
     index: indexed(uint256)
-    reason: uint256  # 1 index is another account's, 2 account has another index, 3 transfer failed, 4 amount too large
+    reason: uint256  # see the constants
 
 # ------------------------------------------------------------------ constructor
 
@@ -150,12 +154,12 @@ def claim(
         self._bound[account] = index + 1
     else:
         assert lane & MASK_16 == tag, "Payout: index is another account's"
-    due: uint256 = cumulative - (lane >> 16)
+    due: uint256 = unsafe_sub(cumulative, lane >> 16)
     self._paid[index >> 2] = word & ~(MASK_64 << offset) | (cumulative << 16 | tag) << offset
 
-    assert self._send(account, due), "Payout: transfer failed"
+    assert self._send(record >> 64, due), "Payout: transfer failed"
     assert staticcall TOKEN.balanceOf(self) >= reserve, "Payout: above what is promised"
-    log Claimed(epoch=epoch, index=index, amount=due)
+    log Claimed(index=index, amount=due)
     return due
 
 
@@ -191,53 +195,62 @@ def push(
     assert start & ((1 << height) - 1) == 0, "Payout: start is not aligned"
 
     # A record ends where the word that starts 28 bytes per record further on ends: the first 4 bytes of the
-    # word belong to what comes before and are masked off.
+    # word belong to what comes before and are masked off. The start is below 2^32 and aligned, so no index below passes 2^32.
     records: uint256[PAYEES_MAX] = empty(uint256[PAYEES_MAX])
     row: bytes32[PAYEES_MAX] = empty(bytes32[PAYEES_MAX])
     for i: uint256 in range(count, bound=PAYEES_MAX):
-        record: uint256 = extract32(payees, i * RECORD_SIZE, output_type=uint256) & MASK_224
+        record: uint256 = extract32(payees, unsafe_mul(i, RECORD_SIZE), output_type=uint256) & MASK_224
         if record != 0:
             records[i] = record
-            row[i] = self._leaf(start + i, record)
+            row[i] = keccak256(concat(b"\x00", convert(unsafe_add(start, i) << 224 | record, bytes32)))
     width: uint256 = 1 << height
     for level: uint256 in range(height, bound=8):
         width >>= 1
         for i: uint256 in range(width, bound=128):
-            row[i] = keccak256(concat(b"\x01", row[2 * i], row[2 * i + 1]))
+            child: uint256 = i << 1
+            row[i] = keccak256(concat(b"\x01", row[child], row[child | 1]))
     self._prove(epoch, root, start >> height, row[0], path)
 
     paid: uint256 = 0
     payees_paid: uint256 = 0
-    for quad: uint256 in range((count + 3) >> 2, bound=64):
-        first: uint256 = quad << 2
-        end: uint256 = min(first + 4, count)
-        slot: uint256 = (start + first) >> 2
-        old: uint256 = self._paid[slot]
-        new: uint256 = old
-        # Effects: write what all four will have received, then pay, then take back what could not be paid.
-        for i: uint256 in range(first, end, bound=4):
-            if (wanted >> i) & 1 == 1:
-                new = self._allot(epoch, start + i, records[i], new)
-        if new != old:
-            self._paid[slot] = new
-            settled: uint256 = new
-            for i: uint256 in range(first, end, bound=4):
-                offset: uint256 = ((start + i) & 3) << 6
-                before: uint256 = (old >> offset) & MASK_64
-                due: uint256 = ((new >> offset) & MASK_64) >> 16
-                due -= before >> 16
-                if due > 0:
-                    account: address = convert(records[i] >> 64, address)
-                    if self._send(account, due):
-                        paid += due
-                        payees_paid += 1
-                    else:
-                        settled = settled & ~(MASK_64 << offset) | before << offset
-                        if before == 0:
-                            self._bound[account] = 0
-                        log Skipped(epoch=epoch, index=start + i, reason=3)
-            if settled != new:
-                self._paid[slot] = settled
+    word: uint256 = 0
+    for i: uint256 in range(count, bound=PAYEES_MAX):
+        index: uint256 = unsafe_add(start, i)
+        offset: uint256 = (index & 3) << 6
+        if offset == 0 or i == 0:
+            word = self._paid[index >> 2]
+        record: uint256 = records[i]
+        cumulative: uint256 = record & MASK_64
+        lane: uint256 = (word >> offset) & MASK_64
+        if cumulative <= lane >> 16 or (wanted >> i) & 1 == 0:
+            continue
+        due: uint256 = unsafe_sub(cumulative, lane >> 16)
+        rise: uint256 = due << 16
+        reason: uint256 = 0
+        if cumulative > AMOUNT_MAX:
+            reason = TOO_LARGE
+        elif lane == 0:
+            account: address = convert(record >> 64, address)
+            rise |= (record >> 64) & MASK_16
+            if self._bound[account] == 0:
+                self._bound[account] = index + 1
+            else:
+                reason = ACCOUNT_BOUND
+        elif (lane ^ (record >> 64)) & MASK_16 != 0:
+            reason = INDEX_TAKEN
+        if reason == 0:
+            # The lane holds less than the cumulative amount, which fits it: no carry into the next lane.
+            self._paid[index >> 2] = unsafe_add(word, rise << offset)
+            if self._send(record >> 64, due):
+                word = unsafe_add(word, rise << offset)
+                paid = unsafe_add(paid, due)
+                payees_paid = unsafe_add(payees_paid, 1)
+                continue
+            self._paid[index >> 2] = word
+            if lane == 0:
+                self._bound[convert(record >> 64, address)] = 0
+            reason = TRANSFER_FAILED
+        log Skipped(epoch=epoch, index=index, reason=reason)
     assert staticcall TOKEN.balanceOf(self) >= reserve, "Payout: above what is promised"
     log Pushed(epoch=epoch, start=start, amount=paid, payees=payees_paid)
     return paid
@@ -332,38 +345,9 @@ def _prove(epoch: uint256, root: bytes32, position: uint256, node: bytes32, path
 
 
 @internal
-def _allot(epoch: uint256, index: uint256, record: uint256, word: uint256) -> uint256:
+def _send(to: uint256, amount: uint256) -> bool:
     """
-    @dev The word of paid amounts once this payee has received its cumulative amount; the same word when
-         nothing is due or nothing may be paid. Binds an account that is paid for the first time.
-    """
-    offset: uint256 = (index & 3) << 6
-    lane: uint256 = (word >> offset) & MASK_64
-    cumulative: uint256 = record & MASK_64
-    if cumulative <= lane >> 16:
-        return word
-    tag: uint256 = record >> 64 & MASK_16
-    reason: uint256 = 0
-    if cumulative > AMOUNT_MAX:
-        reason = 4
-    elif lane == 0:
-        account: address = convert(record >> 64, address)
-        if self._bound[account] == 0:
-            self._bound[account] = index + 1
-        else:
-            reason = 2
-    elif lane & MASK_16 != tag:
-        reason = 1
-    if reason != 0:
-        log Skipped(epoch=epoch, index=index, reason=reason)
-        return word
-    return word & ~(MASK_64 << offset) | (cumulative << 16 | tag) << offset
-
-
-@internal
-def _send(to: address, amount: uint256) -> bool:
-    """
-    @dev Whether the token moved, for tokens that revert, that return false and that return nothing. At most
+    @dev `to` is an account's 160 bits. Whether the token moved, for tokens that revert, that return false and that return nothing. At most
          32 bytes are read back and the gas is bounded, so one payee cannot use up what the others need.
     """
     success: bool = False

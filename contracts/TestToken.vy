@@ -108,7 +108,8 @@ def approve(spender: address, amount: uint256) -> bool:
 @internal
 def _move(sender: address, to: address, amount: uint256):
     assert to != empty(address), "TestToken: zero address"
-    assert self.balanceOf[sender] >= amount, "TestToken: balance too low"
-    self.balanceOf[sender] -= amount
-    self.balanceOf[to] += amount
+    held: uint256 = self.balanceOf[sender]
+    assert held >= amount, "TestToken: balance too low"
+    self.balanceOf[sender] = unsafe_sub(held, amount)
+    self.balanceOf[to] = unsafe_add(self.balanceOf[to], amount)  # below the total supply, which is checked
     log IERC20.Transfer(sender=sender, receiver=to, value=amount)
