@@ -16,10 +16,10 @@ from headwater.settlement.tree import DEPTH_MAX, Domain, Leaf, PayoutTree, Proof
 
 SCHEMA = "headwater.claim/1"
 
-PUSH_GAS = 45_000
+PUSH_GAS = 50_000
 """What a push costs whatever it pays: base, root, domain, path, event (measured, `bench/gas.py`)."""
 
-POSITION_GAS = 1_300
+POSITION_GAS = 2_100
 """What a position adds that is sent and hashed but not paid (measured, `bench/gas.py`)."""
 
 
