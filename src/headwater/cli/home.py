@@ -25,7 +25,7 @@ from headwater.flow import Flow, Parts, ServedModel
 from headwater.models import Backend
 from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
-from headwater.retrieval import PassageIndex, load_embedder, open_index
+from headwater.retrieval import PassageIndex, load_embedder, open_index, standing_priors
 from headwater.settings import Settings
 from headwater.splits import Policy, Prices
 from headwater.store.call_store import CallStore
@@ -202,11 +202,13 @@ def spans(home: Home) -> Iterator[SpanIndex]:
 
 def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:
     """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
+    documents = home.registry.contributions(kind="document")
     return open_index(
         home.path / "passages",
-        home.registry.contributions(kind="document"),
+        documents,
         home.registry.text,
         now_ns=time.time_ns(),
+        priors=standing_priors(documents),
         embedder=load_embedder(),
         count_tokens=lambda text: len(backend.tokenize(text, control=False)),
         progress=progress,

@@ -79,7 +79,7 @@ def build(
     """
     with outcome(json) as result:
         frozen = None if reference is None else read_reference(_bytes_of(reference))
-        found = _found(files)
+        found = files_in(files)
         with SpanIndex.create(index, gram_tokens=gram_tokens, reference=frozen) as made:
             _add(made, found, owner, public_domain, at, json)
     return result.status
@@ -106,7 +106,7 @@ def add(
         Files, and folders with everything below them.
     """
     with outcome(json) as result:
-        found = _found(files)
+        found = files_in(files)
         with SpanIndex.open(index) as opened:
             _add(opened, found, owner, public_domain, at, json)
     return result.status
@@ -196,7 +196,7 @@ def reference(
         Files, and folders with everything below them; the same files give the same bytes.
     """
     with outcome(json) as result:
-        found = _found(files)
+        found = files_in(files)
         with _bar(sum(path.stat().st_size for _, path in found), quiet=json) as advance:
             raw = build_reference(_plain_texts(found, advance))
         target.write_bytes(raw)
@@ -287,7 +287,7 @@ def _bar(total_bytes: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _found(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+def files_in(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     """Readable files with the names they get, in order of name.
 
     Raises:
@@ -331,7 +331,8 @@ def _bytes_of(path: Path) -> bytes:
         ) from None
 
 
-def _text_of(path: Path) -> bytes:
+def text_of(path: Path) -> bytes:
+    """The text of a file, without compression and tags."""
     raw = _bytes_of(path)
     if _suffix(path) in {".html", ".htm"}:
         return html.unescape(_MARKUP.sub(b" ", raw).decode("utf-8", "replace")).encode("utf-8", "replace")
@@ -340,7 +341,7 @@ def _text_of(path: Path) -> bytes:
 
 def _plain_texts(found: Sequence[tuple[str, Path]], advance: Callable[[int], None]) -> Iterator[bytes]:
     for _, path in found:
-        yield _text_of(path)
+        yield text_of(path)
         advance(path.stat().st_size)
 
 
@@ -359,7 +360,7 @@ def _documents(
                 f"{name} names no owner", code="owner_missing", fix="give --owner NAME or --public-domain"
             )
         else:
-            yield Document(name, owner, instant, _text_of(path))
+            yield Document(name, owner, instant, text_of(path))
         advance(path.stat().st_size)
 
 

@@ -10,7 +10,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from headwater import __version__
-from headwater.cli import claim, contribution, contributor, demo, epoch, key, ledger, receipt, serve, settings
+from headwater.cli import claim, contribution, contributor, demo, epoch, index, key, ledger, receipt, serve, settings
 from headwater.cli.output import err, print_error
 from headwater.core.errors import HeadwaterError
 
@@ -25,7 +25,7 @@ def build_app() -> App:
     app.command(demo.demo)
     app.command(serve.serve)
     app.command(serve.doctor)
-    for noun in (contribution, contributor, key, receipt, ledger, epoch, claim, settings):
+    for noun in (contribution, contributor, key, receipt, ledger, epoch, claim, index, settings):
         app.command(noun.app)
     return app
 
