@@ -55,6 +55,7 @@ class FloatLinear:
 
     def __call__(self, x: Rows, y: Rows) -> None:
         """Products of all rows."""
+        _check(x, y, self.outputs)
         _float_rows(x, self._panels, y)
 
 
@@ -73,11 +74,20 @@ class CodeLinear:
 
     def __call__(self, x: Rows, y: Rows) -> None:
         """Products of all rows."""
+        _check(x, y, self.outputs)
         rows, columns = x.shape
         codes = np.empty((rows, columns), dtype=np.int16)
         scale, weighted_sum = (np.empty((rows, columns // BLOCK), dtype=np.float32) for _ in range(2))
         _encode(x.view(np.int32), x, codes, scale, weighted_sum)
         _code_rows(codes, scale, weighted_sum, self._pairs, self._scale, self._minimum, y)
+
+
+def _check(x: Rows, y: Rows, outputs: int) -> None:
+    """The tiles read and write by address: what they are given must be as large as they take it to be."""
+    assert x.flags.c_contiguous
+    assert y.flags.c_contiguous
+    assert len(x) % ROW_STEP == 0
+    assert y.shape == (len(x), outputs)
 
 
 def _padded(matrix: NDArray[Any]) -> NDArray[Any]:

@@ -107,20 +107,17 @@ class Network:
         result = np.empty((len(contexts), len(answer)), dtype=np.float64)
         waiting = [[_Task(root, ()) for root in roots]]
         while waiting:
-            tasks = waiting.pop()
-            for group in reversed(_groups(tree, children, tasks)):
-                if len(group) < len(tasks):
-                    waiting.append(group)
-                    continue
-                keep = any(children[task.node] for task in group)
-                cache, rows = self._run(tree, group, requests, result, keep=keep)
-                following = [
-                    _Task(child, (*task.ancestors, _Segment(cache, row, len(tree.nodes[task.node].tokens))))
-                    for task, row in zip(group, rows, strict=True)
-                    for child in children[task.node]
-                ]
-                if following:
-                    waiting.append(following)
+            group, *later = _groups(tree, children, waiting.pop())
+            waiting.extend(reversed(later))  # after everything below this group, whose caches are then free again
+            keep = any(children[task.node] for task in group)
+            cache, rows = self._run(tree, group, requests, result, keep=keep)
+            following = [
+                _Task(child, (*task.ancestors, _Segment(cache, row, len(tree.nodes[task.node].tokens))))
+                for task, row in zip(group, rows, strict=True)
+                for child in children[task.node]
+            ]
+            if following:
+                waiting.append(following)
         return result
 
     def _run(

@@ -71,7 +71,9 @@ class PlainModel:
 
     def _norm(self, x: Array, gain: Array) -> Array:
         mean_square = (x * x).mean(axis=-1, keepdims=True)
-        normed: Array = x / np.sqrt(mean_square + np.asarray(self._shape.norm_epsilon, self._dtype)) * gain.astype(self._dtype)
+        normed: Array = (
+            x / np.sqrt(mean_square + np.asarray(self._shape.norm_epsilon, self._dtype)) * gain.astype(self._dtype)
+        )
         return normed
 
     def _product(self, x: Array, matrix: Array) -> Array:

@@ -4,7 +4,8 @@ Each function multiplies a few rows by a few 16-lane vectors and keeps every sum
 the inner dimension the order is fixed and each row is summed on its own, so a result depends on its
 row and column alone: not on how many rows are computed together, and not on the vector instructions
 the machine has (the integer sums are exact, the float steps are single fused operations). Knows
-nothing of layers, tokens or memory layout beyond strides.
+nothing of layers, tokens or memory layout beyond strides. numba's compile cache looks at the calling modules
+only: after a change here, clear their `__pycache__`.
 
 `float_tile`: C (+)= A B in float32.
 `code_tile`: C = X W with X in 16-bit integers with one scale per 32-block, and W in small integer

@@ -18,6 +18,7 @@ from headwater.core.errors import InvalidError
 from headwater.models.gguf_file import BLOCK, GgufFile, nibbles
 
 ARCHITECTURE = "llama"
+HEADS_SHARED_MAX = 48  # heads to a key head: one block of query lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class LlamaShape:
     def __post_init__(self) -> None:
         if (
             self.heads % self.kv_heads
+            or self.heads // self.kv_heads > HEADS_SHARED_MAX
             or self.head_width % 8
             or self.width % BLOCK
             or self.hidden % BLOCK
