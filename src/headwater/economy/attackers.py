@@ -13,8 +13,11 @@ from __future__ import annotations
 import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
-from headwater.economy.draws import ATTACK, key_of, uniform
+from headwater.economy.draws import ATTACK, alias_table, key_of, uniform
 from headwater.economy.state import NICHE_SIZE
+
+WASH_APP = 0
+"""The attacker's own app, under wash."""
 
 SYBIL_PART = 0.1
 """Part of all use that a sybil attacker's own contributions have, however many accounts share them."""
@@ -27,24 +30,29 @@ def prepare_attack(view: View) -> None:
     """Give the attacker's rows their part in the attack."""
     s, attack = view.scenario, view.scenario.attack
     pull, quality, holder = view["asset.pull"], view["asset.quality"], view["asset.holder"]
-    first = (s.agents.contributors - attack.accounts) * s.agents.assets_each
-    mine = np.arange(first, pull.size)
+    owned = view["asset.owner"] >= s.agents.contributors - attack.accounts
+    mine, honest = np.flatnonzero(owned), np.flatnonzero(~owned)
     view["asset.parent"][mine] = -1
     key = key_of(view.seed, 0, ATTACK)
     caught = np.array([uniform(key, i) for i in range(mine.size)]) < attack.detection
     pull[mine] = 0.0
-    usual = float(pull[:first].mean())
+    usual = float(pull[honest].mean())
     if attack.kind == "wash":
-        app = s.agents.apps - 1
+        app = WASH_APP
+        pull[mine] = usual * 1e-9  # alive, but drawn by nobody else
+        homes, quality_of_apps = view["user.app"], view["app.quality"]
+        # Nobody else uses the attacker's app, or the return would be other people's money.
+        homes[homes == app] = app + 1
+        quality_of_apps[app] = 0.0
+        alias_table(quality_of_apps.astype(np.float64), view["app.chance"], view["app.other"])
         view["user.rate"][s.agents.users - attack.payers :] = attack.intensity
-        view["user.app"][s.agents.users - attack.payers :] = app
+        homes[s.agents.users - attack.payers :] = app
         view["app.niche"][app] = 1.0
         view["niche.asset"][app * NICHE_SIZE : (app + 1) * NICHE_SIZE] = np.resize(mine, NICHE_SIZE)
     elif attack.kind == "sybil":
-        pull[mine] = SYBIL_PART / (1 - SYBIL_PART) * float(pull[:first].sum(dtype=np.float64)) / mine.size
+        pull[mine] = SYBIL_PART / (1 - SYBIL_PART) * float(pull[honest].sum(dtype=np.float64)) / mine.size
     elif attack.kind == "duplicate":
-        targets = np.argsort(-pull[:first], kind="stable")[: mine.size]
-        targets = np.resize(targets, mine.size)
+        targets = np.resize(honest[np.argsort(-pull[honest], kind="stable")[: mine.size]], mine.size)
         pull[mine], quality[mine] = pull[targets], quality[targets]
         view["asset.content"][mine] = view["asset.content"][targets]
         holder[mine] = np.where(caught, holder[targets], mine)
@@ -62,10 +70,10 @@ def prepare_attack(view: View) -> None:
 ATTACK_SETUP = Behaviour(
     name="attack",
     phase="start",
-    reads=(),
+    reads=("asset.owner",),
     writes=(
         "asset.pull", "asset.quality", "asset.holder", "asset.content", "asset.parent", "user.rate", "user.app",
-        "app.niche", "niche.asset",
+        "app.niche", "app.quality", "app.chance", "app.other", "niche.asset",
     ),  # fmt: skip
     act=prepare_attack,
     wanted=lambda s: s.attack.kind != "none",

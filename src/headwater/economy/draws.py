@@ -23,7 +23,7 @@ _S30, _S27, _S31, _S11, _S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.u
 _UNIT = 2.0**-53
 
 # Purposes: what a draw is for. Numbers are part of a run's identity; append, never renumber.
-CALL_COUNT, CALL, POPULATION, SUPPLY, CLAIM, COORDINATOR, RAIL, ATTACK, ENTRY, SHOCK = range(1, 11)
+CALL_COUNT, CALL, POPULATION, SUPPLY, CLAIM, COORDINATOR, RAIL, ATTACK, ENTRY, RETRIEVE = range(1, 11)
 
 
 @compiled

@@ -50,6 +50,7 @@ ABOUT: dict[str, str] = {
     "entered": "newcomers",
     "survival": "newcomers still active / newcomers",
     "misallocated_share": "earnings that exact measurement would have given to somebody else",
+    "disputes_share": "contributors who got over 20 % and over one unit of currency too much or too little / active",
     "surplus_per_call": "worth of calls to users less price and attention, per paid call, currency",
     "surplus_per_wish": "the same per call that a user wanted to make, currency",
     "made_share": "calls made / calls that users wanted to make",
@@ -98,6 +99,7 @@ def figures(run: Finished) -> dict[str, float]:
     traders = state.books.get("traders", 0) - state.books.get("in:traders", 0)
     earning = c["pay"] > 1.0
     attack_income, attack_return = _attack(run)
+    misallocated, disputes = _misallocated(run)
     lines = sum(amount for _, amount in run.lines)
     groups = [accrued[existed & (accrued > 0)], state["app.income"], coordinators]
     return {
@@ -121,7 +123,8 @@ def figures(run: Finished) -> dict[str, float]:
         "quality": float((weight * owner_quality).sum() / weight.sum()) if weight.sum() > 0 else 0.0,
         "entered": float(newcomers.sum()),
         "survival": float((newcomers & active).sum()) / max(1, int(newcomers.sum())),
-        "misallocated_share": _misallocated(run),
+        "misallocated_share": misallocated,
+        "disputes_share": disputes / max(1, int(active.sum())),
         "surplus_per_call": int(tally[SURPLUS]) / max(1, int(tally[CALLS])) / NANO,
         "surplus_per_wish": int(tally[SURPLUS]) / max(1, wanted) / NANO,
         "made_share": int(tally[CALLS]) / max(1, wanted),
@@ -142,6 +145,13 @@ def figures(run: Finished) -> dict[str, float]:
         "gini_effort": gini(weight[active]),
         "days": float(days),
         "events_lost_units": float(entered - sum(amount for _, amount in state.held())),
+        "cost_share": float((c["effort"] * c["cost"])[active].sum(dtype=np.float64)) * s.supply.cost_day_nano * days / paid,
+        "subsidy": state.books.get("in:subsidy", 0) / NANO,
+        "active": float((active & honest).sum()),
+        "share:base_model": state.books.get("base_model", 0) / paid,
+        "share:commons": state.books.get("commons", 0) / paid,
+        "share:sellers": state.books.get("sellers", 0) / paid,
+        **{f"share:{name}": amount / paid for name, amount in run.lines},
     }
 
 
@@ -174,20 +184,22 @@ def _attack(run: Finished) -> tuple[int, float]:
         return 0, 0.0
     rows = run.state["contributor.attacker"] == 1
     earned = int(run.state["contributor.accrued"][rows].sum())
-    income = earned + run.attacker_app_income + int(earned * attack.subsidy)
+    income = earned + run.attacker_app_income + int(int(run.tally[ATTACKER]) * attack.subsidy)
     spent = int(run.tally[ATTACKER]) + attack.accounts * attack.account_cost_nano
     return earned, income / spent if spent else 0.0
 
 
-def _misallocated(run: Finished) -> float:
-    """Half the absolute difference between what owners earned and what they were due, / what was due."""
+def _misallocated(run: Finished) -> tuple[float, int]:
+    """(half the absolute difference between what owners earned and were due / due, owners with cause to dispute)."""
     if run.due.size == 0:
-        return 0.0
+        return 0.0, 0
     n = run.scenario.agents.contributors
     due = np.bincount(run.state["asset.owner"], weights=run.due, minlength=n)
     got = run.state["contributor.accrued"].astype(np.float64)
     total = due.sum()
-    return float(np.abs(due / total - got / max(got.sum(), 1.0)).sum() / 2) if total > 0 else 0.0
+    gap = np.abs(due - got)
+    disputes = int(np.count_nonzero((gap > 0.2 * np.maximum(due, 1.0)) & (gap > NANO)))
+    return (float(np.abs(due / total - got / max(got.sum(), 1.0)).sum() / 2) if total > 0 else 0.0), disputes
 
 
 def _between(groups: list[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> float:

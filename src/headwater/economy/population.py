@@ -84,7 +84,7 @@ def _assets(state: State, s: Scenario, n: int, key: np.uint64) -> None:
     state["asset.owner"][:] = order // each
     state["asset.holder"][:] = np.arange(count)
     state["asset.content"][:] = np.arange(count)
-    pull = pareto_quantiles(count, s.evidence.tail)[::-1]
+    pull = pull_quantiles(count, s.evidence.law, s.evidence.tail, s.evidence.spread)[::-1]
     state["asset.pull"][:] = pull / pull.mean()
     if s.run.mode == "pool":
         # Nobody retrieves anything: rows of assets are rows of contributors, so these are shuffled instead.
@@ -105,6 +105,21 @@ def _assets(state: State, s: Scenario, n: int, key: np.uint64) -> None:
         state["asset.parent"][roots] = parents[roots]
 
 
+def pull_quantiles(n: int, law: str, tail: float, spread: float) -> Float64s:
+    """How much `n` contributions are drawn on, smallest first, at the quantiles (i + 0.5) / n."""
+    if law == "pareto":
+        return pareto_quantiles(n, tail)
+    return np.asarray(np.exp(spread * _normal_quantiles(n)))
+
+
+@compiled
+def _normal_quantiles(n: int) -> Float64s:
+    out = np.empty(n)
+    for i in range(n):
+        out[i] = normal((i + 0.5) / n)
+    return out
+
+
 def _users(state: State, s: Scenario, users: int, apps: int, key: np.uint64) -> None:
     state.add("user", users, rate=np.float32, app=np.int32, spent=np.int64)
     if s.price.rule == "subscription":
@@ -121,7 +136,7 @@ def _apps(state: State, s: Scenario, apps: int, assets: int, key: np.uint64) -> 
         "app", apps, quality=np.float32, coordinator=np.int32, niche=np.float32, chance=np.float32, other=np.int32,
         price=np.int64, markup=np.int64, calls=np.int64, income=np.int64, pool=np.int64,
     )  # fmt: skip
-    state.add("niche", apps * NICHE_SIZE, asset=np.int32)
+    state.add("niche", apps * NICHE_SIZE, asset=np.int32, live=np.int32)
     state["app.quality"][:] = pareto_quantiles(apps, 1.3)
     state["app.coordinator"][:] = np.arange(apps) % s.agents.coordinators
     state["app.niche"][:] = s.evidence.niche

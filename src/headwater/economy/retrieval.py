@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
-from headwater.economy.compiled import Float32s, Float64s, Int16s, Int32s, UInt8s, compiled
-from headwater.economy.draws import guide_table
+from headwater.economy.compiled import Float32s, Float64s, Int16s, Int32s, UInt8s, UInt32s, compiled
+from headwater.economy.draws import RETRIEVE, bits, guide_table, guided, key_of
 
 RENEW_DAYS = 7
 
@@ -30,6 +30,13 @@ def newborn_assets(day: int, born: Int16s, owner_born: Int16s, owner: Int32s, ph
             born[a] = owner_born[who]
 
 
+@compiled
+def live_niches(key: np.uint64, listed: Int32s, weights: Float64s, upto: UInt32s, guide: Int32s, live: Int32s) -> None:
+    """Niche lists with whatever cannot be retrieved now replaced by a draw from the whole catalogue."""
+    for i in range(listed.size):
+        live[i] = listed[i] if weights[listed[i]] > 0.0 else guided(bits(key, i), upto, guide)
+
+
 def renew(view: View) -> None:
     """Rebuild the table from which sources are drawn."""
     newborn_assets(
@@ -41,13 +48,17 @@ def renew(view: View) -> None:
         view["contributor.phase"], weights,
     )  # fmt: skip
     guide_table(weights, view["asset.upto"], view["guide.start"])
+    live_niches(
+        key_of(view.seed, view.day, RETRIEVE), view["niche.asset"], weights, view["asset.upto"], view["guide.start"],
+        view["niche.live"],
+    )  # fmt: skip
 
 
 RETRIEVAL = Behaviour(
     name="retrieval",
     phase="retrieve",
-    reads=("asset.pull", "asset.owner", "contributor.effort", "contributor.phase", "contributor.born"),
-    writes=("asset.upto", "guide.start", "asset.born"),
+    reads=("asset.pull", "asset.owner", "contributor.effort", "contributor.phase", "contributor.born", "niche.asset"),
+    writes=("asset.upto", "guide.start", "asset.born", "niche.live"),
     act=renew,
     every=lambda _: RENEW_DAYS,
     wanted=lambda scenario: scenario.run.mode == "calls",

@@ -117,7 +117,9 @@ class Evidence:
     base_bits: float = _number(340.0, 0.0, 5_000.0, "bits of an answer that the base model explains by itself")
     generic_share: float = _number(0.3, 0.0, 1.0, "part of calls that no source improves")
     overlap: float = _number(0.0, 0.0, 1.0, "part of a source's bits that any other would have supplied")
+    law: str = _choice("pareto", ("pareto", "lognormal"), "law of how much contributions are drawn on")
     tail: float = _number(1.12, 1.01, 5.0, "Pareto exponent of how much contributions are drawn on")
+    spread: float = _number(2.9, 0.0, 6.0, "under the lognormal law, standard deviation of the logarithm")
     niche: float = _number(0.2, 0.0, 1.0, "part of sources drawn from the app's own list instead of the whole catalogue")
     noise: float = _number(0.0, 0.0, 3.0, "standard deviation of the logarithm of the measured bits")
     misattributed: float = _number(0.0, 0.0, 1.0, "chance that a source's bits are credited to somebody else")
@@ -214,7 +216,7 @@ class Attack:
     accounts: int = _number(0, 0, 5_000_000, "contributor rows the attacker holds")
     payers: int = _number(0, 0, 5_000_000, "payer accounts the attacker runs (wash)")
     intensity: float = _number(10.0, 0.0, 10_000.0, "calls a day of each such payer, or bait per contribution")
-    subsidy: float = _number(0.0, 0.0, 10.0, "tokens, points or matching received per unit earned")
+    subsidy: float = _number(0.0, 0.0, 10.0, "tokens, points or matching received per unit paid for calls")
     detection: float = _number(0.9, 0.0, 1.0, "part of copies or worthless contributions that is recognised")
     account_cost_nano: int = _number(0, 0, 10**13, "what one account costs the attacker")
     check_cost_nano: int = _number(100_000, 0, 10**13, "what checking one contribution costs the platform")
@@ -515,6 +517,10 @@ def _check(s: Scenario) -> None:
         )
     if s.attack.payers >= s.agents.users:
         raise _wrong(f"attack.payers is {s.attack.payers} of {s.agents.users} users", "leave some users honest")
+    if s.attack.kind == "wash" and (s.agents.apps < 2 or s.attack.payers < 1):
+        raise _wrong(
+            f"a wash attack with {s.attack.payers} payers and {s.agents.apps} apps", "give it payers and an app of its own"
+        )
     if (s.attack.kind == "none") != (s.attack.accounts == 0):
         raise _wrong(
             f"attack.kind is {s.attack.kind!r} with {s.attack.accounts} accounts",

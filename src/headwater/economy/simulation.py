@@ -15,7 +15,7 @@ import numpy as np
 
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.money import BPS, allocate
-from headwater.economy.attackers import ATTACK_SETUP
+from headwater.economy.attackers import ATTACK_SETUP, WASH_APP
 from headwater.economy.behaviour import PHASES, Behaviour, Phase
 from headwater.economy.calls import (
     ALWAYS,
@@ -151,7 +151,7 @@ class Simulation:
         wash = self.scenario.attack.kind == "wash"
         return Finished(
             self.scenario, self.seed, self.state, tuple(self.series), self.tally,
-            tuple(self._line_totals.items()), int(apps[-1]) if wash else 0, self.due,
+            tuple(self._line_totals.items()), int(apps[WASH_APP]) if wash else 0, self.due,
         )  # fmt: skip
 
     def call_rules(self) -> CallRules:
@@ -216,7 +216,7 @@ class Simulation:
             self.seed, state.day, s.run.threads, self.call_rules(),
             UserColumns(state["user.rate"], state["user.app"], state["user.spent"], pot),
             AppColumns(
-                state["app.price"], state["app.pool"], state["app.niche"], state["niche.asset"],
+                state["app.price"], state["app.pool"], state["app.niche"], state["niche.live"],
                 state["app.chance"], state["app.other"],
             ),
             state["asset.card"], state["asset.upto"], state["guide.start"],
