@@ -1,0 +1,259 @@
+"""The second half of the path on a real embedded chain: receipts to roots, roots to coins, and what a stranger checks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from toy.home import ToyHome, open_home
+
+from headwater.chain import Chain, EmbeddedChain
+from headwater.core.errors import ConflictError, MissingError, RefusedError
+from headwater.flow import CallRequest, Message
+from headwater.ledger import Code, TransferDraft
+from headwater.models import Sampling
+from headwater.receipts import Bundle, Receipt, verify_receipt
+from headwater.settle import Books, Settlement, check_payout
+from headwater.settlement.claim import plan_pushes
+from headwater.settlement.epoch import read_manifest
+from headwater.settlement.tree import Domain
+from headwater.splits import Policy, recompute_split
+from headwater.store.epoch_store import EpochStore
+
+ADDRESSES = {name: "0x" + f"{i:02x}" * 20 for i, name in enumerate(("operator:compute", "operator:platform"), 0xA0)}
+QUESTION = "what does a river do in the sea?"
+
+
+@dataclass
+class Town:
+    """A toy home whose receipts settle on a chain of its own."""
+
+    toy: ToyHome
+    chain: Chain
+    settlement: Settlement
+    clock_s: list[int]
+
+    def ask(self, question: str = QUESTION, model: str = "toy-grounded") -> Receipt:
+        """One paid call, answered, measured and booked."""
+        _, key = self.toy.key()
+        request = CallRequest(model, (Message("user", question),), Sampling(12), "sha256:" + "0" * 64)
+        opened = self.toy.flow.open(request, key)
+        for _ in self.toy.flow.answer(opened):
+            pass
+        return self.toy.flow.attribute(opened.record.call_id)
+
+    def pass_delay(self) -> None:
+        """Let a posted root become active."""
+        self.chain.jump(61)
+
+
+@contextmanager
+def town(path: Path, **changes: object) -> Iterator[Town]:
+    clock_s = [0]
+    with open_home(path) as toy, EmbeddedChain(seed=b"\x05" * 32) as embedded:
+        operator = embedded.accounts[0]
+        chain = Chain(embedded.provider(), operator, poll_s=0.01)
+        chain.deploy(guardian=embedded.accounts[1].address, cap=10**12, delay_s=60)
+        books = Books(
+            registry=toy.registry,
+            ledger=toy.ledger,
+            log=toy.log,
+            epochs=EpochStore(toy.db),
+            currency=toy.currency,
+            maturity_s=0,
+            operator_addresses=ADDRESSES,
+            policy_text=lambda digest: _policy_text(toy, digest),
+            now_ns=lambda: time.time_ns() + clock_s[0] * 10**9,
+        )
+        yield Town(toy, chain, Settlement(replace(books, **changes), chain), clock_s)
+
+
+def _policy_text(toy: ToyHome, digest: str) -> str:
+    assert digest == toy.flow.parts.policy.digest
+    return _toml(toy.flow.parts.policy)
+
+
+def _toml(policy: Policy) -> str:
+    value = policy.to_json()
+    lines, discounts = value.pop("lines"), value.pop("grade_discount_bps")
+    text = "".join(f"{k} = {json.dumps(v)}\n" for k, v in value.items()) + "[grade_discount_bps]\n"
+    text += "".join(f"{k} = {v}\n" for k, v in discounts.items())
+    return text + "".join(
+        "[[lines]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in line.items()) for line in lines
+    )
+
+
+def test_an_epoch_is_the_sum_of_its_receipts_and_every_unit_ends_with_somebody(tmp_path):
+    """Close, post, wait, claim, push, sync: ledger and chain agree to the unit and nothing is paid twice."""
+    with town(tmp_path) as here:
+        receipts = [here.ask() for _ in range(3)]
+        record = here.settlement.close()
+        manifest = read_manifest(record.manifest)
+
+        assert int(manifest["paid_units"]) == sum(r.price for r in receipts) == int(manifest["total_units"])
+        posted = here.settlement.post(1)
+        assert here.chain.data_hash(1) == record.data_hash
+        with pytest.raises(Exception, match="not active|no active|Epochs"):
+            here.chain.push(1, here.settlement.tree(1).prove_range(0, 1))
+        here.pass_delay()
+        tree = here.settlement.tree(1)
+        wanted = [leaf.index for leaf in tree.leaves if leaf.amount]
+        paid = sum(here.chain.push(1, tree.prove_range(s, n)).amount for s, n in plan_pushes(tree, wanted))
+
+        assert paid == posted.total
+        assert here.settlement.sync() == paid * 1_000
+        assert here.settlement.sync() == 0
+        assert here.settlement.reconcile() == ()
+        assert here.toy.calls.check() == ()
+
+
+def test_each_step_may_be_repeated_and_the_next_epoch_goes_on_from_the_last(tmp_path):
+    """Posting again finds the root; a second epoch is cumulative and pays only what is new."""
+    with town(tmp_path) as here:
+        here.ask()
+        first = here.settlement.close()
+        assert here.settlement.post(1) == here.settlement.post(1)
+        with pytest.raises(RefusedError) as nothing:
+            here.settlement.close()
+        assert nothing.value.code == "epoch_empty"
+        here.pass_delay()
+        newer = here.ask()
+        second = here.settlement.close()
+        before, after = read_manifest(first.manifest), read_manifest(second.manifest)
+
+        assert after["previous"] == first.manifest_digest
+        assert int(after["total_units"]) - int(before["total_units"]) == newer.price == int(after["paid_units"])
+        here.settlement.post(2)
+        here.pass_delay()
+        assert here.settlement.reconcile() == ()
+
+
+def test_receipts_that_may_still_be_disputed_wait_for_a_later_epoch(tmp_path):
+    """Maturity is counted from the answer; nothing young is settled."""
+    with town(tmp_path, maturity_s=3_600) as here:
+        here.ask()
+        with pytest.raises(RefusedError) as young:
+            here.settlement.close()
+        assert young.value.code == "epoch_empty"
+        here.clock_s[0] = 3_601
+        assert here.settlement.close().log_size == 1
+
+
+def test_money_of_somebody_who_has_not_enrolled_waits_and_is_paid_after_enrolment(tmp_path):
+    """Escrow is held in the manifest under its owner's name and enters the next root once there is an address."""
+    with town(tmp_path) as here:
+        receipt = here.ask()
+        account = next(p.account for p in receipt.payouts if p.line == "contributors" and p.account[:6] == "escrow")
+        writer = account.removeprefix("escrow:")
+        earned = sum(p.amount for p in receipt.payouts if p.account == account)
+        first = read_manifest(here.settlement.close().manifest)
+        held = {row["account"] for row in first["totals"] if row["held"]}
+        here.settlement.post(1)
+
+        assert f"contributor:{writer}" in held
+        with pytest.raises(MissingError):
+            here.settlement.claim(1, f"contributor:{writer}")
+        here.toy.registry.enroll(writer, "0x" + "ee" * 20)
+        draft = TransferDraft(account, f"contributor:{writer}", earned, here.toy.currency, Code.ENROLL, "enroll")
+        here.toy.ledger.post([draft], key="enroll", at_ns=1)
+        here.pass_delay()
+        here.ask("say hello", model="toy")
+        here.settlement.close()
+        here.settlement.post(2)
+        here.pass_delay()
+        paid = here.chain.claim(2, here.settlement.claim(2, f"contributor:{writer}").proof)
+
+        assert paid.amount == earned // 1_000
+        here.settlement.sync()
+        assert here.settlement.reconcile() == ()
+        assert here.toy.calls.check() == ()
+
+
+def test_a_stranger_checks_a_receipt_and_catches_every_changed_part(tmp_path):
+    """With the file and the chain everything holds; with any part exchanged, something fails."""
+    with town(tmp_path) as here:
+        receipt = here.ask()
+        other = here.ask("say hello", model="toy")
+        record = here.settlement.close()
+        here.settlement.post(1)
+        bundle = Bundle.from_bytes(here.settlement.bundle(receipt.id).to_bytes())
+
+        def verdict(sent: Bundle) -> dict[str, bool]:
+            domain = Domain(here.chain.chain_id, here.chain.manifest.payout, here.chain.manifest.token, 1)
+            checks = verify_receipt(
+                sent,
+                expected_operator=here.toy.flow.parts.signer.address,
+                data_hash_on_chain=here.chain.data_hash(1),
+                policy_digest=lambda text: Policy.from_toml(text).digest,
+                recompute_split=recompute_split,
+                check_payout=lambda proof, manifest: check_payout(proof, manifest, domain),
+            )
+            return {check.name: check.passed for check in checks}
+
+        assert all(verdict(bundle).values())
+        assert len(verdict(bundle)) == 7
+        assert bundle.payout_proofs
+        elsewhere = here.settlement.bundle(other.id)
+        greedy = bundle.policy.replace("bps = 500", "bps = 600")
+        richer = replace(bundle.payout_proofs[0], amount=bundle.payout_proofs[0].amount + 1)
+        for name, changed in {
+            "log": replace(bundle, proof=elsewhere.proof),
+            "signature": replace(bundle, signature=elsewhere.signature),
+            "policy": replace(bundle, policy=greedy),
+            "split": replace(bundle, policy=greedy),
+            "manifest": replace(bundle, manifest=record.manifest.replace(b'"epoch":1', b'"epoch":2')),
+            "payouts": replace(bundle, payout_proofs=(richer,)),
+            "receipt": replace(bundle, receipt=bundle.receipt.replace(b'"tokens":', b'"tokens": ')),
+        }.items():
+            assert not verdict(changed)[name], name
+
+
+def test_an_epoch_closed_for_one_contract_is_not_posted_to_another(tmp_path):
+    """A root is bound to its deployment."""
+    with town(tmp_path) as here:
+        here.ask()
+        here.settlement.close()
+        here.chain.deploy(guardian="0x" + "44" * 20, cap=10**12, delay_s=0)
+        with pytest.raises(ConflictError) as caught:
+            here.settlement.post(1)
+
+        assert caught.value.code == "deployment_differs"
+
+
+def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_them_first(tmp_path):
+    """The reproduced channel moves the model's own bits on those words to their first owner, and no bit is counted twice."""
+    from headwater.attribution.evidence import Answer
+    from headwater.attribution.layout import Layout, Part
+    from headwater.attribution.spans import Document, SpanIndex
+
+    text = "the quick brown fox jumps over the lazy dog while nine zebras quietly vex the jovial wizard " * 2
+    with town(tmp_path) as here, SpanIndex.create(tmp_path / "spans") as spans:
+        document = here.toy.registry.contributions(kind="document")[0]
+        spans.add([Document(document.id, document.owners[0].contributor_id, 1, text)])
+        flow = here.toy.flow
+        flow.parts = replace(flow.parts, spans=spans)
+        model = here.toy.model
+        ids = model.tokenize(text, control=False)
+        ends, total = [], 0
+        for token in ids:
+            total += len(bytes([token]))
+            ends.append(total)
+        answer = Answer(text, tuple(ids), tuple(ends), "stop", 3)
+        served = flow.parts.models["toy"]
+        layout = Layout((Part("fixed-0", "", "hello", fixed=True),))
+        found, index_digest = flow._measure(served, layout, answer)
+        (share,) = found.shares
+
+        assert share.channel == "reproduced"
+        assert share.part_id == document.id
+        assert 0 < share.bits <= found.base_token_bits.clip(min=0).sum() + 1e-9
+        assert share.weight_ppb > 0
+        assert index_digest is not None
+        in_context = Layout((Part("fixed-0", "", "hello", fixed=True), Part(document.id, "x", text)))
+        again, _ = flow._measure(served, in_context, answer)
+        assert [s.channel for s in again.shares] == ["grounded"]
