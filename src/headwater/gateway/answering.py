@@ -194,18 +194,18 @@ class Answering:
     def _settle(self, call: CallId) -> None:
         """Whatever is still reserved is released, and what was charged goes to attribution."""
         with self._count:
-            self._unsettled.add(call)
-            unsettled = tuple(self._unsettled)
-        for each in unsettled:
+            calls = {call, *self._unsettled}
+            self._unsettled.clear()
+        for each in calls:
             try:
                 record = self.flow.parts.calls.get(each)
                 if record.state == "reserved":
                     self.flow.release(each)
             except Exception as error:
                 _log.error("%s could not be settled: %s", each, getattr(error, "code", type(error).__name__))
+                with self._count:
+                    self._unsettled.add(each)
                 continue
-            with self._count:
-                self._unsettled.discard(each)
             if record.state == "answered":
                 self._answered(each)
 

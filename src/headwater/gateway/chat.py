@@ -68,13 +68,13 @@ class ChatRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; errors before the first byte are raised."""
+        secret = bearer(scope)
+        key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))
+        body = await read_body(scope, receive, timeout_s=self.body_timeout_s)
+        request = read_chat(body, route=ROUTE, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
         self.answering.enter()
         holding = True
         try:
-            secret = bearer(scope)
-            key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))
-            body = await read_body(scope, receive, timeout_s=self.body_timeout_s)
-            request = read_chat(body, route=ROUTE, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
             call = await self.answering.open(request.call, key)
             if isinstance(call, CallRecord):
                 await self._replay(call, request, send)

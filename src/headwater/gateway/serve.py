@@ -8,8 +8,10 @@ its own, without anything a caller sent.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -17,6 +19,9 @@ import uvicorn
 
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
 from headwater.gateway.app import Gateway
+
+HEAD_S: Final = 15.0
+"""How long a connection may stay open without a whole request head, new or between two requests."""
 
 GRACE_S: Final = 15
 """How long answers at work may take to finish when the server is told to stop; then they are cut and charged."""
@@ -30,6 +35,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: threading.Event | None) -> None:
         super().__init__(config)
         self._ready, self._stop = ready, stop
+        self._silent: dict[Any, tuple[object, float]] = {}  # connections without a request, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then the listener, then tell."""
@@ -39,7 +45,24 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop; asked ten times a second."""
+        if counter % 10 == 0:
+            self._close_silent(time.monotonic())
         return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
+
+    def _close_silent(self, now_s: float) -> None:
+        """Close connections without a request for too long; the server's own timer ends at the first byte."""
+        silent: dict[Any, tuple[object, float]] = {}
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                continue  # a request is at work
+            known, since_s = self._silent.get(connection, (cycle, now_s))
+            if known is not cycle:
+                since_s = now_s
+            silent[connection] = (cycle, since_s)
+            if now_s - since_s > HEAD_S and (transport := getattr(connection, "transport", None)) is not None:
+                transport.close()
+        self._silent = silent
 
 
 def serve(
@@ -70,11 +93,14 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http="h11",  # named, because the faster parser that would be taken when installed sets headers no limit
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )
+    # Its lines hold paths as sent, with whatever a caller put into them, and any handler would bring them back.
+    logging.getLogger("uvicorn.access").disabled = True
     server = _Server(config, lambda: ready(bound) if ready else None, stop)
     try:
         server.run(sockets=[listener])

@@ -29,7 +29,8 @@ from headwater.core.limits import ATTRIBUTION_QUEUE_MAX
 BACKOFF_S: Final = 0.5
 BACKOFF_S_MAX: Final = 60.0
 PATIENCE_S: Final = 1.0
-"""The longest wait for answers to finish before one attribution; under constant load it goes on after that."""
+"""The longest wait for answers to finish before one attribution, and never longer than the last one took:
+under constant load attribution slows down to half its pace and does not starve."""
 
 _NICENESS: Final = 10
 
@@ -82,6 +83,7 @@ class AttributionWorker:
         self._at_work = False
         self._done = 0
         self._busy_s = 0.0
+        self._last_s = PATIENCE_S
         self._thread: threading.Thread | None = None
 
     def start(self, calls: Iterable[CallId] = ()) -> None:
@@ -189,7 +191,7 @@ class AttributionWorker:
             self._wake.notify_all()
 
     def _step_aside(self) -> None:
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + min(PATIENCE_S, self._last_s)
         while self._busy() and not self._stopping and time.monotonic() < until:
             time.sleep(0.02)
 
@@ -200,6 +202,7 @@ class AttributionWorker:
             self._at_work = False
             self._done += 1
             self._busy_s += took_s
+            self._last_s = took_s
             self._wake.notify_all()
 
     def _failure(self, call: CallId, error: Exception) -> None:
