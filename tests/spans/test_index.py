@@ -129,6 +129,41 @@ def test_all_maximal_matches_are_found_and_counted(tmp_path_factory, reference, 
         assert found == expected
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents=libraries(), data=st.data())
+def test_the_report_counts_what_the_rules_give_each_document(tmp_path_factory, reference, documents, data):
+    """Own and copied words, and k-grams taken back, whatever was there before and beside."""
+    with SpanIndex.create(
+        tmp_path_factory.mktemp("r") / "i", gram_tokens=K, reference=reference, background=False
+    ) as index:
+        there: list[Document] = []
+        rest = data.draw(st.permutations(documents))
+        while rest:
+            size = data.draw(st.integers(1, len(rest)))
+            batch, rest = rest[:size], rest[size:]
+            report = index.add(batch, segment_tokens_max=data.draw(st.sampled_from([10**6, 10**6, 20])))
+            if report.documents != len(batch) or data.draw(st.booleans()):
+                index.verify()
+            now = [*there, *batch]
+            if index.stats().tail_tokens:  # all of the batch came in together
+                owned = copied = 0
+                moved: dict[tuple[str, str], int] = {}
+                for document in batch:
+                    words = str(document.text).split()
+                    owners = owners_by_hand(now, str(document.text))
+                    owned += owners.count(document.id)
+                    copied += len([o for o in owners if o not in (None, document.id)])
+                    for i in range(len(words) - K + 1):
+                        gram = words[i : i + K]
+                        before, after = first_holder(there, gram), first_holder(now, gram)
+                        fresh = all(words[j : j + K] != gram for j in range(i))
+                        if fresh and before is not None and after is not None and after[1] == document.id:
+                            moved[before[1], document.id] = moved.get((before[1], document.id), 0) + 1
+                assert (report.owned_tokens, report.copied_tokens) == (owned, copied)
+                assert {(r.from_document_id, r.to_document_id): r.tokens for r in report.reassigned} == moved
+            there = now
+
+
 def test_spans_point_at_the_words_in_both_texts(tmp_path, reference):
     """Byte offsets hold in the UTF-8 of the answer and of the document, and exactness is checked on the bytes."""
     source = "Préface. The naïve café owner,\n quietly, served seven cold drinks to nine loud guests — 日本語の本."

@@ -178,7 +178,7 @@ class Draft:
         anchors = np.empty(-(-self.tokens // ANCHOR_TOKENS), dtype=np.int64)
         _anchor(deltas, long_delta, anchors)
         order = suffix_array(tokens[: self.tokens], self._vocabulary.size + 1)
-        table = gram_table(tokens, order, self.gram_tokens)
+        table, repeats = gram_table(tokens, order, document_starts.astype(np.int32), self.gram_tokens)
         fences = np.empty(2 * -(-self.tokens // FENCE_PLACES), dtype=np.uint64)
         _fence(tokens, order, fences)
         symbols = np.zeros(self._vocabulary.size + 2, dtype=np.int32)
@@ -200,7 +200,8 @@ class Draft:
             "fences": fences,
         }
         arrays.update(_document_arrays(rows))
-        return Segment({name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()})
+        held = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}
+        return Segment(held, repeats=repeats)
 
     def _make_room(self, tokens: int) -> None:
         if self.tokens + tokens + PADDING > self._ids.size:

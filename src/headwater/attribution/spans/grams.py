@@ -59,12 +59,22 @@ class GramTable(NamedTuple):
     groups: NDArray[np.uint32]  # (repeated, 3): place in the suffix array, size, first position
 
 
-def gram_table(tokens: NDArray[np.int32], order: NDArray[np.int32], gram_tokens: int) -> GramTable:
-    """Build the table.
+class Repeats(NamedTuple):
+    """Which k-grams of a segment are not the first of their kind in it; bit p is for the one at token p."""
+
+    again: NDArray[np.uint8]  # it occurred before
+    copied: NDArray[np.uint8]  # it occurred in an earlier document
+
+
+def gram_table(
+    tokens: NDArray[np.int32], order: NDArray[np.int32], document_starts: NDArray[np.int32], gram_tokens: int
+) -> tuple[GramTable, Repeats]:
+    """Build the table, and note what repeats.
 
     Args:
         tokens: (n + PADDING,) ids, 0 at the end of each document and in the padding.
         order: (n,) suffix array of tokens[:n].
+        document_starts: (documents + 1,) first token of each.
         gram_tokens: k.
     """
     single = np.zeros((order.size >> 3) + 1, dtype=np.uint8)  # bit p: the k-gram at p occurs nowhere else
@@ -75,13 +85,15 @@ def gram_table(tokens: NDArray[np.int32], order: NDArray[np.int32], gram_tokens:
             groups.resize((repeated + repeated // 4 + 1024, 3), refcheck=False)
         rank, repeated, singles = _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, singles)
     groups.resize((repeated, 3), refcheck=False)
+    repeats = Repeats(np.zeros_like(single), np.zeros_like(single))
+    _mark_repeats(order, document_starts, groups, repeats.again, repeats.copied)
     distinct = singles + repeated
     starts = np.zeros(max(1, distinct // BUCKET_GRAMS) + 1, dtype=np.uint32)
     _count_buckets(tokens, gram_tokens, single, groups, starts, WEIGHTS)
     fingerprints = np.empty(distinct, dtype=np.uint8)
     entries = np.empty(distinct, dtype=np.uint32)
     _fill(tokens, gram_tokens, single, groups, starts, fingerprints, entries, WEIGHTS)
-    return GramTable(starts, fingerprints, entries, groups)
+    return GramTable(starts, fingerprints, entries, groups), repeats
 
 
 @compiled
@@ -141,6 +153,27 @@ def _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, sin
             repeated += 1
         rank = end
     return rank, repeated, singles
+
+
+@compiled
+def _mark_repeats(order, document_starts, groups, again, copied):
+    for row in range(groups.shape[0]):
+        begin, end = np.int64(groups[row, 0]), np.int64(groups[row, 0]) + np.int64(groups[row, 1])
+        first = np.int64(groups[row, 2])
+        low, high = 0, document_starts.size - 1
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if document_starts[middle] <= first:
+                low = middle
+            else:
+                high = middle
+        next_document = document_starts[low + 1]
+        for rank in range(begin, end):
+            position = order[rank]
+            if position != first:
+                again[position >> 3] |= np.uint8(1 << (position & 7))
+                if position >= next_document:
+                    copied[position >> 3] |= np.uint8(1 << (position & 7))
 
 
 @compiled

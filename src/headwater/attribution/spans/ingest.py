@@ -12,10 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numba.np.numpy_support import carray
 
+from headwater.attribution.spans.finding import precedes
 from headwater.attribution.spans.memory import compiled, i32_at
 from headwater.attribution.spans.segment import ROW_DOCUMENT_STARTS, ROW_DOCUMENTS, ROW_SIZE, ROW_TOKENS, Segment
 from headwater.attribution.spans.snapshot import Settings, Snapshot
-from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, first_holders, holders_of_words
+from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, first_holders, is_common
 from headwater.attribution.spans.values import AddReport, Reassignment
 from headwater.attribution.spans.vocabulary import hashes_by_id
 
@@ -51,7 +52,8 @@ class Ingest:
             gone[wanted] = 1
             before.append(new.without(gone))
         old = Snapshot(before, self._settings, clusters={}, registered="")
-        words, taken = ownership(view.rows, old.rows, self._settings.row, len(others), wanted, hashes)
+        assert new.repeats is not None, "only a segment just built has new documents"
+        words, taken = ownership(view.rows, old.rows, self._settings.row, len(others), wanted, hashes, *new.repeats)
         starts = np.asarray(new.arrays["document_starts"], dtype=np.int64)
         self._documents += len(numbers)
         self._tokens += int((starts[wanted + 1] - starts[wanted] - 1).sum())
@@ -77,7 +79,7 @@ class Ingest:
 
 
 @compiled
-def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id):
+def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, again, copied):
     """Words of some documents of one segment, and k-grams they take from documents that were there before.
 
     Args:
@@ -86,12 +88,14 @@ def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id):
         segment: the one that holds the documents.
         numbers: (n,) which documents.
         hashes_by_id: token hash of each id of the segment.
+        again, copied: what repeats inside the segment, as `Repeats` says.
 
     Returns:
         (n, 2) int64 own words and others' words; (m, 4) int64 document, segment and document it takes
         from, k-grams (a pair may come up several times).
     """
     row = rows[segment]
+    gram_tokens = settings[SETTING_GRAM_TOKENS]
     starts = carray(i32_at(row[ROW_DOCUMENT_STARTS]), row[ROW_DOCUMENTS] + 1)
     tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
     words = np.zeros((numbers.size, 2), dtype=np.int64)
@@ -103,36 +107,37 @@ def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id):
         hashes = np.empty(count, dtype=np.uint64)
         for i in range(count):
             hashes[i] = hashes_by_id[tokens[first + i]]
-        best, found = first_holders(hashes, rows, settings)
-        chosen = np.empty(count, dtype=np.int64)
-        holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
-        late = False
-        for i in range(count):
-            if chosen[i] >= 0:
-                mine = best[chosen[i], 0] == segment and best[chosen[i], 1] == document
-                words[n, 0 if mine else 1] += 1
-                late = late or mine
-        if not late or old_rows.shape[0] == 0:
-            continue
         before, held = first_holders(hashes, old_rows, settings)
+        last_own = last_copied = -gram_tokens  # the last k-gram of its own, and of another's, so far
         for i in range(count):
-            if not (
-                held[i] and found[i] and best[i, 0] == segment and best[i, 1] == document and best[i, 2] == first + i
-            ):
-                continue
-            other = before[i, 0]
-            if (
-                lines
-                and taken[lines - 1, 0] == document
-                and taken[lines - 1, 1] == other
-                and taken[lines - 1, 2] == before[i, 1]
-            ):
-                taken[lines - 1, 3] += 1
-                continue
-            if lines == taken.shape[0]:
-                grown = np.empty((2 * lines, 4), dtype=np.int64)
-                grown[:lines] = taken
-                taken = grown
-            taken[lines, 0], taken[lines, 1], taken[lines, 2], taken[lines, 3] = document, other, before[i, 1], 1
-            lines += 1
+            if i + gram_tokens <= count and not is_common(hashes, i, settings):
+                position = first + i
+                other = copied[position >> 3] >> (position & 7) & 1 != 0
+                if held[i] and not other:
+                    if precedes(rows, before[i, 0], before[i, 1], segment, document):
+                        other = True
+                    elif not again[position >> 3] >> (position & 7) & 1:
+                        lines, taken = _note(taken, lines, document, before[i, 0], before[i, 1])
+                if other:
+                    last_copied = i
+                else:
+                    last_own = i
+            if last_copied > i - gram_tokens:
+                words[n, 1] += 1
+            elif last_own > i - gram_tokens:
+                words[n, 0] += 1
     return words, taken[:lines].copy()
+
+
+@compiled
+def _note(taken, lines, document, segment, other):
+    """Count a k-gram taken back in the last line, or in a new one."""
+    if lines and taken[lines - 1, 0] == document and taken[lines - 1, 1] == segment and taken[lines - 1, 2] == other:
+        taken[lines - 1, 3] += 1
+        return lines, taken
+    if lines == taken.shape[0]:
+        grown = np.empty((2 * lines, 4), dtype=np.int64)
+        grown[:lines] = taken
+        taken = grown
+    taken[lines, 0], taken[lines, 1], taken[lines, 2], taken[lines, 3] = document, segment, other, 1
+    return lines + 1, taken

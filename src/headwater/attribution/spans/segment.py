@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.attribution.spans.grams import Repeats
+
 NO_OWNER = -1
 ANCHOR_TOKENS = 64
 """Tokens between two stored byte offsets."""
@@ -70,10 +72,23 @@ ROW_LENGTH = 27
 class Segment:
     """The arrays of one segment, and look-ups in its document table."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[np.generic]], *, dead: NDArray[np.uint8] | None = None) -> None:
-        """Args: arrays: one for each name of `ARRAYS`, contiguous. dead: (documents,) 1 for each removed document."""
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[np.generic]],
+        *,
+        dead: NDArray[np.uint8] | None = None,
+        repeats: Repeats | None = None,
+    ) -> None:
+        """Wrap arrays.
+
+        Args:
+            arrays: one for each name of `ARRAYS`, contiguous.
+            dead: (documents,) 1 for each removed document.
+            repeats: what repeats inside the segment; known while it is new.
+        """
         self.arrays = arrays
         self.dead = dead
+        self.repeats = repeats
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
         return self.arrays[name]

@@ -60,6 +60,22 @@ def trace_text(text, rows, settings):
 
 
 @compiled
+def is_common(hashes, begin, settings):
+    """Whether the k-gram at `begin` is common property."""
+    size = settings[SETTING_COMMON_SIZE]
+    if size == 0:
+        return False
+    common = carray(u64_at(settings[SETTING_COMMON]), size)
+    hashed = gram_hash(hashes, begin, settings[SETTING_GRAM_TOKENS], carray(u64_at(settings[SETTING_WEIGHTS]), 32))
+    slot = hashed & np.uint64(size - 1)
+    while common[slot] != np.uint64(0):
+        if common[slot] == hashed:
+            return True
+        slot = (slot + np.uint64(1)) & np.uint64(size - 1)
+    return False
+
+
+@compiled
 def first_holders(hashes, rows, settings):
     """First holder and occurrences of the k-gram at every token; (n, 3) and (n,), 0 where there is none.
 
@@ -73,19 +89,10 @@ def first_holders(hashes, rows, settings):
     ids = np.empty(count, dtype=np.int32)
     for segment in range(rows.shape[0]):
         find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, found)
-    size = settings[SETTING_COMMON_SIZE]
-    if size:
-        common = carray(u64_at(settings[SETTING_COMMON]), size)
-        mask = np.uint64(size - 1)
+    if settings[SETTING_COMMON_SIZE]:
         for i in range(count):
-            if found[i]:
-                hashed = gram_hash(hashes, i, gram_tokens, weights)
-                slot = hashed & mask
-                while common[slot] != np.uint64(0):
-                    if common[slot] == hashed:
-                        found[i] = 0
-                        break
-                    slot = (slot + np.uint64(1)) & mask
+            if found[i] and is_common(hashes, i, settings):
+                found[i] = 0
     return best, found
 
 
