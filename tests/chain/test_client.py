@@ -169,6 +169,18 @@ def test_a_receipt_that_does_not_come_is_a_timeout(embedded, chain):
     assert refused.value.code == "receipt_timeout"
 
 
+def test_a_transaction_that_was_dropped_blocks_nothing(embedded, chain):
+    """After a node lost a transaction the next one takes its nonce instead of waiting behind it."""
+    losing = Faulty(embedded.provider(), "eth_sendRawTransaction", {"result": "0x" + "ab" * 32})
+    client = Chain(losing, embedded.accounts[0], manifest=chain.manifest, receipt_timeout_s=0.02, poll_s=0.01)
+    with pytest.raises(UpstreamError):
+        client.mint(ADDRESS, 1)
+    losing.method = "none"
+
+    assert client.mint(ADDRESS, 2).gas_used > 0
+    assert chain.balance(ADDRESS) == 2
+
+
 def test_a_post_that_timed_out_is_found_when_repeated(embedded, chain):
     """After a lost answer the same post finds its own root on the chain."""
     slow = Faulty(embedded.provider(), "eth_getTransactionReceipt", {"result": None})

@@ -152,6 +152,8 @@ class Sender:
                 except TransactionNotFound:
                     pass
             if time.monotonic() > deadline:
+                with self._lock:
+                    self._next_nonce = 0  # it may have been dropped: the node knows which nonce is free
                 raise UpstreamError(
                     f"{what}: transaction {transaction_hash.to_0x_hex()} was not mined in {self.receipt_timeout_s:g} s",
                     code="receipt_timeout",
