@@ -91,16 +91,16 @@ def main() -> None:
     truth_model = PlainModel(weights)
     truth = np.array([truth_model.log2_probabilities(context, answer) for context in sample])
     del truth_model
-    engines = [
-        engine
-        for engine in all_engines(tokenizer, weights)
-        if not arguments.only or engine.name.startswith(tuple(arguments.only))
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        engines = all_engines(tokenizer, weights, Path(folder))  # each has read its files when this returns
+    if arguments.only:
+        engines = [engine for engine in engines if engine.name.startswith(tuple(arguments.only))]
     for engine in engines:  # compile, fault pages in, and see the error
         engine.score(sample[:1], answer[:2])
     errors = {engine.name: worst(engine, sample, answer, truth) for engine in engines}
     seconds: dict[tuple[str, int], list[float]] = {}
-    for _ in range(arguments.rounds):
+    for number in range(arguments.rounds):
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
         for engine in engines:
             for players in arguments.players if engine.tree else (0,):
                 contexts = games[players][0] if players else sample
@@ -151,7 +151,7 @@ def print_table(
         print(f"| {engine.name} | {rate:.0f} | {' | '.join(costs)} | {'—' if error is None else f'{error:.5f}'} |")
 
 
-def all_engines(tokenizer: Tokenizer, weights: LlamaWeights) -> list[Engine]:
+def all_engines(tokenizer: Tokenizer, weights: LlamaWeights, folder: Path) -> list[Engine]:
     """Every engine that is installed."""
     engines = [
         Engine("headwater int16, tree", load_scorer(precision="int16", tokenizer=tokenizer).score, tree=True),
@@ -167,8 +167,7 @@ def all_engines(tokenizer: Tokenizer, weights: LlamaWeights) -> list[Engine]:
             for name in ("float32", "bfloat16")
         ]
     if importlib.util.find_spec("ctranslate2"):
-        folder = tempfile.mkdtemp(prefix="scorers-")
-        convert_to_ctranslate2(weights, tokenizer, Path(folder))
+        convert_to_ctranslate2(weights, tokenizer, folder)
         engines += [
             Engine(f"CTranslate2 {name}, full passes", ctranslate2_model(folder, name), tree=False)
             for name in ("float32", "int8")
@@ -275,11 +274,11 @@ def convert_to_ctranslate2(weights: LlamaWeights, tokenizer: Tokenizer, folder: 
     spec.save(str(folder))
 
 
-def ctranslate2_model(folder: str, compute_type: str) -> Score:
+def ctranslate2_model(folder: Path, compute_type: str) -> Score:
     """CTranslate2's `score_batch`, which gives every token's log-probability, cut to the answer."""
     import ctranslate2
 
-    generator = ctranslate2.Generator(folder, compute_type=compute_type, inter_threads=1, intra_threads=1)
+    generator = ctranslate2.Generator(str(folder), compute_type=compute_type, inter_threads=1, intra_threads=1)
 
     def score(contexts: Sequence[Tokens], answer: Tokens) -> NDArray[np.float64]:
         texts = [[str(token) for token in (*context, *answer)] for context in contexts]
