@@ -221,7 +221,9 @@ def run_lives(gateway: Lives, kills: int, seed: int) -> tuple[int, int]:
     gateway.wait_attributed()
     gateway.kill(signal.SIGTERM)
     with open_home(gateway.home) as toy:
-        return len(crowd.requests), check(toy, gateway.key_id, crowd.requests)
+        died = check(toy, gateway.key_id, crowd.requests)
+    print(f"seed {seed}: {kills} kills, {len(crowd.requests)} requests, {died} calls died without an answer")
+    return len(crowd.requests), died
 
 
 def check(toy: ToyHome, key_id: str, requests: list[Request]) -> int:

@@ -98,6 +98,24 @@ def test_answers_that_outlast_the_grace_are_cut_and_charged(tmp_path: Path, monk
         assert (toy.spent(key), toy.reserved(key)) == (call.price_units, 0)
 
 
+def test_an_answer_made_for_a_retry_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A plain call whose caller left is given up when the server stops, uncharged: its retry begins anew."""
+    with open_desk(tmp_path) as desk:
+        asked = {"model": "toy", "messages": [{"role": "user", "content": "[delay=0.02] x"}], "max_tokens": 1_000}
+        raw = json.dumps(asked).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {desk.secret}\r\n"
+        with socket.create_connection(("127.0.0.1", desk.port)) as connection:
+            connection.sendall(f"{head}Idempotency-Key: k\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+            while desk.toy.model.tokens < 3:
+                time.sleep(0.005)
+        began = time.monotonic()
+        home, key = desk.toy.path, desk.key
+    assert time.monotonic() - began < 5
+    with open_home(home) as toy:
+        assert toy.db.query("SELECT state, failure FROM calls") == [("released", "shutting_down")]
+        assert (toy.spent(key), toy.reserved(key)) == (0, 0)
+
+
 def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a request head, or none, or one byte now and then after an answer: the connection does not stay for ever."""
     monkeypatch.setattr(SERVE, "HEAD_S", 0.3)

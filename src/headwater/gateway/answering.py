@@ -90,7 +90,7 @@ class Answering:
             UpstreamError: ``shutting_down``.
         """
         if self._closing:
-            raise UpstreamError("the server is shutting down", code="shutting_down", fix="try again in a moment")
+            raise _shutting_down()
         with self._count:
             if self._inside >= self._places:
                 raise RefusedError(
@@ -187,6 +187,8 @@ class Answering:
         with closing(self.flow.answer(call)) as pieces:
             for piece in pieces:
                 last = piece.finish_reason is not None
+                if self._closing and channel.detached and not last:
+                    pieces.throw(_shutting_down())  # not charged, so that the retry it is made for begins anew
                 bill = self.bill(self.flow.parts.calls.get(call.record.call_id), call.layout) if last else None
                 if not channel.put(Delivered(piece, bill)):
                     return  # closing the iterator stops the model and charges what it gave
@@ -212,3 +214,7 @@ class Answering:
     def _release_orphan(self, job: Future[OpenCall | CallRecord]) -> None:
         if not job.cancelled() and job.exception() is None and isinstance(opened := job.result(), OpenCall):
             self._settle(opened.record.call_id)
+
+
+def _shutting_down() -> UpstreamError:
+    return UpstreamError("the server is shutting down", code="shutting_down", fix="try again in a moment")

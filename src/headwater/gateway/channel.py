@@ -47,6 +47,11 @@ class Channel(Generic[Item]):
         """Whether the reader has gone and nothing more is wanted."""
         return self._closed
 
+    @property
+    def detached(self) -> bool:
+        """Whether the reader has gone and the rest is made for a later one."""
+        return self._detached
+
     def put(self, item: Item) -> bool:
         """Hand over an item, waiting for room; false when the reader has gone."""
         if self._detached:
