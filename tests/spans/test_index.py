@@ -141,11 +141,10 @@ def test_the_report_counts_what_the_rules_give_each_document(tmp_path_factory, r
         while rest:
             size = data.draw(st.integers(1, len(rest)))
             batch, rest = rest[:size], rest[size:]
-            report = index.add(batch, segment_tokens_max=data.draw(st.sampled_from([10**6, 10**6, 20])))
-            if report.documents != len(batch) or data.draw(st.booleans()):
-                index.verify()
+            together = data.draw(st.integers(0, 2)) > 0  # else in several segments, each counted on its own
+            report = index.add(batch, segment_tokens_max=10**6 if together else 20)
             now = [*there, *batch]
-            if index.stats().tail_tokens:  # all of the batch came in together
+            if together:
                 owned = copied = 0
                 moved: dict[tuple[str, str], int] = {}
                 for document in batch:

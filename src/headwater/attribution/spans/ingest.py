@@ -101,13 +101,17 @@ def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, again, c
     words = np.zeros((numbers.size, 2), dtype=np.int64)
     taken = np.empty((64, 4), dtype=np.int64)
     lines = 0
+    nobody = np.empty((0, 3), dtype=np.int64)
     for n in range(numbers.size):
         document = numbers[n]
         first, count = np.int64(starts[document]), np.int64(starts[document + 1] - starts[document] - 1)
         hashes = np.empty(count, dtype=np.uint64)
         for i in range(count):
             hashes[i] = hashes_by_id[tokens[first + i]]
-        before, held = first_holders(hashes, old_rows, settings)
+        if old_rows.shape[0]:
+            before, held = first_holders(hashes, old_rows, settings)
+        else:
+            before, held = nobody, np.zeros(count, dtype=np.int64)
         last_own = last_copied = -gram_tokens  # the last k-gram of its own, and of another's, so far
         for i in range(count):
             if i + gram_tokens <= count and not is_common(hashes, i, settings):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -46,11 +46,15 @@ class Reference:
     """A frozen table of words and common k-grams, laid out for look-up."""
 
     digest: str
-    raw: bytes
+    raw: bytes = field(repr=False)
     gram_tokens: int
-    words: NDArray[np.uint64]  # (2 * rows,) hash, micro-bits; rows is a power of two, hash 0 is empty
+    words: NDArray[np.uint64] = field(
+        repr=False
+    )  # (2 * rows,) hash, micro-bits; rows is a power of two, hash 0 is empty
     unseen_microbits: int
-    common: NDArray[np.uint64]  # (rows,) hashes of common k-grams, 0 is empty; no rows if there are none
+    common: NDArray[np.uint64] = field(
+        repr=False
+    )  # (rows,) hashes of common k-grams, 0 is empty; no rows if there are none
 
     def microbits(self, hashed: int) -> int:
         """Surprisal of the word with that hash."""

@@ -50,8 +50,9 @@ def count_texts(texts, offsets, rows, settings):
         rows, settings: as everywhere.
     """
     out = np.zeros(offsets.size - 1, dtype=np.int64)
-    low, high = np.empty(_LOCKED, dtype=np.int64), np.empty(_LOCKED, dtype=np.int64)
-    begins = np.empty(_LOCKED + 1, dtype=np.int64)
+    block = min(_LOCKED, out.size)
+    low, high = np.empty(block, dtype=np.int64), np.empty(block, dtype=np.int64)
+    begins = np.empty(block + 1, dtype=np.int64)
     for first in range(0, out.size, _LOCKED):
         last = min(first + _LOCKED, out.size)
         hashes, places, _ends = tokens_of(texts[offsets[first] : offsets[last]], settings)
@@ -73,6 +74,14 @@ def count_texts(texts, offsets, rows, settings):
                     two = _bound(row, ids, begin, length, one, high[n], 0, True)
                     out[first + n] += _living_in(row, one, two)
     return out
+
+
+@compiled
+def count_text(text, rows, settings):
+    """Occurrences of the words of one text."""
+    offsets = np.zeros(2, dtype=np.int64)
+    offsets[1] = text.size
+    return count_texts(text, offsets, rows, settings)[0]
 
 
 @compiled

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from headwater.attribution.spans.fold_table import fold_table
 from headwater.attribution.spans.grams import WEIGHTS
 from headwater.attribution.spans.reference import MICROBITS, Reference
-from headwater.attribution.spans.searching import count_texts, maximal_matches
+from headwater.attribution.spans.searching import count_text, count_texts, maximal_matches
 from headwater.attribution.spans.segment import ROW_LENGTH, Segment
 from headwater.attribution.spans.tracing import (
     SETTING_COMMON,
@@ -92,8 +92,7 @@ class Snapshot:
 
     def count(self, text: str | bytes) -> int:
         """Occurrences of the words of `text`, next to each other and in order; 0 for a text without words."""
-        array = _bytes_of(text)
-        return int(count_texts(array, np.array([0, array.size]), self.rows, self.settings.row)[0])
+        return int(count_text(_bytes_of(text), self.rows, self.settings.row))
 
     def count_batch(self, texts: Sequence[str | bytes]) -> tuple[int, ...]:
         """`count` of each text."""
