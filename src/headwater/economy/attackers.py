@@ -1,11 +1,11 @@
 """Attackers, as plug-ins that prepare rows before day 0; from then on the same rules hold for them as for everybody.
 
-    wash        their payers call their app, which retrieves their contributions
-    sybil       a tenth of all use, spread over many accounts
-    duplicate   copies of the most used contributions; `detection` of them are recognised as copies
-    spam        many contributions that explain almost nothing; `detection` of them are refused
-    stuffing    few contributions that are retrieved `intensity` times as often as others and explain nothing
-    collusion   spam that bribed reviewers let in: nothing is refused
+wash        their payers call their app, which retrieves their contributions
+sybil       a tenth of all use, spread over many accounts
+duplicate   copies of the most used contributions; `detection` of them are recognised as copies
+spam        many contributions that explain almost nothing; `detection` of them are refused
+stuffing    few contributions that are retrieved `intensity` times as often as others and explain nothing
+collusion   spam that bribed reviewers let in: nothing is refused
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare_attack(view: View) -> None:
         # Nobody else uses the attacker's app, or the return would be other people's money.
         homes[homes == app] = app + 1
         quality_of_apps[app] = 0.0
-        alias_table(quality_of_apps.astype(np.float64), view["app.chance"], view["app.other"])
+        alias_table(quality_of_apps.astype(np.float64), view["app.table"])
         view["user.rate"][s.agents.users - attack.payers :] = attack.intensity
         homes[s.agents.users - attack.payers :] = app
         view["app.niche"][app] = 1.0
@@ -72,9 +72,18 @@ ATTACK_SETUP = Behaviour(
     phase="start",
     reads=("asset.owner",),
     writes=(
-        "asset.pull", "asset.quality", "asset.holder", "asset.content", "asset.parent", "user.rate", "user.app",
-        "app.niche", "app.quality", "app.chance", "app.other", "niche.asset",
-    ),  # fmt: skip
+        "asset.pull",
+        "asset.quality",
+        "asset.holder",
+        "asset.content",
+        "asset.parent",
+        "user.rate",
+        "user.app",
+        "app.niche",
+        "app.quality",
+        "app.table",
+        "niche.asset",
+    ),
     act=prepare_attack,
     wanted=lambda s: s.attack.kind != "none",
     trusted=True,

@@ -18,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.money import PPB
-from headwater.economy.compiled import Float32s, Float64s, Int32s, Int64s, UInt32s, compiled
+from headwater.economy.compiled import Float32s, Int32s, Int64s, UInt32s, Whole, compiled
 from headwater.economy.draws import (
     CALL,
     CALL_COUNT,
-    GUIDE_BITS,
+    Table,
     bits,
     exponential,
-    guided,
     normal,
     pick,
     poisson,
-    search_guided,
     stream,
     uniform,
 )
@@ -41,19 +39,31 @@ from headwater.economy.money_kernels import (
     normalise_into,
 )
 from headwater.economy.scenario import EVIDENCE_BITS_MAX, SOURCES_MAX
-from headwater.economy.split_rules import BANZHAF, DEDUP_SHAPLEY, WINNER, score_call
+from headwater.economy.split_rules import BANZHAF, DEDUP_SHAPLEY, PROPORTIONAL, WINNER, score_call
 from headwater.economy.state import NICHE_SIZE
 
 # What a day's tally counts; the last ones are nano units.
-CALLS, DECLINED, UNDECIDED, OVER_BUDGET, PROMPTS, GENERIC, PAID, SURPLUS, RESIDUAL, DISCOUNT, LEFT_OVER, POT, DECIDING, ATTACKER = (
-    range(14)
-)
+(
+    CALLS,
+    DECLINED,
+    UNDECIDED,
+    OVER_BUDGET,
+    PROMPTS,
+    GENERIC,
+    PAID,
+    SURPLUS,
+    RESIDUAL,
+    DISCOUNT,
+    LEFT_OVER,
+    POT,
+    DECIDING,
+    ATTACKER,
+) = range(14)
 TALLY_SIZE = 14
 
 EXPONENTIAL, LINEAR, ALWAYS = range(3)
 PER_CALL, POOLED, PER_PAYER = range(3)
-_S32, _CELL = np.uint64(32), np.uint64(64 - GUIDE_BITS)
-_LOW16, _NICHE, _NICHE_MASK = np.uint64(0xFFFF), np.uint64(16), np.uint64(NICHE_SIZE - 1)
+_LOW11, _NICHE_MASK = np.uint64(0x7FF), np.uint64(NICHE_SIZE - 1)
 _DRAWS_A_CALL = 128  # counters that one call may use
 _CALLS_A_DAY_MAX = 4_096  # calls of one user and day; more are not made
 
@@ -103,8 +113,7 @@ class AppColumns(NamedTuple):
     pool: Int64s
     niche: Float32s
     niche_assets: Int32s  # (apps * NICHE_SIZE,)
-    chance: Float32s
-    other: Int32s
+    table: Table
 
 
 Cards = NDArray[Any]
@@ -147,8 +156,7 @@ def run_calls(
     users: UserColumns,
     apps: AppColumns,
     assets: Cards,
-    upto: UInt32s,
-    guide: Int32s,
+    table: Table,
     out: Outcome,
 ) -> None:
     """All calls of users first..last-1 on one day, added to `out`; `users.spent` and `pot` are updated."""
@@ -158,9 +166,14 @@ def run_calls(
     evidence, measured, scores = np.empty(width), np.empty(width), np.empty(width)
     weights, fixed, remainders = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
     words = np.empty(width, np.uint64)
-    low, high = np.empty(width, np.int64), np.empty(width, np.int64)
+    drawn = np.empty(width, np.int64)
     shares, order = np.empty(width, np.int64), np.empty(width, np.int64)
-    merges = rules.rule == DEDUP_SHAPLEY or rules.rule == WINNER
+    merges = rules.copies and (rules.rule == DEDUP_SHAPLEY or rules.rule == WINNER)
+    # Without copies or common knowledge the value of the game is additive, and its Shapley value is the evidence.
+    plain = rules.rule == PROPORTIONAL or (rules.rule == DEDUP_SHAPLEY and not rules.copies and rules.overlap == 0.0)
+    # Kept in registers and added to the tally at the end.
+    calls, paid, surplus = np.int64(0), np.int64(0), np.int64(0)
+    residual_sum, discount_sum, left_over_sum = np.int64(0), np.int64(0), np.int64(0)
     tracks = out.due.size > 0
     for user in range(first, last):
         rate = users.rate[user] * rules.volume
@@ -176,10 +189,10 @@ def run_calls(
             users.pot[user] = 0
         prompts = 0
         for index in range(wanted):
-            base = (np.int64(user) * _CALLS_A_DAY_MAX + index) * _DRAWS_A_CALL
-            app = np.int64(users.app[user])
+            base: Whole = (np.int64(user) * _CALLS_A_DAY_MAX + index) * _DRAWS_A_CALL
+            app: Whole = np.int64(users.app[user])
             if not forced and uniform(key, base) > rules.loyalty:
-                app = pick(bits(key, base + 1), apps.chance, apps.other)
+                app = pick(bits(key, base + 1), apps.table)
             price = apps.price[app]
             if not forced:
                 worth = rules.value
@@ -204,12 +217,12 @@ def run_calls(
                 # Under a mandate nobody weighs a single call; with a prompt, or free choice, poor calls are declined.
                 if (rules.prompts_per_day > 0.0 or rules.shape == LINEAR) and worth < price:
                     out.tally[DECLINED] += 1
-                    out.tally[SURPLUS] -= np.int64(cost)
+                    surplus -= np.int64(cost)
                     continue
-                out.tally[SURPLUS] += np.int64(worth - price - cost)
+                surplus += np.int64(worth - price - cost)
             users.spent[user] += price
-            out.tally[CALLS] += 1
-            out.tally[PAID] += price
+            calls += 1
+            paid += price
             if forced:
                 out.tally[ATTACKER] += price
             out.app_calls[app] += 1
@@ -222,30 +235,25 @@ def run_calls(
             level = rules.bits * (0.01 if generic else 1.0)
             if generic:
                 out.tally[GENERIC] += 1
-            niche_below = np.uint64(apps.niche[app] * 65536.0)
+            niche_below = np.uint64(apps.niche[app] * 2048.0)
             for k in range(rules.sources):
                 word = bits(key, base + 8 + 2 * k)
-                words[k] = word
-                cell = np.int64(word >> _CELL)
-                if word & _LOW16 < niche_below:
-                    slot = np.int64((word >> _NICHE) & _NICHE_MASK)
-                    a = np.int64(apps.niche_assets[app * NICHE_SIZE + slot])
-                    low[k], high[k] = a, a
+                words[k] = bits(key, base + 9 + 2 * k)
+                # The evidence word's lowest bits are not used for evidence: they choose between catalogue and niche.
+                if words[k] & _LOW11 < niche_below:
+                    drawn[k] = apps.niche_assets[app * NICHE_SIZE + np.int64(word & _NICHE_MASK)]
                 else:
-                    low[k], high[k] = guide[cell], guide[cell + 1]
-            for k in range(rules.sources):
-                if low[k] < high[k]:
-                    low[k] = search_guided(np.uint32(words[k] >> _S32), upto, low[k], high[k])
+                    drawn[k] = pick(word, table)
             total, n = 0.0, 0
             for k in range(rules.sources):
-                a = low[k]
+                a = drawn[k]
                 seen = False
                 for j in range(n):
                     seen = seen or asset[j] == a
                 if seen:
                     continue  # a passage is in an answer once, however often it is drawn
                 card = assets[a]
-                e = min(exponential(bits(key, base + 9 + 2 * k)) * level * np.float64(card.quality), EVIDENCE_BITS_MAX)
+                e = min(exponential(words[k]) * level * np.float64(card.quality), EVIDENCE_BITS_MAX)
                 if card.born >= rules.born_before:
                     e = 0.0
                 asset[n] = a
@@ -272,93 +280,80 @@ def run_calls(
                     measured[k] = min(e, EVIDENCE_BITS_MAX)
                     if rules.misattributed > 0.0 and uniform(key, base + 65 + 3 * k) < rules.misattributed:
                         # The bits are real, the name beside them is not.
-                        a = guided(bits(key, base + 66 + 3 * k), upto, guide)
+                        a = pick(bits(key, base + 66 + 3 * k), table)
                         order[k] = a
                     else:
                         order[k] = asset[k]
-                _credit(
-                    rules, n, pool, merges, total, asset, holder, content, evidence, scores, weights, fixed,
-                    remainders, shares, assets, out.due, out.tally, False,
-                )  # fmt: skip
-                total = 0.0
+            # With errors in the measurement the call is divided twice: as it should be, then as it is.
+            for truth in range(1 if tracks else 0, -1, -1):
+                if tracks and truth == 0:
+                    total = 0.0
+                    for k in range(n):
+                        asset[k] = order[k]
+                        if rules.copies:
+                            holder[k], content[k] = assets[asset[k]].holder, assets[asset[k]].content
+                        evidence[k] = measured[k]
+                        total += measured[k]
+                left_over_bits = 0.0
+                if total < rules.floor_bits:
+                    for k in range(n):
+                        scores[k] = 0.0
+                elif plain:
+                    for k in range(n):
+                        scores[k] = evidence[k]
+                else:
+                    left_over_bits = score_call(
+                        rules.rule, n, holder, content, evidence, rules.overlap, rules.copies, rules.hidden_copies,
+                        scores, shares,
+                    )
+                # Bits that Banzhaf leaves to nobody are one more source, whose owner is the commons.
+                scores[n] = left_over_bits
+                scored = n + 1 if rules.rule == BANZHAF else n
+                normalise_into(scores, scored, rules.residual_bits, weights, fixed, remainders)
+                allocate_ppb_into(pool, weights, scored + 1, shares, remainders)
+                discounted = np.int64(0)
                 for k in range(n):
-                    asset[k] = order[k]
-                    if rules.copies:
-                        holder[k], content[k] = assets[asset[k]].holder, assets[asset[k]].content
-                    total += measured[k]
-                _credit(
-                    rules, n, pool, merges, total, asset, holder, content, measured, scores, weights, fixed,
-                    remainders, shares, assets, out.earned, out.tally, True,
-                )  # fmt: skip
-            else:
-                _credit(
-                    rules, n, pool, merges, total, asset, holder, content, evidence, scores, weights, fixed,
-                    remainders, shares, assets, out.earned, out.tally, True,
-                )  # fmt: skip
+                    share = shares[k]
+                    if share == 0:
+                        continue
+                    a = holder[k] if merges else asset[k]
+                    if rules.discount_bps > 0:
+                        kept = keep_of(share, rules.discount_bps)
+                        discounted += share - kept
+                        share = kept
+                    parent = assets[a].parent
+                    if parent >= 0:
+                        own = first_of_two(share, PPB - rules.parent_ppb)
+                        if truth:
+                            out.due[parent] += share - own
+                        else:
+                            out.earned[parent] += share - own
+                        share = own
+                    if truth:
+                        out.due[a] += share
+                    else:
+                        out.earned[a] += share
+                if not truth:
+                    residual_sum += shares[scored]
+                    discount_sum += discounted
+                    if rules.rule == BANZHAF:
+                        left_over_sum += shares[n]
+    out.tally[CALLS] += calls
+    out.tally[PAID] += paid
+    out.tally[SURPLUS] += surplus
+    out.tally[RESIDUAL] += residual_sum
+    out.tally[DISCOUNT] += discount_sum
+    out.tally[LEFT_OVER] += left_over_sum
 
 
-@compiled
-def _credit(
-    rules: CallRules,
-    n: int,
-    pool: int,
-    merges: bool,
-    total_bits: float,
-    asset: Int64s,
-    holder: Int64s,
-    content: Int64s,
-    evidence: np.ndarray[tuple[int], np.dtype[np.float64]],
-    scores: np.ndarray[tuple[int], np.dtype[np.float64]],
-    weights: Int64s,
-    fixed: Int64s,
-    remainders: Int64s,
-    shares: Int64s,
-    assets: Cards,
-    earned: Int64s,
-    tally: Int64s,
-    counts: bool,
-) -> None:
-    """Share one pool among the sources of one call and add it to what each has earned."""
-    width = n + 1
-    left_over_bits = 0.0
-    if total_bits < rules.floor_bits:
-        for k in range(n):
-            scores[k] = 0.0
-    else:
-        left_over_bits = score_call(
-            rules.rule, n, holder, content, evidence, rules.overlap, rules.copies, rules.hidden_copies, scores, shares
-        )
-    if rules.rule == BANZHAF:
-        # Bits that Banzhaf leaves to nobody are a source without an owner: the commons.
-        scores[n] = left_over_bits
-        width = n + 2
-        normalise_into(scores, n + 1, rules.residual_bits, weights, fixed, remainders)
-    else:
-        normalise_into(scores, n, rules.residual_bits, weights, fixed, remainders)
-    allocate_ppb_into(pool, weights, width, shares, remainders)
-    residual = shares[width - 1]
-    discounted, left_over = np.int64(0), np.int64(0)
-    if rules.rule == BANZHAF:
-        left_over = shares[n]
-    for k in range(n):
-        share = shares[k]
-        if share == 0:
-            continue
-        a = holder[k] if merges and rules.copies else asset[k]
-        if rules.discount_bps > 0:
-            kept = keep_of(share, rules.discount_bps)
-            discounted += share - kept
-            share = kept
-        parent = assets[a].parent
-        if parent >= 0:
-            own = first_of_two(share, PPB - rules.parent_ppb)
-            earned[parent] += share - own
-            share = own
-        earned[a] += share
-    if counts:
-        tally[RESIDUAL] += residual
-        tally[DISCOUNT] += discounted
-        tally[LEFT_OVER] += left_over
+def _empty_like(out: Outcome) -> Outcome:
+    return Outcome(
+        np.zeros_like(out.earned),
+        np.zeros_like(out.due),
+        np.zeros_like(out.uses),
+        np.zeros_like(out.app_calls),
+        np.zeros_like(out.tally),
+    )
 
 
 def calls_of_day(
@@ -369,23 +364,25 @@ def calls_of_day(
     users: UserColumns,
     apps: AppColumns,
     assets: Cards,
-    upto: UInt32s,
-    guide: Int32s,
+    table: Table,
     out: Outcome,
 ) -> None:
     """All calls of a day on so many threads; the result is the same for any number of them."""
     count = users.rate.size
     if threads == 1 or count < threads:
-        run_calls(seed, day, 0, count, rules, users, apps, assets, upto, guide, out)
+        run_calls(seed, day, 0, count, rules, users, apps, assets, table, out)
         return
-    parts = [Outcome(*(np.zeros_like(column) for column in out)) for _ in range(threads)]
+    parts = [_empty_like(out) for _ in range(threads)]
     edges = [count * t // threads for t in range(threads + 1)]
 
     def part(t: int) -> None:
-        run_calls(seed, day, edges[t], edges[t + 1], rules, users, apps, assets, upto, guide, parts[t])
+        run_calls(seed, day, edges[t], edges[t + 1], rules, users, apps, assets, table, parts[t])
 
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(part, range(threads)))
     for done in parts:
-        for column, more in zip(out, done, strict=True):
-            column += more
+        out.earned[:] += done.earned
+        out.due[:] += done.due
+        out.uses[:] += done.uses
+        out.app_calls[:] += done.app_calls
+        out.tally[:] += done.tally

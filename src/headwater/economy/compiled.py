@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
+Whole = Any
+"""An integer that is `int` outside kernels and `np.int64` inside; a type checker cannot follow the change."""
+
 Int64s = NDArray[np.int64]
 Int32s = NDArray[np.int32]
 Int16s = NDArray[np.int16]
@@ -30,3 +33,8 @@ Float32s = NDArray[np.float32]
 def compiled(function: Kernel) -> Kernel:
     """`function` as machine code, kept on disk, callable from several threads at once."""
     return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inlined(function: Kernel) -> Kernel:
+    """`function` as part of each kernel that calls it: passing many arrays costs more than small loops over them."""
+    return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))

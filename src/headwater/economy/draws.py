@@ -11,15 +11,18 @@ used here as a hash of a counter rather than as a sequence.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headwater.economy.compiled import Float64s, Int32s, Int64s, UInt32s, compiled
+from headwater.economy.compiled import Float64s, Int64s, Whole, compiled
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11, _S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11), np.uint64(32)
+_LOW32 = np.uint64(0xFFFFFFFF)
 _UNIT = 2.0**-53
 
 # Purposes: what a draw is for. Numbers are part of a run's identity; append, never renumber.
@@ -48,30 +51,30 @@ def key_of(seed: int, step: int, purpose: int) -> np.uint64:
 
 
 @compiled
-def bits(key: np.uint64, counter: int) -> np.uint64:
+def bits(key: np.uint64, counter: Whole) -> np.uint64:
     """64 random bits for draw number `counter` >= 0 of a stream."""
     return mix(key + np.uint64(counter) * GOLDEN)
 
 
 @compiled
-def uniform(key: np.uint64, counter: int) -> float:
+def uniform(key: np.uint64, counter: Whole) -> float:
     """A float strictly between 0 and 1."""
     return (np.float64(bits(key, counter) >> _S11) + 0.5) * _UNIT
 
 
 @compiled
-def below(key: np.uint64, counter: int, n: int) -> int:
+def below(key: np.uint64, counter: Whole, n: Whole) -> Whole:
     """A whole number from 0 to n - 1, for n < 2^32; the bias is below n / 2^32."""
     return np.int64(((bits(key, counter) >> _S32) * np.uint64(n)) >> _S32)
 
 
 @compiled
-def poisson(u: float, mean: float) -> int:
+def poisson(u: float, mean: float) -> Whole:
     """The Poisson quantile of `u`: exact by summation up to a mean of 40, by the normal beyond."""
     if mean <= 0.0:
         return 0
     if mean > 40.0:
-        return max(0, int(math.floor(mean + math.sqrt(mean) * normal(u) + 0.5)))
+        return max(0, math.floor(mean + math.sqrt(mean) * normal(u) + 0.5))
     term = math.exp(-mean)
     total, k = term, 0
     while u > total and k < 200:
@@ -122,15 +125,22 @@ def shuffle(key: np.uint64, n: int) -> Int64s:
     return order
 
 
+ALIAS = np.dtype([("chance", np.uint32), ("other", np.int32)])
+"""One slot of a table for weighted draws: keep it below `chance` (in 2^-32), else take `other`."""
+
+Table = NDArray[Any]
+"""(n,) of `ALIAS`."""
+
+
 @compiled
-def alias_table(weights: Float64s, chance: Float64s, other: Int32s) -> float:
+def alias_table(weights: Float64s, table: Table) -> float:
     """Fill a table from which an index is drawn in proportion to its weight, in constant time.
 
     Source: Walker's alias method, in the construction of Vose, 1991.
 
     Args:
         weights: (n,) non-negative; all zero makes every draw index 0.
-        chance, other: (n,) filled: with `chance[i]` keep i, else take `other[i]`.
+        table: (n,) filled; chances are rounded to 2^-32.
 
     Returns:
         The sum of the weights.
@@ -140,14 +150,14 @@ def alias_table(weights: Float64s, chance: Float64s, other: Int32s) -> float:
     for i in range(n):
         total += weights[i]
     if total <= 0.0:
-        chance[:] = 0.0
-        other[:] = 0
+        for i in range(n):
+            table[i].chance, table[i].other = np.uint32(0), np.int32(0)
         return 0.0
-    work = np.empty(n, np.int32)
+    chance, work = np.empty(n), np.empty(n, np.int32)
     small, large = 0, n
     for i in range(n):
         chance[i] = weights[i] * n / total
-        other[i] = i
+        table[i].other = i
         if chance[i] < 1.0:
             work[small] = i
             small += 1
@@ -155,15 +165,14 @@ def alias_table(weights: Float64s, chance: Float64s, other: Int32s) -> float:
             large -= 1
             work[large] = i
     # Small entries are taken from the front as they come, large ones from the back.
-    front = 0
-    back = large
+    front, back = 0, large
     while front < small and back < n:
         lean, rich = work[front], work[back]
         front += 1
-        other[lean] = rich
+        table[lean].other = rich
         chance[rich] -= 1.0 - chance[lean]
         if chance[rich] < 1.0:
-            # The rich one has become lean; its slot in the work list is free and is the next lean one.
+            # The rich one has become lean; the slot of the work list that was just freed is the next lean one.
             back += 1
             front -= 1
             work[front] = rich
@@ -171,78 +180,14 @@ def alias_table(weights: Float64s, chance: Float64s, other: Int32s) -> float:
         chance[work[k]] = 1.0
     for k in range(back, n):
         chance[work[k]] = 1.0
+    for i in range(n):
+        table[i].chance = np.uint32(min(chance[i] * 4294967296.0, 4294967295.0))
     return total
 
 
 @compiled
-def pick(word: np.uint64, chance: Float64s, other: Int32s) -> int:
-    """Draw an index from an alias table with one 64-bit word: high half chooses the slot, low half the side."""
-    slot = np.int64(((word >> _S32) * np.uint64(chance.size)) >> _S32)
-    side = np.float64(word & np.uint64(0xFFFFFFFF)) * 2.0**-32
-    return slot if side < chance[slot] else np.int64(other[slot])
-
-
-GUIDE_BITS = 14
-GUIDE_SIZE = 1 << GUIDE_BITS
-"""Cells of a guide: the unit interval in equal parts, each with the index where its search starts."""
-
-_CELL_SHIFT = np.uint64(32 - GUIDE_BITS)
-_CELL_OF_WORD = np.uint64(64 - GUIDE_BITS)
-
-
-@compiled
-def guide_table(weights: Float64s, upto: UInt32s, guide: Int32s) -> float:
-    """Fill a cumulative table with a guide, for draws in proportion to weights that are mostly sorted.
-
-    Unlike an alias table it reads near what it draws, so draws that favour a few front rows stay in cache.
-
-    Args:
-        weights: (n,) non-negative; resolution is 2^-32 of their sum.
-        upto: (n,) filled with cumulative weights in 2^-32 of the sum; 2^32 - 1 from the last positive one on.
-        guide: (GUIDE_SIZE + 1,) filled; cell c starts at the first index whose end lies beyond the cell's start.
-
-    Returns:
-        The sum of the weights.
-    """
-    n = weights.size
-    total, last, reached = 0.0, 0, 0.0
-    for i in range(n):
-        total += weights[i]
-        if weights[i] > 0.0:
-            last = i
-    if total <= 0.0:
-        upto[:] = 0xFFFFFFFF
-        guide[:] = 0
-        return 0.0
-    scale = 4294967295.0 / total
-    for i in range(n):
-        reached += weights[i]
-        upto[i] = np.uint32(0xFFFFFFFF) if i >= last else np.uint32(reached * scale)
-    i = 0
-    for cell in range(GUIDE_SIZE):
-        edge = np.uint32(np.uint64(cell) << _CELL_SHIFT)
-        while i < last and upto[i] <= edge:
-            i += 1
-        guide[cell] = i
-    guide[GUIDE_SIZE] = last
-    return total
-
-
-@compiled
-def search_guided(position: np.uint32, upto: UInt32s, low: int, high: int) -> int:
-    """The first index in low..high whose end lies beyond `position`; high if none does before it."""
-    while low < high:
-        middle = (low + high) >> 1
-        if upto[middle] <= position:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled
-def guided(word: np.uint64, upto: UInt32s, guide: Int32s) -> int:
-    """Draw an index from a guided cumulative table with the high half of a 64-bit word."""
-    position = np.uint32(word >> _S32)
-    cell = np.int64(word >> _CELL_OF_WORD)
-    return search_guided(position, upto, np.int64(guide[cell]), np.int64(guide[cell + 1]))
+def pick(word: np.uint64, table: Table) -> Whole:
+    """Draw an index from a table with one 64-bit word: the high half chooses the slot, the low half the side."""
+    slot = np.int64(((word >> _S32) * np.uint64(table.size)) >> _S32)
+    entry = table[slot]
+    return slot if np.uint32(word & _LOW32) < entry.chance else np.int64(entry.other)

@@ -97,6 +97,10 @@ def figures(run: Finished) -> dict[str, float]:
     stakers = state.books.get("stakers", 0)
     buyers = state.books.get("buyers", 0) - state.books.get("in:investors", 0)
     traders = state.books.get("traders", 0) - state.books.get("in:traders", 0)
+    if "rails.pool" in state.columns:
+        # What traders still hold is worth what the pool would give for a small part of it.
+        money, token, held, _runs = (int(x) for x in state["rails.pool"])
+        traders += held * money // max(1, token)
     earning = c["pay"] > 1.0
     attack_income, attack_return = _attack(run)
     misallocated, disputes = _misallocated(run)
@@ -145,7 +149,11 @@ def figures(run: Finished) -> dict[str, float]:
         "gini_effort": gini(weight[active]),
         "days": float(days),
         "events_lost_units": float(entered - sum(amount for _, amount in state.held())),
-        "cost_share": float((c["effort"] * c["cost"])[active].sum(dtype=np.float64)) * s.supply.cost_day_nano * days / paid,
+        "cost_share": float((c["effort"] * c["cost"])[active].sum(dtype=np.float64))
+        * s.supply.cost_day_nano
+        * days
+        / paid,
+        "attack_accounts": float(s.attack.accounts),
         "subsidy": state.books.get("in:subsidy", 0) / NANO,
         "active": float((active & honest).sum()),
         "share:base_model": state.books.get("base_model", 0) / paid,
@@ -168,7 +176,9 @@ def flows(run: Finished) -> list[tuple[str, str, int]]:
     held_back = {k: books.get(k, 0) for k in ("stakers", "buyers", "pot")}
     for name in ("base_model", "commons", "sellers"):
         rows.append(("callers", name, books.get(name, 0)))
-    rows.append(("callers", "contributors", int(books.get("in:users", 0)) - sum(a for f, _, a in rows if f == "callers")))
+    rows.append(
+        ("callers", "contributors", int(books.get("in:users", 0)) - sum(a for f, _, a in rows if f == "callers"))
+    )
     for name, amount in held_back.items():
         rows.append(("contributors", name, amount))
     for name in ("received", "fees", "unreachable", "expired"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from headwater.core.money import BPS
 from headwater.economy.behaviour import Behaviour, View
-from headwater.economy.draws import RAIL, normal, key_of, uniform
+from headwater.economy.draws import RAIL, key_of, normal, uniform
 from headwater.economy.scenario import Scenario
 from headwater.economy.state import State
 

@@ -88,9 +88,12 @@ COMPETITION = Behaviour(
     phase="price",
     reads=("app.quality", "coordinator.income"),
     writes=(
-        "coordinator.take_bps", "coordinator.direction", "coordinator.last_income", "coordinator.seen_income",
+        "coordinator.take_bps",
+        "coordinator.direction",
+        "coordinator.last_income",
+        "coordinator.seen_income",
         "app.coordinator",
-    ),  # fmt: skip
+    ),
     act=compete,
     every=lambda s: s.coordinators.review_days,
     wanted=lambda s: s.coordinators.compete,

@@ -12,14 +12,14 @@ import numpy as np
 
 from headwater.core.errors import InvalidError
 from headwater.core.money import BPS, PPB
-from headwater.economy.compiled import Float64s, Int64s, compiled
+from headwater.economy.compiled import Float64s, Int64s, Whole, compiled, inlined
 
 INT64_MAX = 2**63 - 1
-SCORE_SCALE = 2.0**20
-"""`normalise` reads scores as integers of 2^-20 of a unit."""
+SCORE_SCALE = 1_000_000.0
+"""`normalise` reads scores as whole millionths of a unit."""
 
 SCORE_SUM_MAX = (INT64_MAX // PPB) / SCORE_SCALE
-"""Scores of one row may sum to at most this (about 8,796 bits), or 10^9 times their fixed form overflows."""
+"""Scores of one row may sum to at most this (about 9,223 bits), or 10^9 times their fixed form overflows."""
 
 POOL_UNITS_MAX = INT64_MAX // PPB
 """Largest pool that can be multiplied by a weight in ppb: 9.22 units of currency."""
@@ -45,7 +45,7 @@ def refuse_overflow(amount_max: int, weight_max: int, what: str) -> None:
 
 
 @compiled
-def allocate_into(amount: int, weights: Int64s, n: int, parts: Int64s, remainders: Int64s) -> None:
+def allocate_into(amount: Whole, weights: Int64s, n: int, parts: Int64s, remainders: Int64s) -> None:
     """`allocate` for the first `n` weights: largest remainder, ties to the earlier.
 
     Args:
@@ -56,7 +56,7 @@ def allocate_into(amount: int, weights: Int64s, n: int, parts: Int64s, remainder
     total = np.int64(0)
     for i in range(n):
         total += weights[i]
-    left = amount
+    left: Whole = amount
     for i in range(n):
         product = amount * weights[i]
         quotient = product // total
@@ -66,13 +66,13 @@ def allocate_into(amount: int, weights: Int64s, n: int, parts: Int64s, remainder
     _hand_out(left, n, parts, remainders)
 
 
-@compiled
-def allocate_ppb_into(amount: int, weights: Int64s, n: int, parts: Int64s, ranks: Int64s) -> None:
+@inlined
+def allocate_ppb_into(amount: Whole, weights: Int64s, n: int, parts: Int64s, ranks: Int64s) -> None:
     """`allocate_into` for weights that sum to 10^9: the divisor is a constant, so no division is left.
 
     `ranks` is scratch and holds remainders with the place in their low bits, so that no two are equal.
     """
-    left = amount
+    left: Whole = amount
     for i in range(n):
         # Unsigned: the constant division becomes one multiplication, without a case for negative numbers.
         product = np.uint64(amount) * np.uint64(weights[i])
@@ -83,8 +83,8 @@ def allocate_ppb_into(amount: int, weights: Int64s, n: int, parts: Int64s, ranks
     _hand_out_ranked(left, n, parts, ranks)
 
 
-@compiled
-def _hand_out_ranked(left: int, n: int, parts: Int64s, ranks: Int64s) -> None:
+@inlined
+def _hand_out_ranked(left: Whole, n: int, parts: Int64s, ranks: Int64s) -> None:
     """`_hand_out` without branches: whoever fewer than `left` others outrank gets a unit. Ranks differ, n <= 32."""
     for i in range(n):
         mine, above = ranks[i], 0
@@ -94,7 +94,7 @@ def _hand_out_ranked(left: int, n: int, parts: Int64s, ranks: Int64s) -> None:
 
 
 @compiled
-def _hand_out(left: int, n: int, parts: Int64s, remainders: Int64s) -> None:
+def _hand_out(left: Whole, n: int, parts: Int64s, remainders: Int64s) -> None:
     """Give one unit each to the `left` largest remainders; `left` < n."""
     for _ in range(left):
         best, largest = 0, np.int64(-1)
@@ -105,7 +105,7 @@ def _hand_out(left: int, n: int, parts: Int64s, remainders: Int64s) -> None:
         remainders[best] = -1
 
 
-@compiled
+@inlined
 def normalise_into(
     scores: Float64s, n: int, residual_score: float, weights: Int64s, fixed: Int64s, remainders: Int64s
 ) -> None:
@@ -129,7 +129,7 @@ def normalise_into(
     # `allocate_into` with each division replaced by a multiplication and a correction: quotients are at most
     # 10^9, so the float is wrong by one at most.
     inverse = 1.0 / np.float64(total)
-    left = np.int64(PPB)
+    left: Whole = np.int64(PPB)
     for i in range(n + 1):
         product = fixed[i] * PPB
         quotient = np.int64(np.float64(product) * inverse)
@@ -147,7 +147,7 @@ def normalise_into(
 
 
 @compiled
-def keep_of(share: int, discount_bps: int) -> int:
+def keep_of(share: Whole, discount_bps: int) -> Whole:
     """What a grade discount leaves of a share: `allocate(share, [BPS - discount, discount])[0]`."""
     kept_product = share * (BPS - discount_bps)
     kept = kept_product // BPS
@@ -160,7 +160,7 @@ def keep_of(share: int, discount_bps: int) -> int:
 
 
 @compiled
-def first_of_two(amount: int, first_ppb: int) -> int:
+def first_of_two(amount: Whole, first_ppb: int) -> Whole:
     """`allocate(amount, [first, 10^9 - first])[0]`: the share of the first of two owners."""
     product = amount * first_ppb
     quotient = product // PPB

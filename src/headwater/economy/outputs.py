@@ -91,7 +91,9 @@ def write_runs(folder: Path, runs: Sequence[Finished], *, cpu_s: float) -> tuple
     scenario = runs[0].scenario
     written = [
         write_table(folder, "steps", ("seed", *SERIES), [(r.seed, *row) for r in runs for row in r.series]),
-        write_table(folder, "flows", ("seed", "from", "to", "nano"), [(r.seed, *row) for r in runs for row in flows(r)]),
+        write_table(
+            folder, "flows", ("seed", "from", "to", "nano"), [(r.seed, *row) for r in runs for row in flows(r)]
+        ),
         write_table(folder, "agents_final", _PEOPLE, [row for r in runs for row in _people(r)]),
     ]
     results = {r.seed: figures(r) for r in runs}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.economy.draws import GUIDE_SIZE, POPULATION, alias_table, normal, shuffle, key_of, uniform
 from headwater.economy.compiled import Float64s, compiled
+from headwater.economy.draws import ALIAS, POPULATION, alias_table, key_of, normal, shuffle, uniform
 from headwater.economy.metrics import pareto_quantiles
 from headwater.economy.scenario import Scenario
 from headwater.economy.state import ACTIVE, NICHE_SIZE, State
@@ -31,7 +31,14 @@ def populate(scenario: Scenario, seed: int) -> State:
     if s.run.mode == "calls":
         _users(state, s, users, apps, key)
     _apps(state, s, apps, n * s.agents.assets_each, key)
-    state.add("coordinator", s.agents.coordinators, take_bps=np.int64, income=np.int64, last_income=np.int64, direction=np.int64)
+    state.add(
+        "coordinator",
+        s.agents.coordinators,
+        take_bps=np.int64,
+        income=np.int64,
+        last_income=np.int64,
+        direction=np.int64,
+    )
     state["coordinator.take_bps"][:] = coordinator_line_bps(s)
     state["coordinator.direction"][:] = 1
     return state
@@ -72,8 +79,7 @@ def _contributors(state: State, s: Scenario, n: int, key: np.uint64) -> None:
 def _assets(state: State, s: Scenario, n: int, key: np.uint64) -> None:
     each = s.agents.assets_each
     count = n * each
-    state.add("asset", count, owner=np.int32, pull=np.float32, upto=np.uint32, earned=np.int64)
-    state.add("guide", GUIDE_SIZE + 1, start=np.int32)
+    state.add("asset", count, owner=np.int32, pull=np.float32, table=ALIAS, earned=np.int64)
     state.columns["asset.card"] = cards = np.zeros(count, CARD)
     for name in CARD.names or ():
         if name not in ("spare", "room"):
@@ -128,12 +134,14 @@ def _users(state: State, s: Scenario, users: int, apps: int, key: np.uint64) -> 
     base = 2**40
     state["user.rate"][:] = s.demand.calls_per_day * np.exp(spread * _normals(key, base, users) - spread**2 / 2)
     weights = pareto_quantiles(apps, 1.3)
-    state["user.app"][:] = np.searchsorted(np.cumsum(weights) / weights.sum(), _uniforms(key, 2 * base, users)).clip(max=apps - 1)
+    state["user.app"][:] = np.searchsorted(np.cumsum(weights) / weights.sum(), _uniforms(key, 2 * base, users)).clip(
+        max=apps - 1
+    )
 
 
 def _apps(state: State, s: Scenario, apps: int, assets: int, key: np.uint64) -> None:
     state.add(
-        "app", apps, quality=np.float32, coordinator=np.int32, niche=np.float32, chance=np.float32, other=np.int32,
+        "app", apps, quality=np.float32, coordinator=np.int32, niche=np.float32, table=ALIAS,
         price=np.int64, markup=np.int64, calls=np.int64, income=np.int64, pool=np.int64,
     )  # fmt: skip
     state.add("niche", apps * NICHE_SIZE, asset=np.int32, live=np.int32)
@@ -141,7 +149,7 @@ def _apps(state: State, s: Scenario, apps: int, assets: int, key: np.uint64) -> 
     state["app.coordinator"][:] = np.arange(apps) % s.agents.coordinators
     state["app.niche"][:] = s.evidence.niche
     state["app.price"][:] = s.price.per_call_nano if s.price.rule == "posted" else 0
-    alias_table(state["app.quality"].astype(np.float64), state["app.chance"], state["app.other"])
+    alias_table(state["app.quality"].astype(np.float64), state["app.table"])
     state["niche.asset"][:] = (_uniforms(key, 3 * 2**40, apps * NICHE_SIZE) * assets).astype(np.int32)
 
 

@@ -41,6 +41,7 @@ class Question:
     output: str  # the figure whose factors are shown
     factors_at: int = 0  # row at which factors are screened
     factors: tuple[tuple[str, float, float, bool], ...] = ()  # ranges beside the common ones
+    screen_days: int = 60  # length of the small runs that screen factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def ask(
             got = dict(figures(simulate(values, seed)))
             got["us_per_call"] = (time.process_time() - begun) * 1e6 / max(1.0, got["calls"])
             calls += int(got["calls"])
-            first = got if first is None else first
+            # A row that says that nobody attacks is what the rows after it are compared with.
+            first = got if first is None or question.rows[row][0].startswith("nobody") else first
             for column, (_, _, cell) in enumerate(question.columns):
                 table[row][column].append(cell(got, first))
             if on_run is not None:
@@ -106,8 +108,7 @@ def ask(
         question.text,
         tuple((header, unit) for header, unit, _ in question.columns),
         tuple(
-            (label, tuple(interval(samples) for samples in table[row]))
-            for row, (label, _) in enumerate(question.rows)
+            (label, tuple(interval(samples) for samples in table[row])) for row, (label, _) in enumerate(question.rows)
         ),
         factors,
         question.output,
@@ -130,7 +131,7 @@ def strongest(
     question: Question, common: Scenario, paths: int, on_run: Callable[[], None] | None
 ) -> tuple[Factor, ...]:
     """All factors of a question's figure, strongest first, from small runs around one of its rows."""
-    at = common.with_values({**question.rows[question.factors_at][1], **_SCREEN})
+    at = common.with_values({**question.rows[question.factors_at][1], **_SCREEN, "run.days": question.screen_days})
     ranges = {name: (name, low, high, log) for name, low, high, log in (*_COMMON_FACTORS, *question.factors)}
     at = replace(at, ranges=tuple(ranges.values()))
     points, problem, unit = morris_points(at, paths)
@@ -183,7 +184,7 @@ def _kept_cost(got: Figures, first: Figures) -> float:
 
 
 _BASE = {"contributors": 4_000, "users": 4_000, "apps": 100, "run.days": 120}
-_SCREEN = {"contributors": 800, "users": 800, "apps": 40, "run.days": 60, "run.seeds": 1, "run.mode": "calls"}
+_SCREEN = {"contributors": 800, "users": 800, "apps": 40, "run.seeds": 1, "run.mode": "calls"}
 _COMMON_FACTORS: tuple[tuple[str, float, float, bool], ...] = (
     ("demand.calls_per_day", 0.3, 3.0, True),
     ("price.per_call_nano", 1e6, 2e7, True),
@@ -198,10 +199,26 @@ _COMMON_FACTORS: tuple[tuple[str, float, float, bool], ...] = (
 )
 
 _OURS = {"policy": "default", "split.rule": "dedup-shapley"}
-_STORE = {"policy": policy_of({"store": 0.30, "platform": 0.05, "app": 0.35, "compute": 0.15}), "split.rule": "dedup-shapley"}
+_STORE = {
+    "policy": policy_of({"store": 0.30, "platform": 0.05, "app": 0.35, "compute": 0.15}),
+    "split.rule": "dedup-shapley",
+}
 _OPENLEDGER = {
     "policy": policy_of({"platform": 0.10, "model": 0.20, "stakers": 0.20}), "split.rule": "proportional",
 }  # fmt: skip
+_ATTACK = {"attack.accounts": 200, "account_cost_nano": 10_000_000}
+_ATTACKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    # An attacker whose every contribution is refused: the same rows, nothing earned.
+    ("nobody attacks", {"attack.kind": "spam", "detection": 1.0}),
+    ("wash", {"attack.kind": "wash", "attack.payers": 20}),
+    ("a tenth of use in one account", {"attack.kind": "sybil", "attack.accounts": 1}),
+    ("a tenth of use in 200 accounts", {"attack.kind": "sybil"}),
+    ("copies", {"attack.kind": "duplicate"}),
+    ("spam", {"attack.kind": "spam", "detection": 0.5}),
+    ("bait", {"attack.kind": "stuffing", "intensity": 30.0}),
+    ("bribed reviewers", {"attack.kind": "collusion"}),
+)
+_FLAT = {"price.rule": "subscription", "subscription_day_nano": 5_000_000}
 _TWO = {"fee_payer": "payee", "settle.mode": "threshold"}
 
 QUESTIONS: dict[str, Question] = {
@@ -289,6 +306,7 @@ QUESTIONS: dict[str, Question] = {
             "Apps choose by take, size and taste; coordinators keep moving their take while it pays, up to what the cap leaves. "
             "How much size attracts (0.3) is a guess.",
             "coordinator_take",
+            screen_days=720,
             factors_at=3,
             factors=(
                 ("coordinators.network", 0.0, 1.5, False), ("coordinators.take_weight", 2.0, 60.0, True),
@@ -384,27 +402,28 @@ QUESTIONS: dict[str, Question] = {
             "Q9", "Which attacks pay?",
             {},
             (
-                ("nobody attacks", {}),
                 *(
-                    (f"{kind}, {rule}", {"attack.kind": kind, "split.rule": rule, "attack.accounts": 200,
-                                         "account_cost_nano": 10_000_000, **extra})
-                    for kind, extra in (
-                        ("wash", {"attack.payers": 20}), ("sybil", {}), ("duplicate", {}), ("spam", {"detection": 0.5}),
-                        ("stuffing", {"intensity": 30.0}), ("collusion", {}),
-                    )
+                    (f"{label}, {rule}", {**_ATTACK, "split.rule": rule, **changes})
                     for rule in ("dedup-shapley", "proportional", "pooled", "sqrt")
+                    for label, changes in _ATTACKS
+                ),
+                *(
+                    (f"{label}, {rule}, flat fee", {**_ATTACK, "split.rule": rule, **_FLAT, **changes})
+                    for rule in ("pooled", "user-centric")
+                    for label, changes in _ATTACKS[:2]
                 ),
             ),
             (
                 ("attacker's part of pay", "%", lambda g, _: g["attack_income"] / max(1e-9, g["attack_income"] + g["honest_earned"])),
                 ("return per $", "x", _of("attack_return")), ("honest people lose", "%", _loss),
-                ("break-even cost an account", "$", lambda g, _: g["attack_income"] / 200),
-                ("misses the honest: commons", "%", _shared("base_model", "commons")),
+                ("break-even cost an account", "$", lambda g, _: g["attack_income"] / max(1.0, g["attack_accounts"])),
+                ("paid to nobody", "%", _shared("base_model", "commons")),
             ),
-            "The attacker holds 200 of 4,000 accounts, a cent each. Copies are recognised at 90 %, spam at 50 %. Sybil: a tenth of "
-            "all use spread over the accounts. `Honest people lose` is beside the same seed without attack under our rule.",
+            "The attacker holds 200 of 4,000 accounts, a cent each; wash adds 20 payers at ten calls a day. Copies are recognised at "
+            "90 %, spam at 50 %, nothing when reviewers are bribed; bait is retrieved 30 times as often as the mean. Losses are "
+            "beside the same seed and rule when everything the attacker has is refused.",
             "attack_income",
-            factors_at=9,
+            factors_at=4,
             factors=(("attack.detection", 0.0, 1.0, False), ("evidence.overlap", 0.0, 0.8, False)),
         ),
         Question(

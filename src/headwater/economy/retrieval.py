@@ -6,7 +6,7 @@ import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
 from headwater.economy.compiled import Float32s, Float64s, Int16s, Int32s, UInt8s, UInt32s, compiled
-from headwater.economy.draws import RETRIEVE, bits, guide_table, guided, key_of
+from headwater.economy.draws import RETRIEVE, bits, alias_table, key_of, pick, Table
 
 RENEW_DAYS = 7
 
@@ -22,7 +22,7 @@ def retrieval_weights(
 
 
 @compiled
-def newborn_assets(day: int, born: Int16s, owner_born: Int16s, owner: Int32s, phase: UInt8s) -> None:
+def newborn_assets(born: Int16s, owner_born: Int16s, owner: Int32s, phase: UInt8s) -> None:
     """Give the assets of people who entered since the last renewal their day of birth."""
     for a in range(born.size):
         who = owner[a]
@@ -31,25 +31,25 @@ def newborn_assets(day: int, born: Int16s, owner_born: Int16s, owner: Int32s, ph
 
 
 @compiled
-def live_niches(key: np.uint64, listed: Int32s, weights: Float64s, upto: UInt32s, guide: Int32s, live: Int32s) -> None:
+def live_niches(key: np.uint64, listed: Int32s, weights: Float64s, table: Table, live: Int32s) -> None:
     """Niche lists with whatever cannot be retrieved now replaced by a draw from the whole catalogue."""
     for i in range(listed.size):
-        live[i] = listed[i] if weights[listed[i]] > 0.0 else guided(bits(key, i), upto, guide)
+        live[i] = listed[i] if weights[listed[i]] > 0.0 else pick(bits(key, i), table)
 
 
 def renew(view: View) -> None:
     """Rebuild the table from which sources are drawn."""
     newborn_assets(
-        view.day, view["asset.born"], view["contributor.born"], view["asset.owner"], view["contributor.phase"]
+        view["asset.born"], view["contributor.born"], view["asset.owner"], view["contributor.phase"]
     )
     weights = np.empty(view["asset.pull"].size)
     retrieval_weights(
         view.day, view["asset.pull"], view["asset.owner"], view["asset.born"], view["contributor.effort"],
         view["contributor.phase"], weights,
     )  # fmt: skip
-    guide_table(weights, view["asset.upto"], view["guide.start"])
+    alias_table(weights, view["asset.table"])
     live_niches(
-        key_of(view.seed, view.day, RETRIEVE), view["niche.asset"], weights, view["asset.upto"], view["guide.start"],
+        key_of(view.seed, view.day, RETRIEVE), view["niche.asset"], weights, view["asset.table"],
         view["niche.live"],
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ RETRIEVAL = Behaviour(
     name="retrieval",
     phase="retrieve",
     reads=("asset.pull", "asset.owner", "contributor.effort", "contributor.phase", "contributor.born", "niche.asset"),
-    writes=("asset.upto", "guide.start", "asset.born", "niche.live"),
+    writes=("asset.table", "asset.born", "niche.live"),
     act=renew,
     every=lambda _: RENEW_DAYS,
     wanted=lambda scenario: scenario.run.mode == "calls",

@@ -120,7 +120,9 @@ class Evidence:
     law: str = _choice("pareto", ("pareto", "lognormal"), "law of how much contributions are drawn on")
     tail: float = _number(1.12, 1.01, 5.0, "Pareto exponent of how much contributions are drawn on")
     spread: float = _number(2.9, 0.0, 6.0, "under the lognormal law, standard deviation of the logarithm")
-    niche: float = _number(0.2, 0.0, 1.0, "part of sources drawn from the app's own list instead of the whole catalogue")
+    niche: float = _number(
+        0.2, 0.0, 1.0, "part of sources drawn from the app's own list instead of the whole catalogue"
+    )
     noise: float = _number(0.0, 0.0, 3.0, "standard deviation of the logarithm of the measured bits")
     misattributed: float = _number(0.0, 0.0, 1.0, "chance that a source's bits are credited to somebody else")
     index_lag_days: int = _number(0, 0, 3_650, "days before a new contribution can be credited")
@@ -146,7 +148,9 @@ class Settle:
     enrolled_share: float = _number(0.5, 0.0, 1.0, "part of contributors that can be paid on day 0")
     enrol_week: float = _number(0.05, 0.0, 1.0, "chance a week that someone with a dollar waiting enrols")
     lost_year: float = _number(0.1, 0.0, 0.99, "part of owners who become unreachable in a year")
-    expiry_days: int = _number(0, 0, 36_500, "days after which unclaimed money of the unreachable goes to the commons; 0: never")
+    expiry_days: int = _number(
+        0, 0, 36_500, "days after which unclaimed money of the unreachable goes to the commons; 0: never"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +287,11 @@ class Scenario:
         }
         for name in ("seed", "seeds", "threads", "guard"):
             del table["run"][name]
-        return {**table, "policy": self.policy.digest, "ranges": [[n, repr(a), repr(b), g] for n, a, b, g in self.ranges]}
+        return {
+            **table,
+            "policy": self.policy.digest,
+            "ranges": [[n, repr(a), repr(b), g] for n, a, b, g in self.ranges],
+        }
 
     def value(self, name: str) -> Any:
         """The value of ``section.key``, or of a key; `run` comes first, else only one section may have it."""
@@ -409,11 +417,13 @@ def _ranges(params: Any) -> tuple[tuple[str, float, float, bool], ...]:
         if (
             not isinstance(row, list)
             or len(row) not in (2, 3)
-            or not all(isinstance(x, int | float) and math.isfinite(x) for x in row[:2])
+            or not all(isinstance(x, int | float) and math.isfinite(float(x)) for x in row[:2])
             or row[0] >= row[1]
             or (len(row) == 3 and (row[2] != "log" or row[0] <= 0))
         ):
-            raise _wrong(f"sweep range of {name} is {row!r}", 'write [low, high] or [low, high, "log"] with 0 < low < high')
+            raise _wrong(
+                f"sweep range of {name} is {row!r}", 'write [low, high] or [low, high, "log"] with 0 < low < high'
+            )
         if "low" not in entry.metadata:
             raise _wrong(f"{name} is not a number", "vary a number")
         for bound in row[:2]:
@@ -519,13 +529,16 @@ def _check(s: Scenario) -> None:
         raise _wrong(f"attack.payers is {s.attack.payers} of {s.agents.users} users", "leave some users honest")
     if s.attack.kind == "wash" and (s.agents.apps < 2 or s.attack.payers < 1):
         raise _wrong(
-            f"a wash attack with {s.attack.payers} payers and {s.agents.apps} apps", "give it payers and an app of its own"
+            f"a wash attack with {s.attack.payers} payers and {s.agents.apps} apps",
+            "give it payers and an app of its own",
         )
     if (s.attack.kind == "none") != (s.attack.accounts == 0):
         raise _wrong(
             f"attack.kind is {s.attack.kind!r} with {s.attack.accounts} accounts",
             "give the attacker accounts, or no attack at all",
         )
+    if s.price.rule == "subscription" and s.attention.mode == "prompt":
+        raise _wrong("a flat fee with a question before every call", "there is no price to ask about: use a mandate")
     if s.price.rule == "subscription" and s.split.rule not in ("user-centric", "pooled", "sqrt", "quadratic"):
         raise _wrong(
             f"split.rule is {s.split.rule!r} under a subscription",

@@ -156,8 +156,9 @@ SETTLEMENT = Behaviour(
     reads=tuple(f"contributor.{c}" for c in ("accrued", "pay", "phase", "attacker")),
     writes=(
         *(f"contributor.{c}" for c in ("maturing", "posted", "settled", "enrolled", "lost_on")),
-        f"book:{SETTLEMENT_LINE}", "book:chain",
-    ),  # fmt: skip
+        f"book:{SETTLEMENT_LINE}",
+        "book:chain",
+    ),
     act=settle,
     every=_epoch,
     trusted=True,

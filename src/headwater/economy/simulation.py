@@ -112,7 +112,9 @@ class Simulation:
         self._fee_lines = np.zeros((apps, len(self._names) + 1), np.int64)
         self._line_totals = dict.fromkeys(self._names, 0)
         self._subscribers = (
-            np.bincount(self.state["user.app"], minlength=apps) if scenario.price.rule == "subscription" else np.zeros(apps, np.int64)
+            np.bincount(self.state["user.app"], minlength=apps)
+            if scenario.price.rule == "subscription"
+            else np.zeros(apps, np.int64)
         )
         self._residual = "base_model" if scenario.policy.residual == "base_model" else "commons"
         self.series: list[tuple[int, ...]] = []
@@ -217,9 +219,9 @@ class Simulation:
             UserColumns(state["user.rate"], state["user.app"], state["user.spent"], pot),
             AppColumns(
                 state["app.price"], state["app.pool"], state["app.niche"], state["niche.live"],
-                state["app.chance"], state["app.other"],
+                state["app.table"],
             ),
-            state["asset.card"], state["asset.upto"], state["guide.start"],
+            state["asset.card"], state["asset.table"],
             Outcome(state["asset.earned"], self.due, uses, self._app_calls, self._tally_today),
         )  # fmt: skip
         fold_by_owner(state["asset.owner"], state["asset.earned"], state["contributor.today"])
@@ -303,7 +305,7 @@ class Simulation:
             raise InvalidError(
                 f"a day's pool is {state.books['pot']} nano, above 2^52",
                 code="overflow_risk",
-                fix="lower the price or the users, or use run.mode = \"calls\"",
+                fix='lower the price or the users, or use run.mode = "calls"',
             )
 
     def _book(self) -> None:
@@ -329,7 +331,9 @@ class Simulation:
         if rows.size and pot:
             used = uses[rows].astype(object)
             exponent = self._rule.exponent
-            weights = [int(round(int(u) ** exponent * 1_000_000)) if exponent < 1 else int(u) ** int(exponent) for u in used]
+            weights = [
+                int(round(int(u) ** exponent * 1_000_000)) if exponent < 1 else int(u) ** int(exponent) for u in used
+            ]
             today[rows] += np.array(allocate(pot, weights), np.int64)
             state.book("pot", -pot)
         self._uses[:] = 0
@@ -363,7 +367,9 @@ def simulate(
         InvalidError: a behaviour that conflicts with another, or an overflow that only shows in the run.
         InvariantError: money was lost or made, or a behaviour wrote what it did not declare.
     """
-    simulation = Simulation(scenario, scenario.run.seed if seed is None else seed, behaviours=behaviours, opening=opening)
+    simulation = Simulation(
+        scenario, scenario.run.seed if seed is None else seed, behaviours=behaviours, opening=opening
+    )
     for _ in range(scenario.run.days):
         simulation.step()
         if on_day is not None:

@@ -42,7 +42,9 @@ RULES: dict[str, SplitRule] = {
     for rule in (
         SplitRule("dedup-shapley", DEDUP_SHAPLEY, True, False, 1.0, "per call, Shapley over merged copies (ours)"),
         SplitRule("shapley", SHAPLEY, False, False, 1.0, "per call, Shapley with copies as players"),
-        SplitRule("banzhaf", BANZHAF, False, False, 1.0, "per call, Banzhaf, not renormalised; the rest to the commons"),
+        SplitRule(
+            "banzhaf", BANZHAF, False, False, 1.0, "per call, Banzhaf, not renormalised; the rest to the commons"
+        ),
         SplitRule("proportional", PROPORTIONAL, False, False, 1.0, "per call, by own evidence, copies paid in full"),
         SplitRule("equal", EQUAL, False, False, 1.0, "per call, the same for every source retrieved"),
         SplitRule("winner-takes", WINNER, True, False, 1.0, "per call, all to the strongest source"),

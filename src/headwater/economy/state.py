@@ -6,7 +6,7 @@ contributor is due is `accrued - settled`, what waits for the next root is `accr
 Columns, by table (bytes a row):
     contributor  today, accrued, maturing, posted, settled, seen (8 each); pay, swing, effort, cost (4);
                  uses (4); born, lost_on (2); phase, enrolled, attacker (1)                             = 75
-    asset        card of holder, content, parent, quality, born (24); owner, pull, upto (4); earned (8)     = 44
+    asset        card of holder, content, parent, quality, born (24); owner, pull (4); earned, table (8)     = 48
     user         rate, app (4); spent (8); pot (8, subscriptions only)                                  = 16
     app          quality, coordinator, niche (4); price, markup, calls, income (8)
     coordinator  take_bps, income, last_income, direction (8)
@@ -39,20 +39,25 @@ class State:
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
         self.books: dict[str, int] = {}
-        self.payouts: dict[str, int] = {"received": 0, "fees": 0, "unreachable": 0, "expired": 0}  # where settled money went
+        self.payouts: dict[str, int] = {
+            "received": 0,
+            "fees": 0,
+            "unreachable": 0,
+            "expired": 0,
+        }  # where settled money went
         self.day = 0
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
 
-    def add(self, table: str, rows: int, **columns: Any) -> None:
+    def add(self, table: str, rows: int, /, **columns: Any) -> None:
         """Add columns of a table, given as numpy types; all start at zero."""
         for name, kind in columns.items():
             self.columns[f"{table}.{name}"] = np.zeros(rows, kind)
 
     def rows(self, table: str) -> int:
         """How many rows a table has."""
-        return next(column.shape[0] for name, column in self.columns.items() if name.startswith(f"{table}."))
+        return next(int(column.shape[0]) for name, column in self.columns.items() if name.startswith(f"{table}."))
 
     def table_bytes(self, table: str) -> int:
         """Bytes that the columns of a table take."""

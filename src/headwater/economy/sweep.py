@@ -161,7 +161,8 @@ def write_sweep(folder: Path, name: str, points: Sequence[Point], results: Seque
     names = [n for n, _ in points[0]]
     keys = sorted(results[0])
     rows = [
-        (*(float(v) for _, v in point), *(values[k] for k in keys)) for point, values in zip(points, results, strict=True)
+        (*(float(v) for _, v in point), *(values[k] for k in keys))
+        for point, values in zip(points, results, strict=True)
     ]
     return write_table(folder, name, (*names, *keys), rows)
 
@@ -218,7 +219,9 @@ def _execute(
                 yield futures[done], done.result()
 
 
-def _on_ray(scenario: Scenario, jobs: Sequence[tuple[Point, int]]) -> Iterator[tuple[tuple[Point, int], dict[str, float]]]:
+def _on_ray(
+    scenario: Scenario, jobs: Sequence[tuple[Point, int]]
+) -> Iterator[tuple[tuple[Point, int], dict[str, float]]]:
     try:
         import ray
     except ImportError:

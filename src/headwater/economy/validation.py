@@ -71,7 +71,12 @@ def boltzmann(quick: bool) -> Fact:
     boltzmann_one_at_a_time(1, 600, apart)
     both, one = gini(together), gini(apart)
     holding, held = float((together > 0).mean()), float((apart > 0).mean())
-    met = abs(one - 0.667) <= 0.01 and abs(held - 0.5) <= 0.01 and abs(both - 0.579) <= 0.01 and abs(holding - 0.586) <= 0.01
+    met = (
+        abs(one - 0.667) <= 0.01
+        and abs(held - 0.5) <= 0.01
+        and abs(both - 0.579) <= 0.01
+        and abs(holding - 0.586) <= 0.01
+    )
     return Fact(
         "V2", "Boltzmann: one at a time, together", EXACT, "Gini .667, 50 % hold; .579, 58.6 % hold",
         f"{one:.3f}, {held:.1%}; {both:.3f}, {holding:.1%}", met,
@@ -166,7 +171,9 @@ def attention_skew(_: bool) -> Fact:
     """V6: the top 3 % get 85 % of use; this fixes the spread of the lognormal law."""
     spread = fit_spread()
     got = top_share(pull_quantiles(100_000, "lognormal", 2.0, spread), 0.03)
-    return Fact("V6", "top 3 % of use", FITTED, "85 % (±5)", f"{got:.1%} at spread {spread:.2f}", abs(got - 0.85) <= 0.05)
+    return Fact(
+        "V6", "top 3 % of use", FITTED, "85 % (±5)", f"{got:.1%} at spread {spread:.2f}", abs(got - 0.85) <= 0.05
+    )
 
 
 def paid_skew(quick: bool) -> Fact:
@@ -193,7 +200,10 @@ def wash(_: bool) -> Fact:
     low, high = 1.0, 3.0
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if pooled_return(middle) < 1.0 else (low, middle)
+        if pooled_return(middle) < 1.0:
+            low = middle
+        else:
+            high = middle
     break_even = 1.0 / (theta_bps / 10_000)
     # One's own use is part of the average, which shifts the break-even by one payer in ten thousand.
     pooled_met = abs(low - break_even) < 2e-3
@@ -257,14 +267,24 @@ def breakage(_: bool) -> Fact:
             effort = (low + high) / 2
             unmatched = np.exp(-effort * np.minimum(1.0, items))
             matched = 1.0 - float((items * unmatched).sum() / items.sum())
-            low, high = (effort, high) if matched < 0.93 else (low, effort)
+            if matched < 0.93:
+                low = effort
+            else:
+                high = effort
         few = items < 1.0
-        return matched, float(unmatched[few].sum() / unmatched.sum()), float((items * unmatched)[few].sum() / unmatched[few].sum())
+        return (
+            matched,
+            float(unmatched[few].sum() / unmatched.sum()),
+            float((items * unmatched)[few].sum() / unmatched[few].sum()),
+        )
 
     low, high = 0.5, 100.0
     for _ in range(25):
         mean = (low * high) ** 0.5
-        low, high = (mean, high) if search(mean)[2] < 0.055 else (low, mean)
+        if search(mean)[2] < 0.055:
+            low = mean
+        else:
+            high = mean
     matched, small, cents = search(mean)
     return Fact(
         "V10", "residual breakage", PREDICTED, "92-94 % matched, 5.5 cents (fitted); over 95 % of unmatched items under $1",
@@ -290,7 +310,14 @@ def labour(_: bool) -> Fact:
         return float(work.mean())
 
     gain = effort(110_000_000) / effort(100_000_000) - 1.0
-    return Fact("V11", "labour", FITTED, "+10 % pay: +1 % supply, same quality", f"{gain:+.2%}, quality +0 %", abs(gain - 0.01) <= 0.002)
+    return Fact(
+        "V11",
+        "labour",
+        FITTED,
+        "+10 % pay: +1 % supply, same quality",
+        f"{gain:+.2%}, quality +0 %",
+        abs(gain - 0.01) <= 0.002,
+    )
 
 
 def stacked(_: bool) -> Fact:
