@@ -304,6 +304,21 @@ def test_later_deposits_do_not_feed_an_older_root(vault):
     assert reason(lambda: vault.chain.claim(1, greedy.prove(1))) == "Payout: above what is promised"
 
 
+def test_a_pending_root_lends_nothing_to_the_one_before(vault):
+    """While a new root is pending, neither its total nor money deposited meanwhile feeds the older root."""
+    greedy = vault.tree(1, {0: 600_000, 1: 600_000})
+    vault.post(greedy, total=600_000)
+    vault.chain.claim(1, greedy.prove(0))
+    vault.chain.post(2, b"\2" * 32, 2_000_000, b"\7" * 32)
+
+    assert reason(lambda: vault.chain.claim(1, greedy.prove(1))) == "Payout: above what is promised"
+    vault.chain.fund(5_000_000)
+    assert reason(lambda: vault.chain.claim(1, greedy.prove(1))) == "Payout: above what is promised"
+    vault.guardian.cancel(2)
+    assert vault.chain.status().promised == 600_000
+    assert reason(lambda: vault.chain.claim(1, greedy.prove(1))) == "Payout: above what is promised"
+
+
 def test_the_contract_and_the_library_bind_roots_alike(vault):
     """Both compute the same domain, so a root made off chain fits on chain."""
     for epoch in (1, 2, 2**32 - 1):
