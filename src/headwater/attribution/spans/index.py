@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from headwater.attribution.spans.clusters import join_clusters
 from headwater.attribution.spans.credit import Credit, CreditRules, credit_trace
 from headwater.attribution.spans.draft import Draft
 from headwater.attribution.spans.grams import GRAM_TOKENS_MAX, GRAM_TOKENS_MIN
 from headwater.attribution.spans.ingest import Ingest
-from headwater.attribution.spans.manifest import MANIFEST_FILE, Manifest, clusters_digest, read_manifest
+from headwater.attribution.spans.manifest import MANIFEST_FILE, Manifest, Registered, read_manifest, state_digest
 from headwater.attribution.spans.reference import Reference, default_reference, read_reference
 from headwater.attribution.spans.segment import Segment
 from headwater.attribution.spans.segments import disk_error, write_durably
@@ -32,7 +34,7 @@ from headwater.attribution.spans.shelf import SEGMENT_TOKENS_MAX, Shelf
 from headwater.attribution.spans.snapshot import Settings, Snapshot
 from headwater.attribution.spans.tokens import tokeniser_digest
 from headwater.attribution.spans.values import AddReport, Document, Match, Span, Trace
-from headwater.core.canonical import digest, digest_of
+from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, InvalidError, MissingError, Problem
 
 TAIL_TOKENS_MAX = 1 << 18
@@ -256,6 +258,55 @@ class SpanIndex:
         )
 
     @property
+    def tokeniser(self) -> str:
+        """Digest of how texts are read."""
+        return self._shelf.manifest.tokeniser
+
+    @property
+    def registered(self) -> Registered:
+        """The sum of all registered documents; those of disjoint indexes can be joined."""
+        return self._shelf.registered
+
+    def split(self, folders: Sequence[str | Path], starts_ns: Sequence[int]) -> None:
+        """Write this index again as shards by time of registration, which `ShardedIndex` serves as one.
+
+        Args:
+            folders: where to, one for each shard.
+            starts_ns: ascending; shard i takes what was registered from starts_ns[i] to before starts_ns[i + 1].
+                The first must not be after the first document.
+
+        Raises:
+            InvalidError: the starts do not fit.
+        """
+        snapshot = self.snapshot
+        least = min((s.registered_at(0) for s in snapshot.segments if s.documents), default=0)
+        if (
+            len(folders) != len(starts_ns)
+            or list(starts_ns) != sorted(starts_ns)
+            or not starts_ns
+            or starts_ns[0] > least
+        ):
+            raise InvalidError(
+                f"{len(folders)} shards cannot start at {list(starts_ns)[:8]}",
+                code="shards_invalid",
+                fix=f"give as many ascending instants as folders, the first at most {least}",
+            )
+        for folder, begin, end in zip(folders, starts_ns, [*starts_ns[1:], 2**63 - 1], strict=True):
+            draft = self._draft()
+            for segment in snapshot.segments:
+                times = np.asarray(segment.arrays["registered"])
+                outside = ((times < begin) | (times >= end)).astype(np.uint8)
+                draft.add_segment(segment.without(outside if segment.dead is None else outside | segment.dead))
+            held = draft.build()
+            pairs = [(m, h) for m, h in snapshot.clusters.items() if held.find(m) is not None]
+            with SpanIndex.create(
+                folder, gram_tokens=self._settings.gram_tokens, reference=self._settings.reference
+            ) as shard:
+                shard._shelf.acquire()
+                shard._shelf.put_segment(held, pairs)
+                shard._publish()
+
+    @property
     def problems(self) -> tuple[Problem, ...]:
         """What salvage left out, and merges that failed."""
         return self._shelf.problems
@@ -359,14 +410,12 @@ class SpanIndex:
     def _publish(self) -> None:
         """Let readers see the state of the shelf."""
         shelf = self._shelf
-        registered = digest_of(
-            {
-                "clusters": clusters_digest(shelf.clusters),
-                "documents": shelf.registered.digest,
-                "gram_tokens": self._settings.gram_tokens,
-                "reference": self._settings.reference.digest,
-                "tokeniser": shelf.manifest.tokeniser,
-            }
+        registered = state_digest(
+            shelf.registered,
+            shelf.clusters,
+            gram_tokens=self._settings.gram_tokens,
+            reference=self._settings.reference.digest,
+            tokeniser=shelf.manifest.tokeniser,
         )
         self.snapshot = Snapshot(shelf.segments, self._settings, clusters=shelf.clusters, registered=registered)
 

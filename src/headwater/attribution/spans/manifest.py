@@ -52,15 +52,25 @@ class Registered:
         return digest_of({"count": self.count, "sum": hashlib.sha256(self.words.astype("<u2").tobytes()).hexdigest()})
 
 
-def clusters_digest(clusters: Mapping[str, str]) -> str:
-    """Digest of who is a near-duplicate of whom."""
-    return digest(msgspec.json.encode(sorted(clusters.items())))
-
-
 def document_record(document_id: str, owner: str | None, registered_at: int, text_sha256: bytes) -> bytes:
     """The bytes that stand for a document in the sum."""
     # A list of strings and null: its JSON is unambiguous, and RFC 8785 would cost ten times as much.
     return msgspec.json.encode([document_id, owner, str(registered_at), text_sha256.hex()])
+
+
+def state_digest(
+    registered: Registered, clusters: Mapping[str, str], *, gram_tokens: int, reference: str, tokeniser: str
+) -> str:
+    """Digest of all that decides what a trace says; a receipt carries it."""
+    return digest_of(
+        {
+            "clusters": digest(msgspec.json.encode(sorted(clusters.items()))),
+            "documents": registered.digest,
+            "gram_tokens": gram_tokens,
+            "reference": reference,
+            "tokeniser": tokeniser,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

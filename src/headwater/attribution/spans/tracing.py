@@ -56,7 +56,29 @@ def trace_text(text, rows, settings):
     """
     hashes, starts, ends = tokens_of(text, settings)
     best, found = first_holders(hashes, rows, settings)
-    return _runs(hashes, starts, ends, best, found, rows, settings), hashes.size
+    chosen = np.empty(hashes.size, dtype=np.int64)
+    holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
+    return _runs(hashes, starts, ends, best, found, chosen, rows, settings), hashes.size
+
+
+@compiled
+def look_up(text, rows, settings):
+    """First holders of the k-grams of a text, as `first_holders` gives them: one shard's part of a trace."""
+    hashes, _starts, _ends = tokens_of(text, settings)
+    return first_holders(hashes, rows, settings)
+
+
+@compiled
+def runs_chosen(text, chosen, found, rows, settings):
+    """Runs of the words that were given to these segments.
+
+    Args:
+        chosen: for every word the k-gram that settles its owner, -1 where that is held elsewhere.
+        found: occurrences of every k-gram, here and elsewhere.
+    """
+    hashes, starts, ends = tokens_of(text, settings)
+    best, _found = first_holders(hashes, rows, settings)
+    return _runs(hashes, starts, ends, best, found, chosen, rows, settings)
 
 
 @compiled
@@ -146,10 +168,8 @@ def tokens_of(text, settings):
 
 
 @compiled
-def _runs(hashes, starts, ends, best, found, rows, settings):
+def _runs(hashes, starts, ends, best, found, chosen, rows, settings):
     count = hashes.size
-    chosen = np.empty(count, dtype=np.int64)
-    holders_of_words(best, found, rows, settings[SETTING_GRAM_TOKENS], chosen)
     words = carray(u64_at(settings[SETTING_WORDS]), 2 * settings[SETTING_WORD_ROWS])
     mask = np.uint64(settings[SETTING_WORD_ROWS] - 1)
     out = np.empty((32, 9), dtype=np.int64)
