@@ -332,7 +332,7 @@ def _count_symbols(tokens, size, starts):
 
 @compiled
 def _fence(tokens, order, fences):
-    """Write the first four tokens of every 32nd suffix as two words that compare as the tokens do."""
+    """Write the first four tokens of every 48th suffix as two words that compare as the tokens do."""
     for i in range(fences.size >> 1):
         if i + 16 < fences.size >> 1:
             prefetch(tokens, np.intp(order[(i + 16) * FENCE_PLACES]))

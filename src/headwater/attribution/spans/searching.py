@@ -66,13 +66,9 @@ def count_texts(texts, offsets, rows, settings):
         for segment in range(rows.shape[0]):
             row = rows[segment]
             token_ids(hashes, hashes.size, row, ids)
-            _narrow(row, ids, begins, last - first, low, high)
+            _locate(row, ids, begins, last - first, low, high)
             for n in range(last - first):
-                if low[n] < high[n]:
-                    begin, length = begins[n], begins[n + 1] - begins[n]
-                    one = _bound(row, ids, begin, length, low[n], high[n], 0, False)
-                    two = _bound(row, ids, begin, length, one, high[n], 0, True)
-                    out[first + n] += _living_in(row, one, two)
+                out[first + n] += _living_in(row, low[n], high[n])
     return out
 
 
@@ -85,10 +81,11 @@ def count_text(text, rows, settings):
 
 
 @compiled
-def _narrow(row, ids, begins, phrases, low, high):
-    """Narrow the suffix array for many phrases in lock step: [low, high) of each is what is left to search.
+def _locate(row, ids, begins, phrases, low, high):
+    """Find [low, high) of many phrases in the suffix array in lock step.
 
-    The searches between the fences go on together, one step of each in turn, so that their reads overlap.
+    All searches, first between the fences and then between two of them, go on together, one step of each
+    in turn, so that their reads overlap.
     """
     fences = carray(u64_at(row[ROW_FENCES]), 2 * ((row[ROW_SIZE] + FENCE_PLACES - 1) // FENCE_PLACES))
     symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
@@ -135,14 +132,52 @@ def _narrow(row, ids, begins, phrases, low, high):
                 going = True
     for n in range(phrases):
         if low[n] < high[n]:
-            low[n] = max(low[n], (edges[2 * n, 0] - 1) * FENCE_PLACES)
-            high[n] = min(high[n], edges[2 * n + 1, 0] * FENCE_PLACES)
-            for rank in range(low[n], min(high[n], low[n] + 8 * FENCE_PLACES), 16):
-                prefetch(order, np.intp(rank))
+            under, over = edges[2 * n, 0], edges[2 * n + 1, 0]  # first fences not below, and above
+            edges[2 * n, 0] = max(low[n], (under - 1) * FENCE_PLACES)
+            edges[2 * n + 1, 1] = min(high[n], over * FENCE_PLACES)
+            if begins[n + 1] - begins[n] <= 4:
+                edges[2 * n, 1] = min(high[n], under * FENCE_PLACES)
+                edges[2 * n + 1, 0] = max(low[n], (over - 1) * FENCE_PLACES)
+            else:  # four tokens do not tell where among equal fences the phrase begins and ends
+                edges[2 * n, 1], edges[2 * n + 1, 0] = edges[2 * n + 1, 1], edges[2 * n, 0]
+    if phrases == 1:  # nobody to take turns with: ask for all there is, if it is little
+        for e in range(2):
+            if edges[e, 1] - edges[e, 0] <= 2 * FENCE_PLACES:
+                for rank in range(edges[e, 0], edges[e, 1], 16):
+                    prefetch(order, np.intp(rank))
+                for rank in range(edges[e, 0], edges[e, 1]):
+                    prefetch(tokens, np.intp(order[rank]))
+    position = np.zeros(2 * phrases, dtype=np.int64)
+    going = True
+    while going:
+        going = False
+        for e in range(2 * phrases):
+            if edges[e, 0] < edges[e, 1]:
+                position[e] = order[(edges[e, 0] + edges[e, 1]) >> 1]
+                prefetch(tokens, np.intp(position[e]))
+        for e in range(2 * phrases):
+            left, right = edges[e, 0], edges[e, 1]
+            if left >= right:
+                continue
+            middle = (left + right) >> 1
+            begin = begins[e >> 1]
+            below = e & 1 != 0
+            for i in range(begins[(e >> 1) + 1] - begin):
+                token = tokens[position[e] + i]  # the end mark 0 stops this before the array does
+                if token != ids[begin + i]:
+                    below = token < ids[begin + i]
+                    break
+            if below:
+                left = middle + 1
+            else:
+                right = middle
+            edges[e, 0], edges[e, 1] = left, right
+            if left < right:
+                prefetch(order, np.intp((left + right) >> 1))
+                going = True
     for n in range(phrases):
-        if high[n] - low[n] <= 2 * FENCE_PLACES:  # the last few steps would wait for memory one by one
-            for rank in range(low[n], high[n]):
-                prefetch(tokens, np.intp(order[rank]))
+        if low[n] < high[n]:
+            low[n], high[n] = edges[2 * n, 0], edges[2 * n + 1, 0]
 
 
 @compiled

@@ -23,7 +23,7 @@ ANCHOR_TOKENS = 64
 DELTA_LONG = 255
 """A distance between tokens that does not fit a byte, and is listed apart."""
 
-FENCE_PLACES = 32
+FENCE_PLACES = 48
 """Places of the suffix array between two fences."""
 
 SKETCH_WORDS = 128
@@ -54,7 +54,7 @@ ARRAYS: Mapping[str, str] = {
     "sketch_rows": "<i4",  # (documents,) row of the sketch, or -1
     "sketches": "<u4",  # (128 * rows,)
     "symbol_starts": "<i4",  # (symbols + 2,) first place of each symbol in the suffix array
-    "fences": "<u8",  # (2 * n / 32,) first four tokens of every 32nd suffix, in order
+    "fences": "<u8",  # (2 * n / 48,) first four tokens of every 48th suffix, in order
 }
 """Every array of a segment, with its type on disk; the order is the order in the file."""
 
