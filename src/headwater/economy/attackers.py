@@ -32,7 +32,10 @@ def prepare_attack(view: View) -> None:
     pull, quality, holder = view["asset.pull"], view["asset.quality"], view["asset.holder"]
     owned = view["asset.owner"] >= s.agents.contributors - attack.accounts
     mine, honest = np.flatnonzero(owned), np.flatnonzero(~owned)
-    view["asset.parent"][mine] = -1
+    # Builders do not list what attackers offer, and nobody has built on it; what is earned comes from the attack.
+    parent, listed = view["asset.parent"], view["niche.asset"]
+    parent[owned | ((parent >= 0) & owned[parent])] = -1
+    listed[owned[listed]] = honest[0]
     key = key_of(view.seed, 0, ATTACK)
     caught = np.array([uniform(key, i) for i in range(mine.size)]) < attack.detection
     pull[mine] = 0.0
@@ -50,6 +53,7 @@ def prepare_attack(view: View) -> None:
         view["app.niche"][app] = 1.0
         view["niche.asset"][app * NICHE_SIZE : (app + 1) * NICHE_SIZE] = np.resize(mine, NICHE_SIZE)
     elif attack.kind == "sybil":
+        quality[mine] = 1.0
         pull[mine] = SYBIL_PART / (1 - SYBIL_PART) * float(pull[honest].sum(dtype=np.float64)) / mine.size
     elif attack.kind == "duplicate":
         targets = np.resize(honest[np.argsort(-pull[honest], kind="stable")[: mine.size]], mine.size)

@@ -117,7 +117,7 @@ class AppColumns(NamedTuple):
 
 
 Cards = NDArray[Any]
-"""(assets,) records of 24 bytes, so that a source costs one cache line instead of five; see `population`."""
+"""(assets,) records of 16 bytes, so that a source costs one cache line instead of three; see `population`."""
 
 
 class Outcome(NamedTuple):
@@ -157,13 +157,15 @@ def run_calls(
     apps: AppColumns,
     assets: Cards,
     table: Table,
+    holders: Int32s,
+    contents: Int32s,
     out: Outcome,
 ) -> None:
     """All calls of users first..last-1 on one day, added to `out`; `users.spent` and `pot` are updated."""
     count_key, key = stream(seed, day, CALL_COUNT), stream(seed, day, CALL)
     width = SOURCES_MAX + 2
     asset, holder, content = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-    evidence, measured, scores = np.empty(width), np.empty(width), np.empty(width)
+    evidence, measured, scores, quality = np.empty(width), np.empty(width), np.empty(width), np.empty(width)
     weights, fixed, remainders = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
     words = np.empty(width, np.uint64)
     drawn = np.empty(width, np.int64)
@@ -172,6 +174,9 @@ def run_calls(
     # Without copies or common knowledge the value of the game is additive, and its Shapley value is the evidence.
     plain = rules.rule == PROPORTIONAL or (rules.rule == DEDUP_SHAPLEY and not rules.copies and rules.overlap == 0.0)
     # Kept in registers and added to the tally at the end.
+    calls: Whole
+    paid: Whole
+    surplus: Whole
     calls, paid, surplus = np.int64(0), np.int64(0), np.int64(0)
     residual_sum, discount_sum, left_over_sum = np.int64(0), np.int64(0), np.int64(0)
     tracks = out.due.size > 0
@@ -193,7 +198,7 @@ def run_calls(
             app: Whole = np.int64(users.app[user])
             if not forced and uniform(key, base) > rules.loyalty:
                 app = pick(bits(key, base + 1), apps.table)
-            price = apps.price[app]
+            price: Whole = apps.price[app]
             if not forced:
                 worth = rules.value
                 if rules.shape == EXPONENTIAL:
@@ -226,7 +231,7 @@ def run_calls(
             if forced:
                 out.tally[ATTACKER] += price
             out.app_calls[app] += 1
-            pool = apps.pool[app]
+            pool: Whole = apps.pool[app]
             if rules.money == PER_PAYER and users.pot.size > 0:
                 pool = per_call + (1 if index < odd else 0)
 
@@ -244,6 +249,8 @@ def run_calls(
                     drawn[k] = apps.niche_assets[app * NICHE_SIZE + np.int64(word & _NICHE_MASK)]
                 else:
                     drawn[k] = pick(word, table)
+            for k in range(rules.sources):
+                quality[k] = assets[drawn[k]].quality
             total, n = 0.0, 0
             for k in range(rules.sources):
                 a = drawn[k]
@@ -253,12 +260,12 @@ def run_calls(
                 if seen:
                     continue  # a passage is in an answer once, however often it is drawn
                 card = assets[a]
-                e = min(exponential(words[k]) * level * np.float64(card.quality), EVIDENCE_BITS_MAX)
+                e = min(exponential(words[k]) * level * quality[k], EVIDENCE_BITS_MAX)
                 if card.born >= rules.born_before:
                     e = 0.0
                 asset[n] = a
                 if rules.copies:
-                    content[n], holder[n] = card.content, card.holder
+                    content[n], holder[n] = contents[a], holders[a]
                     # Copies in one answer say the same: they explain the same bits.
                     for j in range(n):
                         if content[j] == content[n]:
@@ -291,7 +298,7 @@ def run_calls(
                     for k in range(n):
                         asset[k] = order[k]
                         if rules.copies:
-                            holder[k], content[k] = assets[asset[k]].holder, assets[asset[k]].content
+                            holder[k], content[k] = holders[asset[k]], contents[asset[k]]
                         evidence[k] = measured[k]
                         total += measured[k]
                 left_over_bits = 0.0
@@ -303,8 +310,16 @@ def run_calls(
                         scores[k] = evidence[k]
                 else:
                     left_over_bits = score_call(
-                        rules.rule, n, holder, content, evidence, rules.overlap, rules.copies, rules.hidden_copies,
-                        scores, shares,
+                        rules.rule,
+                        n,
+                        holder,
+                        content,
+                        evidence,
+                        rules.overlap,
+                        rules.copies,
+                        rules.hidden_copies,
+                        scores,
+                        shares,
                     )
                 # Bits that Banzhaf leaves to nobody are one more source, whose owner is the commons.
                 scores[n] = left_over_bits
@@ -365,18 +380,20 @@ def calls_of_day(
     apps: AppColumns,
     assets: Cards,
     table: Table,
+    holders: Int32s,
+    contents: Int32s,
     out: Outcome,
 ) -> None:
     """All calls of a day on so many threads; the result is the same for any number of them."""
     count = users.rate.size
     if threads == 1 or count < threads:
-        run_calls(seed, day, 0, count, rules, users, apps, assets, table, out)
+        run_calls(seed, day, 0, count, rules, users, apps, assets, table, holders, contents, out)
         return
     parts = [_empty_like(out) for _ in range(threads)]
     edges = [count * t // threads for t in range(threads + 1)]
 
     def part(t: int) -> None:
-        run_calls(seed, day, edges[t], edges[t + 1], rules, users, apps, assets, table, parts[t])
+        run_calls(seed, day, edges[t], edges[t + 1], rules, users, apps, assets, table, holders, contents, parts[t])
 
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(part, range(threads)))

@@ -190,4 +190,7 @@ def pick(word: np.uint64, table: Table) -> Whole:
     """Draw an index from a table with one 64-bit word: the high half chooses the slot, the low half the side."""
     slot = np.int64(((word >> _S32) * np.uint64(table.size)) >> _S32)
     entry = table[slot]
-    return slot if np.uint32(word & _LOW32) < entry.chance else np.int64(entry.other)
+    # Arithmetic instead of a branch: the side cannot be predicted, and a wrong guess would wait for memory twice.
+    other = np.int64(entry.other)
+    keep = np.int64(np.uint32(word & _LOW32) < entry.chance)
+    return other + (slot - other) * keep

@@ -11,11 +11,8 @@ from headwater.economy.scenario import Scenario
 from headwater.economy.state import ACTIVE, NICHE_SIZE, State
 
 CARD = np.dtype(
-    [
-        ("holder", np.int32), ("content", np.int32), ("parent", np.int32), ("quality", np.float32),
-        ("born", np.int16), ("spare", np.int16), ("room", np.int32),
-    ]
-)  # fmt: skip
+    [("quality", np.float32), ("parent", np.int32), ("born", np.int16), ("spare", np.int16), ("room", np.int32)]
+)
 """What a call needs to know of a source, side by side: calls visit sources at random."""
 
 
@@ -79,7 +76,9 @@ def _contributors(state: State, s: Scenario, n: int, key: np.uint64) -> None:
 def _assets(state: State, s: Scenario, n: int, key: np.uint64) -> None:
     each = s.agents.assets_each
     count = n * each
-    state.add("asset", count, owner=np.int32, pull=np.float32, table=ALIAS, earned=np.int64)
+    state.add(
+        "asset", count, owner=np.int32, holder=np.int32, content=np.int32, pull=np.float32, table=ALIAS, earned=np.int64
+    )
     state.columns["asset.card"] = cards = np.zeros(count, CARD)
     for name in CARD.names or ():
         if name not in ("spare", "room"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.economy.compiled import Float64s, Int64s, UInt8s, compiled
+from headwater.economy.compiled import Float64s, Int64s, UInt8s, compiled, vectorised
 from headwater.economy.draws import below, stream
 
 
@@ -43,7 +43,7 @@ def boltzmann_one_at_a_time(seed: int, steps: int, money: Int64s) -> None:
                 money[to if to < i else to + 1] += 1
 
 
-@compiled
+@vectorised
 def entry_exit(
     steps: int,
     pool: float,
@@ -68,17 +68,21 @@ def entry_exit(
     for _ in range(steps):
         rate = pool / max(weight, 1e-300)
         weight = 0.0
+        # Without branches, so that several people are computed at once.
         for i in range(n):
-            on = active[i]
+            on = np.float64(active[i])
             could = rate * quality[i]
-            gain = could if on else 0.0
-            mean = 0.9 * profit[i] + 0.1 * (gain - cost[i] if on else 0.0)
+            gain = could * on
+            mean = 0.9 * profit[i] + 0.1 * (gain - cost[i] * on)
             due = balance[i] + gain
-            pays = due >= threshold
-            paid += due - fee if pays else 0.0
-            balance[i] = 0.0 if pays else due
-            stays = mean >= -0.1 if on else could > cost[i]
-            profit[i] = mean if on or not stays else 0.0
+            pays = 1.0 if due >= threshold else 0.0
+            paid += pays * (due - fee)
+            balance[i] = due * (1.0 - pays)
+            patient = 1.0 if mean >= -0.1 else 0.0
+            tempted = 1.0 if could > cost[i] else 0.0
+            stays = on * patient + (1.0 - on) * tempted
+            # Whoever comes back starts with a clean slate.
+            profit[i] = mean * (1.0 - (1.0 - on) * stays)
             active[i] = np.uint8(stays)
-            weight += quality[i] if stays else 0.0
+            weight += stays * quality[i]
     return paid

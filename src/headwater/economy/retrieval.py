@@ -39,9 +39,7 @@ def live_niches(key: np.uint64, listed: Int32s, weights: Float64s, table: Table,
 
 def renew(view: View) -> None:
     """Rebuild the table from which sources are drawn."""
-    newborn_assets(
-        view["asset.born"], view["contributor.born"], view["asset.owner"], view["contributor.phase"]
-    )
+    newborn_assets(view["asset.born"], view["contributor.born"], view["asset.owner"], view["contributor.phase"])
     weights = np.empty(view["asset.pull"].size)
     retrieval_weights(
         view.day, view["asset.pull"], view["asset.owner"], view["asset.born"], view["contributor.effort"],

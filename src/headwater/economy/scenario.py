@@ -388,7 +388,7 @@ def _policy(table: Mapping[str, Any], folder: Path | None) -> Policy:
         except FileNotFoundError:
             raise _wrong(f"there is no policy {path}", "give the path of a policy TOML") from None
     if not isinstance(takes, Mapping) or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in takes.values()
+        not isinstance(v, bool) and _finite(v) and 0 <= v <= 1 for v in takes.values()
     ):
         raise _wrong(f"takes is {takes!r}", "give each line a part of the price from 0 to 1")
     return policy_of(takes, cap_bps=table.get("take_cap_bps"))
@@ -397,7 +397,7 @@ def _policy(table: Mapping[str, Any], folder: Path | None) -> Policy:
 def policy_of(takes: Mapping[str, float], *, cap_bps: int | None = None) -> Policy:
     """A policy with the shipped measurement rules and its own lines, each a part of the price from 0 to 1."""
     shipped = _policy({}, None)
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"name": name, "account": f"operator:{name}", "bps": round(part * BPS), "rule": f"{name} of the scenario"}
         for name, part in takes.items()
     ]
@@ -417,7 +417,7 @@ def _ranges(params: Any) -> tuple[tuple[str, float, float, bool], ...]:
         if (
             not isinstance(row, list)
             or len(row) not in (2, 3)
-            or not all(isinstance(x, int | float) and math.isfinite(float(x)) for x in row[:2])
+            or not all(_finite(x) for x in row[:2])
             or row[0] >= row[1]
             or (len(row) == 3 and (row[2] != "log" or row[0] <= 0))
         ):
@@ -430,6 +430,10 @@ def _ranges(params: Any) -> tuple[tuple[str, float, float, bool], ...]:
             _typed(section, entry, int(bound) if isinstance(entry.default, int) else float(bound))
         rows.append((f"{section}.{key}", float(row[0]), float(row[1]), len(row) == 3))
     return tuple(rows)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _locate(name: str) -> tuple[str, str]:

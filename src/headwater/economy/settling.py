@@ -12,11 +12,12 @@ at T collects (1 - f/T) exp(-hT/r), which is largest at T* = (f + sqrt(f^2 + 4 f
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
-from headwater.economy.compiled import Float32s, Int16s, Int64s, UInt8s, compiled
+from headwater.economy.compiled import Float32s, Int16s, Int64s, UInt8s, Whole, compiled
 from headwater.economy.draws import CLAIM, key_of, uniform
 from headwater.economy.scenario import Scenario
 
@@ -99,7 +100,7 @@ def settle_rows(
             if not gone and uniform(key, 4 * i + 1) < enrol * min(1.0, due * 1e-9):
                 enrolled[i] = 1
             continue
-        least = threshold
+        least: Whole = threshold
         if threshold == 0:
             least = max(20 * fee, np.int64(best_threshold(float(fee), float(pay[i]), lost_day)))
         if due >= least and due > fee and (not line_pays or line_money >= fee):
@@ -128,7 +129,7 @@ def settle(view: View) -> None:
     tally = np.zeros(6, np.int64)
     line_pays = s.fee_payer == "line"
     names = ("accrued", "maturing", "posted", "settled", "pay", "phase", "enrolled", "lost_on", "attacker")
-    columns = [view[f"contributor.{name}"] for name in names]
+    columns: Any = [*(view[f"contributor.{name}"] for name in names), tally]
     key = key_of(view.seed, view.day, CLAIM)
     weeks = s.epoch_days / 7.0
     settle_rows(
@@ -136,7 +137,7 @@ def settle(view: View) -> None:
         10 ** (NANO_DECIMALS - s.token_decimals), s.fee_nano, line_pays,
         max(0, view.balance(SETTLEMENT_LINE)) if line_pays else 0, s.threshold_nano,
         1.0 - (1.0 - lost_day) ** s.epoch_days, lost_day, 1.0 - (1.0 - s.claim_week) ** weeks,
-        s.enrol_week * weeks, s.expiry_days, *columns, tally,
+        s.enrol_week * weeks, s.expiry_days, *columns,
     )  # fmt: skip
     view.settled("received", tally[RECEIVED])
     view.settled("fees", tally[FEES_PAYEE])

@@ -221,7 +221,7 @@ class Simulation:
                 state["app.price"], state["app.pool"], state["app.niche"], state["niche.live"],
                 state["app.table"],
             ),
-            state["asset.card"], state["asset.table"],
+            state["asset.card"], state["asset.table"], state["asset.holder"], state["asset.content"],
             Outcome(state["asset.earned"], self.due, uses, self._app_calls, self._tally_today),
         )  # fmt: skip
         fold_by_owner(state["asset.owner"], state["asset.earned"], state["contributor.today"])

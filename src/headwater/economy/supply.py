@@ -10,6 +10,8 @@ what does not divide stays in the pool for tomorrow.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
@@ -141,12 +143,13 @@ def live(view: View) -> None:
         rate = (pot << SHARE_SHIFT) // weight if weight > 0 else 0
     active = max(1, int(memory_tally[ACTIVE_ROWS]))
     tally = np.zeros(7, np.int64)
+    columns: Any = [*(view[f"contributor.{c}"] for c in _ORDER), tally]
     supply_rows(
         key_of(view.seed, view.day, SUPPLY), view.day, rate, 1.0 / s.memory_days, s.salience_month_nano / 30.0,
         s.elasticity, s.crowding, float(s.cost_day_nano), float(s.intrinsic_day_nano), s.exit_day, s.return_day,
         s.entry_day, s.churn_day, int(memory_tally[PAY_SUM]) / active,
         view["contributor.accrued"], view["contributor.seen"], view["asset.pull"],
-        *(view[f"contributor.{c}"] for c in _ORDER), tally,
+        *columns,
     )  # fmt: skip
     if view.scenario.run.mode == "pool":
         view.book("pot", -int(tally[PAID]))

@@ -100,7 +100,7 @@ def pareto(_: bool) -> Fact:
 def fit_spread() -> float:
     """The lognormal spread at which the top 3 % get 85 % of use (V6); everything else about tails is predicted."""
     low, high = 1.0, 5.0
-    for _ in range(40):
+    for _step in range(40):
         middle = (low + high) / 2
         if top_share(pull_quantiles(100_000, "lognormal", 2.0, middle), 0.03) < 0.85:
             low = middle
@@ -150,7 +150,7 @@ def per_payer(_: bool) -> Fact:
         return float(pooled @ top), float(top.mean()), float(tail.mean() / (pooled @ tail) - 1.0)
 
     a, b = 0.75, 0.05
-    for _ in range(12):
+    for _round in range(12):
         # Two secant-like corrections a round: a moves the pooled share, b the ratio of the two.
         pooled, own, _tail = shares(a, b)
         step = (shares(a + 1e-3, b)[0] - pooled) / 1e-3
@@ -198,7 +198,7 @@ def wash(_: bool) -> Fact:
         return back / fee
 
     low, high = 1.0, 3.0
-    for _ in range(30):
+    for _step in range(30):
         middle = (low + high) / 2
         if pooled_return(middle) < 1.0:
             low = middle
@@ -263,7 +263,7 @@ def breakage(_: bool) -> Fact:
     def search(mean: float) -> tuple[float, float, float]:
         """(matched, part of unmatched items under 1, their average) once 93 % of the money is matched."""
         items, low, high = amounts * mean, 0.1, 50.0
-        for _ in range(50):
+        for _step in range(50):
             effort = (low + high) / 2
             unmatched = np.exp(-effort * np.minimum(1.0, items))
             matched = 1.0 - float((items * unmatched).sum() / items.sum())
@@ -279,7 +279,7 @@ def breakage(_: bool) -> Fact:
         )
 
     low, high = 0.5, 100.0
-    for _ in range(25):
+    for _step in range(25):
         mean = (low * high) ** 0.5
         if search(mean)[2] < 0.055:
             low = mean
