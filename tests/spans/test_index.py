@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 import threading
 from collections.abc import Sequence
 
@@ -161,6 +163,27 @@ def test_the_report_counts_what_the_rules_give_each_document(tmp_path_factory, r
                 assert (report.owned_tokens, report.copied_tokens) == (owned, copied)
                 assert {(r.from_document_id, r.to_document_id): r.tokens for r in report.reassigned} == moved
             there = now
+
+
+@pytest.mark.parametrize(("words", "size"), [(2, 5000), (3, 9000), (40, 20_000)])
+def test_counts_hold_where_phrases_are_frequent(tmp_path, reference, words, size):
+    """Phrases that fill many stretches of the suffix array, alone and in batches, in one segment and in two."""
+    rng = random.Random(words)
+    texts = [" ".join(f"w{rng.randrange(words)}" for _ in range(size)) for _ in range(2)]
+    with SpanIndex.create(tmp_path / "i", gram_tokens=K, reference=reference, background=False) as index:
+        for i, text in enumerate(texts):
+            index.add([Document(f"d{i}", "o", i, text)], segment_tokens_max=1)
+        held = [f" {text} " for text in texts]
+        phrases = [" ".join(f"w{rng.randrange(words)}" for _ in range(rng.randrange(1, 9))) for _ in range(300)]
+        phrases += ["", "unknown", "w0 unknown", *(" ".join(texts[0].split()[i : i + 20]) for i in range(0, 900, 9))]
+        expected = []
+        for phrase in phrases:
+            pattern = re.compile(f"(?= {phrase} )")
+            expected.append(sum(len(pattern.findall(text)) for text in held) if phrase else 0)
+
+        assert [index.count(phrase) for phrase in phrases] == expected
+        assert list(index.count_batch(phrases)) == expected
+        assert index.count_batch([]) == ()
 
 
 def test_spans_point_at_the_words_in_both_texts(tmp_path, reference):

@@ -82,102 +82,112 @@ def count_text(text, rows, settings):
 
 @compiled
 def _locate(row, ids, begins, phrases, low, high):
-    """Find [low, high) of many phrases in the suffix array in lock step.
+    """Find [low, high) of many phrases in the suffix array.
 
-    All searches, first between the fences and then between two of them, go on together, one step of each
-    in turn, so that their reads overlap.
+    The searches for where they begin, first between the fences and then between two of them, go on in lock
+    step, one step of each in turn, so that their reads overlap; from there it is seldom far to the end.
     """
-    fences = carray(u64_at(row[ROW_FENCES]), 2 * ((row[ROW_SIZE] + FENCE_PLACES - 1) // FENCE_PLACES))
+    places = row[ROW_SIZE]
+    fences = carray(u64_at(row[ROW_FENCES]), 2 * ((places + FENCE_PLACES - 1) // FENCE_PLACES))
     symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
-    order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
-    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
-    keys = np.zeros((2 * phrases, 2), dtype=np.uint64)  # least and greatest first four tokens of each phrase
-    edges = np.zeros((2 * phrases, 2), dtype=np.int64)  # what is left of the fences for either bound
+    order = carray(i32_at(row[ROW_ORDER]), places)
+    tokens = carray(i32_at(row[ROW_TOKENS]), places)
+    keys = np.zeros((phrases, 2), dtype=np.uint64)  # the first four tokens of each phrase
+    left, right = np.zeros(phrases, dtype=np.int64), np.zeros(phrases, dtype=np.int64)
     for n in range(phrases):
         low[n] = high[n] = 0
         begin, length = begins[n], begins[n + 1] - begins[n]
         known = length > 0
         for i in range(length):
             known = known and ids[begin + i] != 0
-        if not known:
-            continue
-        low[n], high[n] = symbols[ids[begin]], symbols[ids[begin] + 1]
-        for i in range(4):
-            shift = np.uint64(32 - 32 * (i & 1))
-            token = np.uint64(ids[begin + i]) if i < length else np.uint64(0)
-            keys[2 * n, i >> 1] |= token << shift
-            keys[2 * n + 1, i >> 1] |= (token if i < length else np.uint64(0xFFFFFFFF)) << shift
-        for bound in range(2):
-            edges[2 * n + bound, 0] = (low[n] + FENCE_PLACES - 1) // FENCE_PLACES
-            edges[2 * n + bound, 1] = (high[n] + FENCE_PLACES - 1) // FENCE_PLACES
+        if known:
+            low[n], high[n] = symbols[ids[begin]], symbols[ids[begin] + 1]
+            for i in range(min(4, length)):
+                keys[n, i >> 1] |= np.uint64(ids[begin + i]) << np.uint64(32 - 32 * (i & 1))
+            left[n] = (low[n] + FENCE_PLACES - 1) // FENCE_PLACES
+            right[n] = (high[n] + FENCE_PLACES - 1) // FENCE_PLACES
     going = True
     while going:
         going = False
-        for e in range(2 * phrases):
-            left, right = edges[e, 0], edges[e, 1]
-            if left >= right:
+        for n in range(phrases):
+            if left[n] >= right[n]:
                 continue
-            middle = (left + right) >> 1
-            one, two = fences[2 * middle], fences[2 * middle + 1]
-            below = one < keys[e, 0] or (one == keys[e, 0] and two < keys[e, 1])
-            if e & 1:
-                below = below or (one == keys[e, 0] and two == keys[e, 1])
-            if below:
-                left = middle + 1
+            middle = (left[n] + right[n]) >> 1
+            one = fences[2 * middle]
+            if one < keys[n, 0] or (one == keys[n, 0] and fences[2 * middle + 1] < keys[n, 1]):
+                left[n] = middle + 1
             else:
-                right = middle
-            edges[e, 0], edges[e, 1] = left, right
-            if left < right:
-                prefetch(fences, np.intp(left + right) >> 1 << 1)
+                right[n] = middle
+            if left[n] < right[n]:
+                prefetch(fences, np.intp(left[n] + right[n]) >> 1 << 1)
                 going = True
     for n in range(phrases):
         if low[n] < high[n]:
-            under, over = edges[2 * n, 0], edges[2 * n + 1, 0]  # first fences not below, and above
-            edges[2 * n, 0] = max(low[n], (under - 1) * FENCE_PLACES)
-            edges[2 * n + 1, 1] = min(high[n], over * FENCE_PLACES)
-            if begins[n + 1] - begins[n] <= 4:
-                edges[2 * n, 1] = min(high[n], under * FENCE_PLACES)
-                edges[2 * n + 1, 0] = max(low[n], (over - 1) * FENCE_PLACES)
-            else:  # four tokens do not tell where among equal fences the phrase begins and ends
-                edges[2 * n, 1], edges[2 * n + 1, 0] = edges[2 * n + 1, 1], edges[2 * n, 0]
-    if phrases == 1:  # nobody to take turns with: ask for all there is, if it is little
-        for e in range(2):
-            if edges[e, 1] - edges[e, 0] <= 2 * FENCE_PLACES:
-                for rank in range(edges[e, 0], edges[e, 1], 16):
-                    prefetch(order, np.intp(rank))
-                for rank in range(edges[e, 0], edges[e, 1]):
-                    prefetch(tokens, np.intp(order[rank]))
-    position = np.zeros(2 * phrases, dtype=np.int64)
+            fence, step = left[n], 0
+            if begins[n + 1] - begins[n] > 4:  # among equal fences four tokens do not tell where it begins
+                while (fence + step) * FENCE_PLACES < high[n] and (
+                    fences[2 * (fence + step)] == keys[n, 0] and fences[2 * (fence + step) + 1] == keys[n, 1]
+                ):
+                    step = 2 * step + 1
+            left[n] = max(low[n], (fence - 1) * FENCE_PLACES)
+            right[n] = min(high[n], (fence + step) * FENCE_PLACES)
+            prefetch(order, np.intp(min(left[n] + right[n], 2 * places - 1)) >> 1)
+    if phrases == 1 and right[0] - left[0] <= FENCE_PLACES:  # nobody to take turns with: ask for all there is
+        for rank in range(left[0], right[0], 16):
+            prefetch(order, np.intp(rank))
+        for rank in range(left[0], right[0]):
+            prefetch(tokens, np.intp(order[rank]))
+    position = np.zeros(phrases, dtype=np.int64)
     going = True
     while going:
         going = False
-        for e in range(2 * phrases):
-            if edges[e, 0] < edges[e, 1]:
-                position[e] = order[(edges[e, 0] + edges[e, 1]) >> 1]
-                prefetch(tokens, np.intp(position[e]))
-        for e in range(2 * phrases):
-            left, right = edges[e, 0], edges[e, 1]
-            if left >= right:
+        for n in range(phrases):
+            if left[n] < right[n]:
+                position[n] = order[(left[n] + right[n]) >> 1]
+                prefetch(tokens, np.intp(position[n]))
+        for n in range(phrases):
+            if left[n] >= right[n]:
                 continue
-            middle = (left + right) >> 1
-            begin = begins[e >> 1]
-            below = e & 1 != 0
-            for i in range(begins[(e >> 1) + 1] - begin):
-                token = tokens[position[e] + i]  # the end mark 0 stops this before the array does
-                if token != ids[begin + i]:
-                    below = token < ids[begin + i]
-                    break
-            if below:
-                left = middle + 1
+            middle = (left[n] + right[n]) >> 1
+            if _compare(tokens, position[n], ids, begins[n], begins[n + 1]) < 0:
+                left[n] = middle + 1
             else:
-                right = middle
-            edges[e, 0], edges[e, 1] = left, right
-            if left < right:
-                prefetch(order, np.intp((left + right) >> 1))
+                right[n] = middle
+            if left[n] < right[n]:
+                prefetch(order, np.intp((left[n] + right[n]) >> 1))
                 going = True
     for n in range(phrases):
+        if left[n] + 1 < high[n]:
+            prefetch(tokens, np.intp(order[left[n] + 1]))
+    for n in range(phrases):
         if low[n] < high[n]:
-            low[n], high[n] = edges[2 * n, 0], edges[2 * n + 1, 0]
+            low[n], high[n] = left[n], _end(tokens, order, ids, begins[n], begins[n + 1], left[n], high[n])
+
+
+@compiled
+def _compare(tokens, position, ids, begin, end):
+    """Below, at or above 0 as the suffix is below, begins with or is above a phrase."""
+    for i in range(end - begin):
+        token = tokens[position + i]  # the end mark 0 stops this before the array does
+        if token != ids[begin + i]:
+            return -1 if token < ids[begin + i] else 1
+    return 0
+
+
+@compiled
+def _end(tokens, order, ids, begin, end, low, high):
+    """First place from `low` on whose suffix does not begin with the phrase, by doubling and then halving steps."""
+    step = 1
+    while low + step - 1 < high and _compare(tokens, order[low + step - 1], ids, begin, end) == 0:
+        step *= 2
+    left, right = low + step // 2, min(high, low + step - 1)
+    while left < right:
+        middle = (left + right) >> 1
+        if _compare(tokens, order[middle], ids, begin, end) == 0:
+            left = middle + 1
+        else:
+            right = middle
+    return left
 
 
 @compiled
