@@ -29,11 +29,13 @@ def answers(honest: list[Document], proposals: Proposals) -> list[bytes]:
     """Answers that quote two registered documents among other people's words."""
     rng = random.Random(7)
     other = [text for _, text in proposals[HONEST : HONEST + 60]]
+    mine = [document.raw for document in honest]
     return [
-        b" ".join((cut(rng, rng.choice(other), 60), cut(rng, rng.choice(honest).raw, 40), cut(rng, rng.choice(other), 60),
-                   cut(rng, rng.choice(honest).raw, 40)))
+        b" ".join(
+            cut(rng, rng.choice(texts), words) for texts, words in ((other, 60), (mine, 40), (other, 60), (mine, 40))
+        )
         for _ in range(150)
-    ]  # fmt: skip
+    ]
 
 
 def cut(rng: random.Random, text: bytes, words: int) -> bytes:

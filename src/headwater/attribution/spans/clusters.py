@@ -127,7 +127,7 @@ class _Table:
 
     def similar(self, segment: Segment) -> list[tuple[int, int]]:
         """Pairs (document of `segment`, new document) that resemble each other; for the new segment, its own pairs
-        (earlier, later)."""
+        (earliest alike, later)."""
         documents = np.flatnonzero(np.asarray(segment.arrays["sketch_rows"]) >= 0)
         pairs = (
             [(int(self._numbers[one]), int(self._numbers[two])) for one, two in self._within]
@@ -184,12 +184,12 @@ def _alike(one, row, other, other_row):
 
 @compiled
 def _fill_bands(sketches, rows, keys, holders):
-    """Enter the bands of all rows, each for its first holder; returns (earlier, later) pairs that are alike."""
+    """Enter the bands of all rows, each for its first holder; returns (earliest alike, row) of those that have one."""
     mask = np.uint64(keys.size - 1)
     pairs = []
     tried = np.empty(BANDS, dtype=np.int64)
     for n in range(rows.size):
-        tries = 0
+        tries, earliest = 0, np.int64(-1)
         for band in range(BANDS):
             key = _band_key(sketches, rows[n], band)
             slot = key & mask
@@ -202,8 +202,10 @@ def _fill_bands(sketches, rows, keys, holders):
             if earlier != n and not _among(tried, tries, earlier):
                 tried[tries] = earlier
                 tries += 1
-                if _alike(sketches, rows[earlier], sketches, rows[n]):
-                    pairs.append((earlier, n))
+                if (earliest < 0 or earlier < earliest) and _alike(sketches, rows[earlier], sketches, rows[n]):
+                    earliest = earlier
+        if earliest >= 0:
+            pairs.append((earliest, np.int64(n)))
     out = np.empty((len(pairs), 2), dtype=np.int64)
     for i in range(len(pairs)):
         out[i, 0], out[i, 1] = pairs[i]
