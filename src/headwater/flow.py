@@ -212,7 +212,7 @@ class Flow:
         messages = list(request.messages)
         prompt_id = request.prompt or served.prompt
         if prompt_id is not None:
-            messages.insert(0, Message("system", self.parts.registry.text(prompt_id).strip()))
+            messages.insert(0, Message("system", self._prompt_text(prompt_id)))
         asked = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
         parts: list[Part] = []
         for number, piece in enumerate(render_chat(messages)):
@@ -223,6 +223,14 @@ class Flow:
                 parts += self._sources(piece.text, wanted, offer)
             parts.append(Part(f"fixed-{number}", "", piece.text, fixed=True, control=piece.control))
         return Layout(tuple(parts))
+
+    def _prompt_text(self, prompt_id: ContributionId) -> str:
+        kind = self.parts.registry.get(prompt_id).kind
+        if kind != "prompt":
+            raise InvalidError(
+                f"{prompt_id} is a {kind}", code="prompt_invalid", fix="give the id of a contribution of kind prompt"
+            )
+        return self.parts.registry.text(prompt_id).strip()
 
     def _sources(self, question: str, wanted: int, offer_units: int) -> list[Part]:
         """Registered passages for a question, each headed by the title of the contribution it is from."""

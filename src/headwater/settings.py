@@ -31,14 +31,14 @@ class Settings:
     policy: str = field(default="", metadata={"help": "path of a policy TOML; empty for the shipped default"})
     model_name: str = field(default="smollm2-135m", metadata={"help": "name callers use for the model without sources"})
     grounded_suffix: str = field(
-        default="-grounded", metadata={"help": "added to the model name: retrieves sources and uses the registered prompt"}
+        default="-grounded", metadata={"help": "added to the model name: with sources and the registered prompt"}
     )
     sources: int = field(default=4, metadata={"help": f"sources offered to a grounded answer, 0..{SOURCES_MAX}"})
     request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
     input_token_price: str = field(default="0.000004", metadata={"help": "price of one prompt token"})
     output_token_price: str = field(default="0.0001", metadata={"help": "price of one answer token"})
     threads: int = field(default=1, metadata={"help": "processor threads of the model in process"})
-    maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed before it settles"})
+    maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed"})
     rpc_url: str = field(default="", metadata={"help": "JSON-RPC of the chain; empty for the embedded one"})
     root_delay_s: int = field(default=3_600, metadata={"help": "seconds between posting a root and claims against it"})
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from toy.home import ToyHome, open_home
 
 from headwater.chain import Chain, EmbeddedChain
 from headwater.core.errors import ConflictError, MissingError, RefusedError
@@ -24,6 +23,7 @@ from headwater.settlement.epoch import read_manifest
 from headwater.settlement.tree import Domain
 from headwater.splits import Policy, recompute_split
 from headwater.store.epoch_store import EpochStore
+from toy.home import ToyHome, open_home
 
 ADDRESSES = {name: "0x" + f"{i:02x}" * 20 for i, name in enumerate(("operator:compute", "operator:platform"), 0xA0)}
 QUESTION = "what does a river do in the sea?"

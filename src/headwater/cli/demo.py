@@ -215,9 +215,7 @@ def _settle(story: Story, home: Home, books: Settlement, chain: Chain) -> None:
         f"epoch {record.epoch}: root 0x{posted.root.hex()} posted, promises {tokens(posted.total)} test tokens in all"
     )
     delay = home.settings.root_delay_s
-    story.say(
-        f"{delay} s must pass before anybody is paid, so that a wrong root can be cancelled: the embedded clock is moved"
-    )
+    story.say(f"{delay} s must pass, in which a wrong root can be cancelled: the embedded clock is moved on")
     chain.jump(delay + 1)
     author = account_for(prompt_author(home))
     claimed: dict[str, Any] | None = None
@@ -238,7 +236,7 @@ def _settle(story: Story, home: Home, books: Settlement, chain: Chain) -> None:
         paid = chain.push(record.epoch, tree.prove_range(start, count), wanted=chosen)
         pushes.append({"payees": paid.payees, "token_units": paid.amount, "gas": paid.gas_used})
         story.say(
-            f"anybody may push: {paid.payees} payees of one subtree paid {tokens(paid.amount)} tokens for {paid.gas_used} gas"
+            f"anybody may push a subtree: {paid.payees} payees paid {tokens(paid.amount)} tokens for {paid.gas_used} gas"
         )
     booked = books.sync()
     problems = [*home.calls.check(), *books.reconcile()]
@@ -337,18 +335,14 @@ def _close(story: Story, home: Home, receipts: list[Receipt], books: Settlement)
     totals = closing(receipts, home.registry)
     if not story.quiet:
         print_closing(totals, home.policy.currency)
-    peak_mib = (_peak_kib(resource.RUSAGE_SELF) + _peak_kib(resource.RUSAGE_CHILDREN)) // 1024
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # a child's would count this process again
     took_s = time.monotonic() - story.started_s
     story.facts |= {"closing": closing_json(totals), "seconds": round(took_s, 1), "peak_mib": peak_mib}
     status = books.chain.status()
     story.facts["chain"] = {"funded_token_units": str(status.funded), "paid_token_units": str(status.paid)}
     story.say(
-        f"\n[dim]{took_s:.0f} s, at most {peak_mib:,} MiB; look around: headwater ledger check, headwater receipt list[/]"
+        f"\n[dim]{took_s:.0f} s, at most {peak_mib:,} MiB. Look around: headwater ledger check, receipt list, …[/]"
     )
-
-
-def _peak_kib(who: int) -> int:
-    return resource.getrusage(who).ru_maxrss
 
 
 def _keep(url: str, rpc: str) -> None:

@@ -43,7 +43,7 @@ class Question:
 
 
 QUESTIONS = (
-    Question("What is an enumeration in Python?", 435, streamed=True),
+    Question("What is an enumeration?", 435, streamed=True),
     Question("What is the maximum line length in Python code?", 8),
     Question("How should comments be written in Python code?", 8),
     Question("Why are underscores allowed in numeric literals?", 515),

@@ -92,7 +92,9 @@ def sweep(
     scenario: ScenarioFile = None, /, *, set: Sets = (), out_folder: Out = Path("economy-sweep"),
     processes: Annotated[int, Parameter(help="Runs at a time on this machine, one thread each.")] = 1,
     ray: Annotated[bool, Parameter(help="Spread the runs over a Ray cluster (extra `ray`).", negative=())] = False,
-    estimate_only: Annotated[bool, Parameter(name="--estimate", help="Print what it would cost and stop.", negative=())] = False,
+    estimate_only: Annotated[
+        bool, Parameter(name="--estimate", help="Print what it would cost and stop.", negative=())
+    ] = False,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Find which assumptions move a figure most; killed sweeps go on where they stopped."""
@@ -205,7 +207,8 @@ def report(
             _facts(False, json) if facts else (),
             tuple(_finished_sweep(folder) for folder in sweeps),
             (
-                "A model says what rules do to assumed behaviour. Attention, crowding out and an attacker's costs are guesses.",
+                "A model says what rules do to assumed behaviour. Attention, crowding out and an attacker's "
+                "costs are guesses.",
             ),
         )
         written = write_report(out_folder, material)
