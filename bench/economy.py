@@ -272,7 +272,8 @@ def threads() -> bool:
 def warm_start() -> float:
     """CPU seconds of a new process that runs two days, with compiled kernels on disk."""
     code = (
-        "from headwater.economy.scenario import default_scenario as d\nfrom headwater.economy.simulation import simulate\n"
+        "from headwater.economy.scenario import default_scenario as d\nfrom headwater.economy.simulation import "
+        "simulate\n"
         "simulate(d().with_values({'run.days': 2}))"
     )
     spent = []

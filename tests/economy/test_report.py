@@ -9,9 +9,9 @@ import re
 import pytest
 
 from headwater.cli import economy as command
-from headwater.economy import questions
+from headwater.economy.catalogue import BASE, QUESTIONS
 from headwater.economy.charts import heat_map, sankey
-from headwater.economy.questions import QUESTIONS, ask, interval
+from headwater.economy.questions import COMMON_FACTORS, ask, interval
 from headwater.economy.report import Material, answer_csv, answer_text, facts_text, html_report, write_report
 from headwater.economy.scenario import default_scenario
 from headwater.economy.simulation import simulate
@@ -23,7 +23,7 @@ def test_there_are_twelve_questions_whose_rows_are_valid_scenarios():
     """Every row of every question passes the checks of a scenario, and says what it assumes."""
     assert list(QUESTIONS) == [f"Q{i}" for i in range(1, 13)]
     for question in QUESTIONS.values():
-        base = default_scenario().with_values({**questions._BASE, **question.base})
+        base = default_scenario().with_values({**BASE, **question.base})
         for _, changes in question.rows:
             base.with_values(changes)
         assert len(question.assumption) > 40
@@ -37,7 +37,7 @@ def test_an_answer_has_intervals_and_factors():
     ours = dict(zip([h for h, _ in answer.columns], answer.rows[0][1], strict=True))
     assert ours["compute"] == pytest.approx((0.2, 0.0), abs=1e-6)
     assert ours["contributors earn"][1] > 0
-    assert len(answer.factors) == len(questions._COMMON_FACTORS)
+    assert len(answer.factors) == len(COMMON_FACTORS)
     assert "assumes:" in answer_text(answer)
     rows = list(csv.reader(answer_csv(answer).decode().splitlines()))
     assert [len(rows), len(rows[0])] == [4, 1 + 2 * len(answer.columns)]

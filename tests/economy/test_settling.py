@@ -38,8 +38,8 @@ def _run(**more):
 
 def test_nobody_is_paid_from_a_root_before_it_has_matured():
     """With an epoch of maturity nothing is settled before the second root; without, the first root pays."""
-    late, early = (_run(**{"run.days": 7, "maturity_days": 7}),)
-    _run(**{"run.days": 8, "maturity_days": 0, "fee_nano": 1000})
+    late = _run(**{"run.days": 7, "maturity_days": 7})
+    early = _run(**{"run.days": 8, "maturity_days": 0, "fee_nano": 1000})
 
     assert sum(late.state.payouts.values()) == 0
     assert sum(early.state.payouts.values()) > 0

@@ -17,9 +17,10 @@ from rich.table import Table
 from headwater.cli.options import JsonOption, outcome
 from headwater.cli.output import err, out, print_json, progress
 from headwater.core.errors import InvalidError
+from headwater.economy.catalogue import QUESTIONS
 from headwater.economy.figures import figures
 from headwater.economy.outputs import write_runs, write_whole
-from headwater.economy.questions import QUESTIONS, Answer, ask, runs_of
+from headwater.economy.questions import Answer, ask, runs_of
 from headwater.economy.report import (
     Material,
     answer_csv,

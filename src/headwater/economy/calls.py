@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.money import PPB
-from headwater.economy.compiled import Float32s, Int32s, Int64s, UInt32s, Whole, compiled
+from headwater.economy.assumptions import EVIDENCE_BITS_MAX, SOURCES_MAX
+from headwater.economy.compiled import Float32s, Int32s, Int64s, Whole, compiled
 from headwater.economy.draws import (
     CALL,
     CALL_COUNT,
@@ -38,7 +39,6 @@ from headwater.economy.money_kernels import (
     keep_of,
     normalise_into,
 )
-from headwater.economy.scenario import EVIDENCE_BITS_MAX, SOURCES_MAX
 from headwater.economy.split_rules import BANZHAF, DEDUP_SHAPLEY, PROPORTIONAL, WINNER, score_call
 from headwater.economy.state import NICHE_SIZE
 

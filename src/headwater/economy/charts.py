@@ -67,7 +67,8 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, float]], *, x: str) -
         parts.append(
             f'<text x="{label_width - 8}" y="{top + 14}" text-anchor="end">{escape(label)}</text>'
             f'<rect x="{start:.1f}" y="{top}" width="{max(width, 0.5):.1f}" height="18" fill="{COLOURS[0]}"/>'
-            f'<line x1="{middle - error * scale:.1f}" x2="{middle + error * scale:.1f}" y1="{top + 9}" y2="{top + 9}" class="error"/>'
+            f'<line x1="{middle - error * scale:.1f}" x2="{middle + error * scale:.1f}" '
+            f'y1="{top + 9}" y2="{top + 9}" class="error"/>'
             f'<text x="{zero + max(0.0, (value + error) * scale) + 6:.1f}" y="{top + 14}">{_short(value)}</text>'
         )
     parts.append(f'<text x="{label_width}" y="{height - 8}">{escape(x)}</text>')
@@ -75,7 +76,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, float]], *, x: str) -
 
 
 def sankey(title: str, flows: Sequence[tuple[str, str, int]]) -> str:
-    """Flows between nodes in columns from left to right; widths are amounts, and a node is as high as what passes it."""
+    """Flows between nodes in columns from left to right; widths are amounts, a node is as high as what passes it."""
     rows = [(a, b, amount) for a, b, amount in flows if amount > 0]
     if not rows:
         return _empty(title)
@@ -138,8 +139,10 @@ def heat_map(
             ink = "#ffffff" if part > 0.55 else "#1b1f23"
             red, green, blue = (round(240 + (c - 240) * part) for c in (45, 106, 159))
             parts.append(
-                f'<rect x="{left + cell_w * j}" y="{y}" width="{cell_w - 2}" height="{cell_h - 2}" fill="rgb({red},{green},{blue})"/>'
-                f'<text x="{left + cell_w * (j + 0.5)}" y="{y + 25}" text-anchor="middle" style="fill:{ink}">{value:.1%}</text>'
+                f'<rect x="{left + cell_w * j}" y="{y}" width="{cell_w - 2}" height="{cell_h - 2}" '
+                f'fill="rgb({red},{green},{blue})"/>'
+                f'<text x="{left + cell_w * (j + 0.5)}" y="{y + 25}" text-anchor="middle" '
+                f'style="fill:{ink}">{value:.1%}</text>'
             )
     parts.append(f'<text x="{left}" y="{height - 8}">{escape(what)}</text>')
     return _svg(title, width, height, "".join(parts))
@@ -168,7 +171,8 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x: str, y
     for i, (name, a, b) in enumerate(shown):
         px, py = at(a, b)
         parts.append(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="{COLOURS[i % len(COLOURS)]}"><title>{escape(name)}</title></circle>'
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" '
+            f'fill="{COLOURS[i % len(COLOURS)]}"><title>{escape(name)}</title></circle>'
             f'<text x="{px + 8:.1f}" y="{py + 4:.1f}">{escape(name)}</text>'
         )
     return _svg(title, _WIDTH, _HEIGHT, "".join(parts))
@@ -176,7 +180,8 @@ def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x: str, y
 
 def _frame(low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: str, log_x: bool) -> str:
     parts = [
-        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT - _RIGHT}" height="{_HEIGHT - _TOP - _BOTTOM}" class="frame"/>'
+        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT - _RIGHT}" '
+        f'height="{_HEIGHT - _TOP - _BOTTOM}" class="frame"/>'
     ]
     for i in range(6):
         part = i / 5
@@ -190,7 +195,8 @@ def _frame(low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: 
         )
     parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>')
     parts.append(
-        f'<text x="14" y="{(_HEIGHT - _BOTTOM) / 2}" text-anchor="middle" transform="rotate(-90 14 {(_HEIGHT - _BOTTOM) / 2})">'
+        f'<text x="14" y="{(_HEIGHT - _BOTTOM) / 2}" text-anchor="middle" '
+        f'transform="rotate(-90 14 {(_HEIGHT - _BOTTOM) / 2})">'
         f"{escape(y)}</text>"
     )
     return "".join(parts)

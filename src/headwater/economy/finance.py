@@ -127,7 +127,10 @@ def _pool_columns(state: State, scenario: Scenario) -> None:
 
 # Rails are one after the other by design: what a stream pays has passed stakers and buyers.
 RAILS = (
-    Behaviour("stake", "rails", (), ("contributor.today", "book:stakers"), pay_stakers, wanted=lambda s: s.rails.stake, order=0, trusted=True),
+    Behaviour(
+        "stake", "rails", (), ("contributor.today", "book:stakers"), pay_stakers,
+        wanted=lambda s: s.rails.stake, order=0, trusted=True,
+    ),
     Behaviour(
         "revenue-share", "rails", ("contributor.pay",),
         ("contributor.today", "rails.sold", "book:buyers", "book:in:investors"), sell_revenue,
@@ -138,5 +141,8 @@ RAILS = (
         ("contributor.today", "rails.pool", "rails.price", "book:pool", "book:in:traders", "book:traders"), trade_token,
         wanted=lambda s: s.rails.amm, prepare=_pool_columns, order=2, trusted=True,
     ),
-    Behaviour("stream", "rails", (), ("contributor.today", "book:chain"), stream_pay, wanted=lambda s: s.rails.stream, order=3, trusted=True),
+    Behaviour(
+        "stream", "rails", (), ("contributor.today", "book:chain"), stream_pay,
+        wanted=lambda s: s.rails.stream, order=3, trusted=True,
+    ),
 )  # fmt: skip

@@ -109,7 +109,8 @@ def figures_text(runs: Sequence[Finished]) -> str:
     s = runs[0].scenario
     order = "one after another" if s.run.sequential else "synchronous"
     lines.append(
-        f"{len(runs)} seeds, n = {s.agents.contributors:,} contributors, updates {order}, policy {s.policy.digest[:19]}…"
+        f"{len(runs)} seeds, n = {s.agents.contributors:,} contributors, updates {order}, policy "
+        f"{s.policy.digest[:19]}…"
     )
     return "\n".join(lines)
 
@@ -154,7 +155,8 @@ def _runs_html(runs: Sequence[Finished]) -> str:
     ]
     parts = [
         "<section><h2>The run</h2>",
-        f"<p>{len(runs)} seeds of {run.scenario.run.days} days; scenario <code>{run.scenario.digest[:23]}…</code>, policy "
+        f"<p>{len(runs)} seeds of {run.scenario.run.days} days; scenario "
+        f"<code>{run.scenario.digest[:23]}…</code>, policy "
         f"<code>{run.scenario.policy.digest[:23]}…</code>. Money lost or made: 0 units, checked every day.</p>",
         sankey("Where callers' money goes", flows(run)),
         "<div class=two>",
@@ -251,7 +253,8 @@ def _attack_chart(answer: Answer) -> str:
 
 def _facts_html(facts: Sequence[Fact]) -> str:
     rows = "".join(
-        f"<tr class={'met' if f.met else 'missed'}><td>{f.number}</td><td>{escape(f.fact)}</td><td>{escape(f.kind)}</td>"
+        f"<tr "
+        f"class={'met' if f.met else 'missed'}><td>{f.number}</td><td>{escape(f.fact)}</td><td>{escape(f.kind)}</td>"
         f"<td>{escape(f.target)}</td><td>{escape(f.got)}</td><td>{'met' if f.met else 'missed'}</td></tr>"
         for f in facts
     )
@@ -279,12 +282,17 @@ _PAGE = """<!doctype html>
 <title>@title</title><style>
 :root{--ink:#1b1f23;--soft:#5c6670;--line:#d8dee4;--page:#ffffff;--panel:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa5b1;--line:#30363d;--page:#0d1117;--panel:#161b22}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1080px;margin:2rem auto;padding:0 1rem}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:1080px;
+ margin:2rem auto;padding:0 1rem}
 section{margin:2.5rem 0}table{border-collapse:collapse;width:100%;font-size:14px;display:block;overflow-x:auto}
-td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left}td.n,th+th{text-align:right;white-space:nowrap}
-tr.missed td{color:#d1495b}.small{color:var(--soft);font-size:14px}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem}
-svg{width:100%;height:auto;background:var(--panel);border-radius:6px;margin:.5rem 0}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}
-.frame{fill:none;stroke:var(--line)}.guide{stroke:var(--soft);stroke-dasharray:4 4}.error{stroke:var(--ink);stroke-width:1.5}.node{fill:var(--soft)}
+td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+td.n,th+th{text-align:right;white-space:nowrap}
+tr.missed td{color:#d1495b}.small{color:var(--soft);font-size:14px}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem}
+svg{width:100%;height:auto;background:var(--panel);border-radius:6px;margin:.5rem 0}
+svg text{font:12px system-ui,sans-serif;fill:var(--ink)}
+.frame{fill:none;stroke:var(--line)}.guide{stroke:var(--soft);stroke-dasharray:4 4}
+.error{stroke:var(--ink);stroke-width:1.5}.node{fill:var(--soft)}
 </style></head><body>
 @body
 </body></html>

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from headwater.economy.behaviour import Behaviour, View
-from headwater.economy.compiled import Float32s, Float64s, Int16s, Int32s, UInt8s, UInt32s, compiled
-from headwater.economy.draws import RETRIEVE, bits, alias_table, key_of, pick, Table
+from headwater.economy.compiled import Float32s, Float64s, Int16s, Int32s, UInt8s, compiled
+from headwater.economy.draws import RETRIEVE, Table, alias_table, bits, key_of, pick
 
 RENEW_DAYS = 7
 

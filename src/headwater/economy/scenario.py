@@ -11,7 +11,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,238 +19,29 @@ from typing import Any
 from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.money import BPS
+from headwater.economy.assumptions import (
+    EVIDENCE_BITS_MAX,
+    SECTIONS,
+    Agents,
+    Attack,
+    Attention,
+    Coordinators,
+    Demand,
+    Evidence,
+    Price,
+    Rails,
+    Run,
+    Settle,
+    Split,
+    Subsidy,
+    Supply,
+    Sweep,
+)
 from headwater.economy.money_kernels import INT64_MAX, POOL_UNITS_MAX, SCORE_SUM_MAX
-from headwater.economy.split_rules import RULES
 from headwater.splits import Policy
-
-SOURCES_MAX = 16
-"""Sources a simulated call may have; scratch space of the kernels."""
-
-EVIDENCE_BITS_MAX = 400.0
-"""A simulated source explains at most this; draws beyond it are cut, so that no row of scores overflows."""
 
 UNITS_IN_FLIGHT_MAX = 2**61
 """Money a run may move in total, so that no sum of columns can pass 2^63."""
-
-
-def _number(default: float, low: float, high: float, about: str) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "about": about})
-
-
-def _choice(default: str, choices: tuple[str, ...], about: str) -> Any:
-    return field(default=default, metadata={"choices": choices, "about": about})
-
-
-def _flag(default: bool, about: str) -> Any:
-    return field(default=default, metadata={"about": about})
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How long, how often and how a run is made."""
-
-    days: int = _number(180, 1, 36_500, "days simulated, one step a day")
-    seed: int = _number(1, 0, 2**53 - 1, "first seed; the same seed is the same luck in every scenario")
-    seeds: int = _number(3, 1, 10_000, "runs, with seeds seed, seed + 1, …")
-    threads: int = _number(1, 1, 64, "threads of one run; the result does not depend on it")
-    mode: str = _choice("calls", ("calls", "pool"), "single paid calls, or the expected pay of a day at once")
-    record_every: int = _number(7, 1, 36_500, "days between rows of the time series")
-    sequential: bool = _flag(False, "behaviours of a phase see each other's writes; off: all see the state before it")
-    guard: str = _choice(
-        "plug-ins", ("plug-ins", "all", "off"), "whose writes are compared with what they declared, after each act"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Agents:
-    """How many there are of each kind."""
-
-    contributors: int = _number(20_000, 1, 50_000_000, "rows for contributors, newcomers included")
-    assets_each: int = _number(1, 1, 1_000, "contributions of each contributor")
-    users: int = _number(20_000, 1, 100_000_000, "people who call")
-    apps: int = _number(200, 1, 1_000_000, "builders whose apps people call")
-    coordinators: int = _number(1, 1, 1_000, "platforms that meter calls and keep the registry")
-    newcomers: float = _number(0.1, 0.0, 0.95, "part of the contributor rows that is empty on day 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a call costs its user."""
-
-    rule: str = _choice("posted", ("posted", "subscription"), "a price per call, or a flat fee with free calls")
-    per_call_nano: int = _number(5_000_000, 0, POOL_UNITS_MAX, "base price of a call")
-    subscription_day_nano: int = _number(300_000_000, 0, POOL_UNITS_MAX, "flat fee of a user per day")
-    markup_layers: int = _number(0, 0, 8, "independent sellers who each set their own mark-up on the price before")
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Why and how often people call."""
-
-    calls_per_day: float = _number(1.0, 0.0, 1_000.0, "calls a user would make on an average day")
-    activity_spread: float = _number(1.0, 0.0, 3.0, "standard deviation of the logarithm of a user's rate")
-    shape: str = _choice("exponential", ("exponential", "linear", "always"), "law of what a call is worth to its user")
-    value_nano: int = _number(20_000_000, 1, 10**15, "mean worth of a call; under linear demand half the largest worth")
-    budget_month_nano: int = _number(5_000_000_000, 0, 10**15, "what a user spends at most in 30 days")
-    loyalty: float = _number(0.8, 0.0, 1.0, "part of calls that go to the user's own app")
-    growth_day: float = _number(0.0, -0.5, 0.5, "growth of calls per day, compounded")
-    quality_pull: float = _number(0.0, 0.0, 5.0, "elasticity of calls to the quality on offer")
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """What deciding costs a person."""
-
-    mode: str = _choice("mandate", ("mandate", "prompt"), "one budget for all calls, or a question before spending")
-    decision_seconds: float = _number(2.0, 0.0, 3_600.0, "seconds a visible decision takes")
-    wage: float = _number(15.0, 0.0, 1_000.0, "worth of an hour of attention, in currency")
-    prompts_per_day: float = _number(5.0, 0.1, 10_000.0, "decisions a day after which people stop deciding")
-    calls_per_prompt: int = _number(1, 1, 100_000, "calls that one question covers")
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Who can supply how much of an answer, and how well that is measured."""
-
-    sources: int = _number(8, 1, SOURCES_MAX, "sources offered to a call")
-    bits: float = _number(15.0, 0.0, 100.0, "mean bits that a source explains")
-    base_bits: float = _number(340.0, 0.0, 5_000.0, "bits of an answer that the base model explains by itself")
-    generic_share: float = _number(0.3, 0.0, 1.0, "part of calls that no source improves")
-    overlap: float = _number(0.0, 0.0, 1.0, "part of a source's bits that any other would have supplied")
-    law: str = _choice("pareto", ("pareto", "lognormal"), "law of how much contributions are drawn on")
-    tail: float = _number(1.12, 1.01, 5.0, "Pareto exponent of how much contributions are drawn on")
-    spread: float = _number(2.9, 0.0, 6.0, "under the lognormal law, standard deviation of the logarithm")
-    niche: float = _number(
-        0.2, 0.0, 1.0, "part of sources drawn from the app's own list instead of the whole catalogue"
-    )
-    noise: float = _number(0.0, 0.0, 3.0, "standard deviation of the logarithm of the measured bits")
-    misattributed: float = _number(0.0, 0.0, 1.0, "chance that a source's bits are credited to somebody else")
-    index_lag_days: int = _number(0, 0, 3_650, "days before a new contribution can be credited")
-    grade: str = _choice("A", ("A", "B", "C"), "grade of the measurement, for the policy's discount")
-    derived_share: float = _number(0.2, 0.0, 1.0, "part of contributions that are made from another one")
-    parent_share: float = _number(0.25, 0.0, 1.0, "share of a derived contribution that its parent's owner holds")
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """How money that is due reaches people."""
-
-    token_decimals: int = _number(6, 0, 9, "decimals of the token that is paid out")
-    epoch_days: int = _number(7, 1, 365, "days between roots")
-    maturity_days: int = _number(7, 0, 365, "0, or one epoch: how long a payout may be disputed before it settles")
-    mode: str = _choice(
-        "cumulative", ("cumulative", "threshold"), "claim any time and push when it pays, or pay only above a threshold"
-    )
-    fee_nano: int = _number(2_000_000, 0, 10**12, "cost of one payment")
-    fee_payer: str = _choice("line", ("line", "payee"), "who bears the cost of a push; a claim is borne by who claims")
-    threshold_nano: int = _number(0, 0, 10**15, "smallest payment; 0 for the larger of 20 fees and the best threshold")
-    claim_week: float = _number(0.15, 0.0, 1.0, "chance that an enrolled person with enough due claims in a week")
-    enrolled_share: float = _number(0.5, 0.0, 1.0, "part of contributors that can be paid on day 0")
-    enrol_week: float = _number(0.05, 0.0, 1.0, "chance a week that someone with a dollar waiting enrols")
-    lost_year: float = _number(0.1, 0.0, 0.99, "part of owners who become unreachable in a year")
-    expiry_days: int = _number(
-        0, 0, 36_500, "days after which unclaimed money of the unreachable goes to the commons; 0: never"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """How contributors respond to pay."""
-
-    elasticity: float = _number(0.3, 0.0, 5.0, "per cent more effort for a per cent more noticed pay")
-    salience_month_nano: int = _number(1_000_000_000, 0, 10**15, "monthly pay below which money is not noticed")
-    crowding: float = _number(0.0, -1.0, 1.0, "change of intrinsic effort once pay is noticed; negative crowds out")
-    cost_day_nano: int = _number(3_000_000, 0, 10**13, "what a day of full effort costs a median contributor")
-    intrinsic_day_nano: int = _number(3_000_000, 0, 10**13, "what contributing is worth to them without pay")
-    memory_days: float = _number(60.0, 1.0, 3_650.0, "days over which pay is averaged")
-    exit_day: float = _number(0.01, 0.0, 1.0, "chance a day that somebody who loses by it stops")
-    return_day: float = _number(0.002, 0.0, 1.0, "chance a day that somebody who stopped and would gain comes back")
-    entry_day: float = _number(0.001, 0.0, 1.0, "part of the empty rows filled a day when pay is worth it")
-    churn_day: float = _number(0.0005, 0.0, 1.0, "chance a day to stop for reasons that are not money")
-
-
-@dataclass(frozen=True, slots=True)
-class Coordinators:
-    """How platforms compete."""
-
-    compete: bool = _flag(False, "platforms set their own take between 0 and what the cap leaves")
-    portability: bool = _flag(True, "apps may move with their registry and records")
-    review_days: int = _number(30, 1, 3_650, "days between two settings of takes and two chances to move")
-    take_step_bps: int = _number(50, 1, BPS, "how far a take is moved at a time")
-    network: float = _number(0.3, 0.0, 3.0, "weight of a platform's size in an app's choice")
-    take_weight: float = _number(20.0, 0.0, 1_000.0, "weight of a platform's take in an app's choice")
-    switch_cost: float = _number(3.0, 0.0, 100.0, "what moving costs without portability, in units of choice utility")
-
-
-@dataclass(frozen=True, slots=True)
-class Subsidy:
-    """Money from outside, beside what callers pay."""
-
-    share: float = _number(0.0, 0.0, 5.0, "paid to contributors on top of what they earn, per unit earned")
-    days: int = _number(0, 0, 36_500, "days it lasts")
-
-
-@dataclass(frozen=True, slots=True)
-class Rails:
-    """Finance built on the stream of pay; each part can be switched on alone."""
-
-    stream: bool = _flag(False, "pay arrives daily without threshold, at a cost a day")
-    stream_fee_nano: int = _number(10_000, 0, 10**12, "cost of one day of one stream")
-    stake: bool = _flag(False, "stakers receive a part of contributors' pay for vouching")
-    stake_share: float = _number(0.2, 0.0, 1.0, "part of contributors' pay that goes to stakers")
-    revenue_share: bool = _flag(False, "contributors sell part of their future pay for a price now")
-    sold_share: float = _number(0.3, 0.0, 1.0, "part of pay that is sold")
-    discount_year: float = _number(0.4, 0.0, 10.0, "yearly discount that buyers apply")
-    amm: bool = _flag(False, "pay arrives in a token that is sold to a constant-product pool")
-    pool_nano: int = _number(10_000_000_000_000, 10**6, 2**58, "currency in the pool on day 0")
-    pool_fee_bps: int = _number(30, 0, BPS, "fee of the pool")
-    noise_day: float = _number(0.03, 0.0, 1.0, "daily trade of speculators, as part of the pool")
-    run_drop: float = _number(0.25, 0.01, 1.0, "fall of the token's price in a week that makes speculators run")
-
-
-@dataclass(frozen=True, slots=True)
-class Attack:
-    """What attackers do; zero accounts is nobody."""
-
-    kind: str = _choice(
-        "none",
-        ("none", "wash", "sybil", "duplicate", "spam", "stuffing", "collusion"),
-        "self-calls, split accounts, copies, worthless contributions, retrieval bait, bribed reviewers",
-    )
-    accounts: int = _number(0, 0, 5_000_000, "contributor rows the attacker holds")
-    payers: int = _number(0, 0, 5_000_000, "payer accounts the attacker runs (wash)")
-    intensity: float = _number(10.0, 0.0, 10_000.0, "calls a day of each such payer, or bait per contribution")
-    subsidy: float = _number(0.0, 0.0, 10.0, "tokens, points or matching received per unit paid for calls")
-    detection: float = _number(0.9, 0.0, 1.0, "part of copies or worthless contributions that is recognised")
-    account_cost_nano: int = _number(0, 0, 10**13, "what one account costs the attacker")
-    check_cost_nano: int = _number(100_000, 0, 10**13, "what checking one contribution costs the platform")
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The rule that shares the pool and the policy that cuts it."""
-
-    rule: str = _choice("dedup-shapley", tuple(RULES), "how a payment is shared among sources")
-    policy: str = field(default="default", metadata={"about": "`default`, or the path of a policy TOML"})
-    pool_days: int = _number(30, 1, 366, "days of a pool, for pooled rules")
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Which assumptions to vary, and how."""
-
-    method: str = _choice("morris+sobol", ("morris", "sobol", "morris+sobol"), "screen, decompose, or both")
-    paths: int = _number(20, 2, 10_000, "Morris trajectories")
-    samples: int = _number(256, 8, 2**16, "Sobol base samples, a power of two")
-    best: int = _number(5, 1, 64, "parameters kept after Morris")
-    output: str = field(default="contributors_received_share", metadata={"about": "figure of a run to explain"})
-
-
-_SECTIONS: dict[str, type[Any]] = {
-    "run": Run, "agents": Agents, "price": Price, "demand": Demand, "attention": Attention, "evidence": Evidence,
-    "split": Split, "settle": Settle, "supply": Supply, "coordinators": Coordinators, "subsidy": Subsidy,
-    "rails": Rails, "attack": Attack, "sweep": Sweep,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +74,7 @@ class Scenario:
         """Every assumption; numbers as text, because canonical JSON refuses floats."""
         table: dict[str, Any] = {
             section: {f.name: repr(getattr(getattr(self, section), f.name)) for f in fields(kind)}
-            for section, kind in _SECTIONS.items()
+            for section, kind in SECTIONS.items()
         }
         for name in ("seed", "seeds", "threads", "guard"):
             del table["run"][name]
@@ -344,11 +135,11 @@ def scenario_from(table: Mapping[str, Any], *, folder: Path | None = None) -> Sc
     Raises:
         InvalidError: an unknown section or key (with the nearest name), or an impossible value.
     """
-    _known(table, _SECTIONS, "section")
+    _known(table, SECTIONS, "section")
     sections: dict[str, Any] = {}
     ranges: tuple[tuple[str, float, float, bool], ...] = ()
     split_table: Mapping[str, Any] = {}
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         given = table.get(section, {})
         if not isinstance(given, Mapping):
             raise _wrong(f"{section} is {given!r}", f"write a table [{section}]")
@@ -370,7 +161,7 @@ def scenario_from(table: Mapping[str, Any], *, folder: Path | None = None) -> Sc
 
 def describe() -> Iterator[tuple[str, Any, str]]:
     """Every assumption as (section.key, default, what it means), in file order."""
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         for entry in fields(kind):
             yield f"{section}.{entry.name}", entry.default, entry.metadata["about"]
 
@@ -440,21 +231,21 @@ def _locate(name: str) -> tuple[str, str]:
     """(section, key) of ``section.key`` or of a key that is in one section only."""
     section, dot, key = name.partition(".")
     if dot:
-        _known([section], _SECTIONS, "section")
-        _known([key], [f.name for f in fields(_SECTIONS[section])], f"key in [{section}]")
+        _known([section], SECTIONS, "section")
+        _known([key], [f.name for f in fields(SECTIONS[section])], f"key in [{section}]")
         return section, key
-    homes = [s for s, kind in _SECTIONS.items() if name in {f.name for f in fields(kind)}]
+    homes = [s for s, kind in SECTIONS.items() if name in {f.name for f in fields(kind)}]
     if "run" in homes:
         return "run", name
     if len(homes) > 1:
         raise _wrong(f"{name} is in several sections", f"write {' or '.join(f'{s}.{name}' for s in homes)}")
     if not homes:
-        _known([name], sorted({f.name for kind in _SECTIONS.values() for f in fields(kind)}), "assumption")
+        _known([name], sorted({f.name for kind in SECTIONS.values() for f in fields(kind)}), "assumption")
     return homes[0], name
 
 
 def _field(section: str, key: str) -> Field[Any]:
-    return next(f for f in fields(_SECTIONS[section]) if f.name == key)
+    return next(f for f in fields(SECTIONS[section]) if f.name == key)
 
 
 def _known(given: Any, known: Any, what: str) -> None:

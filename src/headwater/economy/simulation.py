@@ -332,7 +332,7 @@ class Simulation:
             used = uses[rows].astype(object)
             exponent = self._rule.exponent
             weights = [
-                int(round(int(u) ** exponent * 1_000_000)) if exponent < 1 else int(u) ** int(exponent) for u in used
+                round(int(u) ** exponent * 1_000_000) if exponent < 1 else int(u) ** int(exponent) for u in used
             ]
             today[rows] += np.array(allocate(pot, weights), np.int64)
             state.book("pot", -pot)

@@ -88,7 +88,8 @@ def score_call(
         content: (>= n,) what each source really says; equal numbers explain the same bits.
         evidence: (>= n,) bits >= 0.
         overlap: 0..1.
-        copies: whether any two sources may say the same; without it holder and content are not read (and content is overwritten).
+        copies: whether any two sources may say the same; without it holder
+            and content are not read (and content is overwritten).
         hidden_copies: whether there may be copies that are not recognised (equal content, other holder).
         scores: (>= n,) filled with bits. Where copies are merged the first source of a holder has its score.
         order: (>= n,) scratch.
@@ -104,7 +105,7 @@ def score_call(
         scores[i] = evidence[i]
     if rule == PROPORTIONAL:
         return 0.0
-    if rule == DEDUP_SHAPLEY or rule == WINNER:
+    if rule in (DEDUP_SHAPLEY, WINNER):
         # Merge: the first of a holder's sources carries the best evidence, the others nothing.
         for i in range(1, n if copies else 0):
             for j in range(i):

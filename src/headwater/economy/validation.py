@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,8 @@ def per_payer(_: bool) -> Fact:
     top = own / pooled - 1.0
     met = abs(top + 0.17) <= 0.05 and abs(tail - 0.05) <= 0.03
     return Fact(
-        "V5", "pro-rata to per-payer", f"{FITTED} (top), {PREDICTED} (rest)", "top 10 -17 % (±5), beyond 10,000 +5 % (±3)",
+        "V5", "pro-rata to per-payer", f"{FITTED} (top), {PREDICTED} (rest)",
+        "top 10 -17 % (±5), beyond 10,000 +5 % (±3)",
         f"{top:+.1%}, {tail:+.1%}", met,
     )  # fmt: skip
 
@@ -209,7 +211,8 @@ def wash(_: bool) -> Fact:
     pooled_met = abs(low - break_even) < 2e-3
     base = {
         "contributors": 200, "users": 100, "apps": 5, "newcomers": 0.0, "run.days": 30, "generic_share": 0.0,
-        "derived_share": 0.0, "base_bits": 0.0, "niche": 0.0, "policy": policy_of({"platform": 0.3}), "kind": "wash", "accounts": 16,
+        "derived_share": 0.0, "base_bits": 0.0, "niche": 0.0, "policy": policy_of({"platform": 0.3}), "kind": "wash",
+        "accounts": 16,
         "payers": 10,
     }  # fmt: skip
     own, paid = (
@@ -243,11 +246,12 @@ def copies(_: bool) -> Fact:
             shapley_error = max(shapley_error, float(np.abs(owen_values(table, unions)[:, 0] - scores).max()))
         score_call(DEDUP_SHAPLEY, n, same, same.copy(), evidence, 1.0, True, False, scores, order)
         flat_error = max(flat_error, abs(scores[:k].sum() - worth / (rivals + 1)))
-    rising = all(b > a for a, b in zip(totals, totals[1:], strict=False)) and totals[-1] < worth
+    rising = all(b > a for a, b in pairwise(totals)) and totals[-1] < worth
     met = rising and max(banzhaf_error, shapley_error, flat_error) < 1e-9
     return Fact(
         "V9", "copies", EXACT, "Banzhaf k 2^-(k-1); Shapley rises to 4; merged flat, to 1e-9",
-        f"errors {banzhaf_error:.0e}, {shapley_error:.0e}, {flat_error:.0e}; Shapley {totals[0]:.2f} to {totals[-1]:.2f}", met,
+        f"errors {banzhaf_error:.0e}, {shapley_error:.0e}, {flat_error:.0e}; Shapley {totals[0]:.2f} to "
+        f"{totals[-1]:.2f}", met,
     )  # fmt: skip
 
 
@@ -287,7 +291,8 @@ def breakage(_: bool) -> Fact:
             high = mean
     matched, small, cents = search(mean)
     return Fact(
-        "V10", "residual breakage", PREDICTED, "92-94 % matched, 5.5 cents (fitted); over 95 % of unmatched items under $1",
+        "V10", "residual breakage", PREDICTED,
+        "92-94 % matched, 5.5 cents (fitted); over 95 % of unmatched items under $1",
         f"{matched:.1%}, {cents * 100:.1f} cents; {small:.1%}", 0.92 <= matched <= 0.94 and small > 0.95,
     )  # fmt: skip
 
@@ -349,5 +354,6 @@ def stacked(_: bool) -> Fact:
 
 
 CHECKS: tuple[Callable[[bool], Fact], ...] = (
-    conservation, boltzmann, pareto, floor, per_payer, attention_skew, paid_skew, wash, copies, breakage, labour, stacked,
+    conservation, boltzmann, pareto, floor, per_payer, attention_skew, paid_skew, wash, copies, breakage, labour,
+    stacked,
 )  # fmt: skip
