@@ -157,10 +157,13 @@ def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, fo
                 prefetch(groups, 3 * (entry ^ _GROUP_BIT))
             else:
                 prefetch(tokens, entry)
+                prefetch(tokens, entry + gram_tokens - 1)  # often another cache line
         for c in range(hits):
             entry = np.int64(entries[low[c]])
             if entry & _GROUP_BIT:
-                prefetch(tokens, np.intp(groups[3 * (entry ^ _GROUP_BIT) + 2]))
+                first = np.intp(groups[3 * (entry ^ _GROUP_BIT) + 2])
+                prefetch(tokens, first)
+                prefetch(tokens, first + gram_tokens - 1)
         for c in range(hits):
             i = place[c]
             wanted = np.uint8(hashed[c] & np.uint64(255))
@@ -168,7 +171,7 @@ def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, fo
                 if prints[at] != wanted:
                     continue
                 entry = np.int64(entries[at])
-                occurrences, first, group = np.int64(1), entry, np.int64(-1)
+                occurrences, first, group = np.int64(1), np.int64(entry), np.int64(-1)
                 if entry & _GROUP_BIT:
                     group = entry ^ _GROUP_BIT
                     occurrences, first = np.int64(groups[3 * group + 1]), np.int64(groups[3 * group + 2])

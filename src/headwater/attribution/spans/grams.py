@@ -112,18 +112,31 @@ def bucket_of(hashed, buckets):
 
 
 @compiled
+def _is_whole(tokens, position, gram_tokens):
+    """Whether no document ends within a window. No early exit: a branch that cannot be foreseen costs more."""
+    ends = 0
+    for j in range(gram_tokens):
+        ends += tokens[position + j] == 0
+    return ends == 0
+
+
+@compiled
+def _differ(tokens, one, other, gram_tokens):
+    """Whether two windows differ; without early exit for the same reason."""
+    bits = np.int32(0)
+    for j in range(gram_tokens):
+        bits |= tokens[one + j] ^ tokens[other + j]
+    return bits != 0
+
+
+@compiled
 def _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, singles):
     """Go through the suffix array from `rank` until `groups` is full; returns (next rank, groups, singles)."""
     size = order.size
     while rank < size and repeated < groups.shape[0]:
         first = order[rank]
         end = rank + 1
-        whole = True
-        for j in range(gram_tokens):
-            if tokens[first + j] == 0:
-                whole = False
-                break
-        if not whole:
+        if not _is_whole(tokens, first, gram_tokens):
             if rank + _AHEAD < size:
                 prefetch(tokens, np.intp(order[rank + _AHEAD]))
             rank += 1
@@ -132,16 +145,12 @@ def _find_groups(tokens, order, gram_tokens, rank, groups, repeated, single, sin
         while True:
             if end + _AHEAD < size:
                 prefetch(tokens, np.intp(order[end + _AHEAD]))
+                prefetch(tokens, np.intp(order[end + _AHEAD] + gram_tokens - 1))  # often another cache line
                 prefetch(single, np.intp(order[end + _AHEAD] >> 3))
             if end == size:
                 break
             other = order[end]
-            same = True
-            for j in range(gram_tokens):
-                if tokens[other + j] != tokens[position + j]:
-                    same = False
-                    break
-            if not same:
+            if _differ(tokens, other, position, gram_tokens):
                 break
             first = min(first, other)
             end += 1
@@ -198,6 +207,7 @@ def _count_buckets(tokens, gram_tokens, single, groups, starts, weights):
     for row in range(groups.shape[0]):
         if row + _AHEAD < groups.shape[0]:
             prefetch(tokens, np.intp(groups[row + _AHEAD, 2]))
+            prefetch(tokens, np.intp(groups[row + _AHEAD, 2]) + gram_tokens - 1)
         starts[bucket_of(gram_hash(tokens, groups[row, 2], gram_tokens, weights), buckets)] += np.uint32(1)
     total = np.uint32(0)
     for bucket in range(buckets):
@@ -222,6 +232,7 @@ def _fill(tokens, gram_tokens, single, groups, starts, fingerprints, entries, we
     for row in range(groups.shape[0]):
         if row + _AHEAD < groups.shape[0]:
             prefetch(tokens, np.intp(groups[row + _AHEAD, 2]))
+            prefetch(tokens, np.intp(groups[row + _AHEAD, 2]) + gram_tokens - 1)
         hashed = gram_hash(tokens, groups[row, 2], gram_tokens, weights)
         filled = _hold(hashed, np.uint32(row) | GROUP, bucket, print_, entry, filled, starts)
         if filled == 64:

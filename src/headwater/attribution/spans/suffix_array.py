@@ -23,7 +23,7 @@ from headwater.core.errors import InvalidError
 SYMBOLS_MAX = 2**31 - 64
 """Longest string; positions are int32."""
 
-_AHEAD = 32  # entries between asking for a symbol and needing it
+_AHEAD = 64  # entries between asking for a symbol and needing it
 
 
 def suffix_array(symbols: NDArray[np.int32], alphabet: int) -> NDArray[np.int32]:
@@ -222,6 +222,7 @@ def _name(symbols, landmarks, order, count):
         if i + _AHEAD < count:
             ahead = order[i + _AHEAD]
             prefetch(symbols, np.intp(ahead))
+            prefetch(symbols, np.intp(min(ahead + 8, size - 1)))
             prefetch(landmarks, np.intp(ahead >> 3))
             prefetch(order, np.intp(count + (ahead >> 1)))
         position = order[i]
