@@ -1,4 +1,4 @@
-"""The second half of the path on a real embedded chain: receipts to roots, roots to coins, and what a stranger checks."""
+"""The second half of the path on a real embedded chain: receipts to roots to coins, and what a stranger checks."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_an_epoch_is_the_sum_of_its_receipts_and_every_unit_ends_with_somebody(t
         assert int(manifest["paid_units"]) == sum(r.price for r in receipts) == int(manifest["total_units"])
         posted = here.settlement.post(1)
         assert here.chain.data_hash(1) == record.data_hash
-        with pytest.raises(Exception, match="not active|no active|Epochs"):
+        with pytest.raises(Exception, match=r"Epochs: "):
             here.chain.push(1, here.settlement.tree(1).prove_range(0, 1))
         here.pass_delay()
         tree = here.settlement.tree(1)
@@ -226,7 +226,7 @@ def test_an_epoch_closed_for_one_contract_is_not_posted_to_another(tmp_path):
 
 
 def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_them_first(tmp_path):
-    """The reproduced channel moves the model's own bits on those words to their first owner, and no bit is counted twice."""
+    """The model's own bits on those words go to their first owner, and no bit is counted twice."""
     from headwater.attribution.evidence import Answer
     from headwater.attribution.layout import Layout, Part
     from headwater.attribution.spans import Document, SpanIndex

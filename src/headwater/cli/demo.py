@@ -236,7 +236,7 @@ def _settle(story: Story, home: Home, books: Settlement, chain: Chain) -> None:
         paid = chain.push(record.epoch, tree.prove_range(start, count), wanted=chosen)
         pushes.append({"payees": paid.payees, "token_units": paid.amount, "gas": paid.gas_used})
         story.say(
-            f"anybody may push a subtree: {paid.payees} payees paid {tokens(paid.amount)} tokens for {paid.gas_used} gas"
+            f"anybody may push: {paid.payees} payees of a subtree got {tokens(paid.amount)} tokens, {paid.gas_used} gas"
         )
     booked = books.sync()
     problems = [*home.calls.check(), *books.reconcile()]
