@@ -255,3 +255,12 @@ def test_nothing_is_printed_and_a_closed_backend_says_so() -> None:
     with pytest.raises(UpstreamError) as caught:
         backend.generate((1,), Sampling(1))
     assert caught.value.code == "model_closed"
+
+
+@pytest.mark.model
+def test_a_backend_closed_at_once_ends() -> None:
+    """Opening and closing without a call, again and again, never leaves a server that waits for ever."""
+    opened = "LlamaBackend(context_tokens_max=256, parallel=1)"
+    code = f"from headwater.models.llama import LlamaBackend\nfor _ in range(4):\n    {opened}.close()\n"
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

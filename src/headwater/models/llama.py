@@ -103,6 +103,7 @@ class LlamaBackend:
             ) from error
         address = urlsplit(self._server.listening_address)
         self._host, self._port = address.hostname or "127.0.0.1", address.port
+        self._begin()
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(parallel):
             self._slots.put(slot)
@@ -161,6 +162,14 @@ class LlamaBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _begin(self) -> None:
+        """Ask for one token: a server that has not begun its loop when it is told to stop never stops."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_TIMEOUT_S)
+        try:
+            self._burst(connection, 0, [0], 1, Sampling(1), first=True)
+        finally:
+            connection.close()
 
     def _answer(self, ids: list[int], sampling: Sampling) -> Generator[Piece]:
         slot = self._slots.get()
