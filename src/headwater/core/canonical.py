@@ -54,21 +54,23 @@ def parse_canonical(raw: bytes) -> Json:
     return value
 
 
-def refuse_deep(raw: bytes) -> None:
-    """Refuse JSON that is nested deeper than any record of ours, before it is parsed.
+def refuse_deep(raw: bytes, depth_max: int = JSON_DEPTH_MAX) -> None:
+    """Refuse JSON that is nested deeper than `depth_max`, before it is parsed.
 
     A library that raises the recursion limit (EVM tools do) would let a deeply nested file overflow
     the stack of the whole process.
 
     Raises:
-        InvalidError: deeper than `JSON_DEPTH_MAX`.
+        InvalidError: ``json_too_deep``.
     """
+    if raw.count(b"[") + raw.count(b"{") <= depth_max:
+        return
     depth = 0
     for token in _BRACKETS.finditer(raw):
         kind = raw[token.start()]
         depth += (kind in b"[{") - (kind in b"]}")
-        if depth > JSON_DEPTH_MAX:
-            raise InvalidError(f"JSON is nested deeper than {JSON_DEPTH_MAX}", code="json_too_deep", fix=_AS_ISSUED)
+        if depth > depth_max:
+            raise InvalidError(f"JSON is nested deeper than {depth_max}", code="json_too_deep", fix=_AS_ISSUED)
 
 
 def digest(raw: bytes) -> str:

@@ -9,13 +9,14 @@ Pure: bytes in, values out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from headwater.core.canonical import digest
+from headwater.core.canonical import digest, refuse_deep
+from headwater.core.errors import InvalidError
 from headwater.core.ids import ContributionId
 from headwater.core.limits import (
     ANSWER_TOKENS_DEFAULT,
@@ -116,8 +117,9 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
+        refuse_deep(raw, REQUEST_DEPTH_MAX)
         body = msgspec.json.decode(raw)
-    except RecursionError:
+    except InvalidError:
         raise _too_deep() from None
     except UnicodeDecodeError as error:
         raise _not_json(f"the body is not UTF-8 at byte {error.start}") from None
@@ -125,23 +127,7 @@ def _object(raw: bytes) -> dict[str, Any]:
         raise _not_json(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise _not_json("the body is not a JSON object")
-    _refuse_deep(body)
     return body
-
-
-def _refuse_deep(body: object) -> None:
-    level: list[object] = [body]
-    for _ in range(REQUEST_DEPTH_MAX):
-        level = [inner for item in level for inner in _inside(item)]
-        if not level:
-            return
-    raise _too_deep()
-
-
-def _inside(item: object) -> Iterator[object]:
-    if isinstance(item, dict):
-        return (value for value in item.values() if isinstance(value, dict | list))
-    return (value for value in item if isinstance(value, dict | list)) if isinstance(item, list) else iter(())
 
 
 def _refuse_unknown(body: dict[str, Any]) -> None:
