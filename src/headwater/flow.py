@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -215,7 +215,7 @@ class Flow:
             messages.insert(0, Message("system", self._prompt_text(prompt_id)))
         asked = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
         parts: list[Part] = []
-        for number, piece in enumerate(render_chat(messages)):
+        for number, piece in enumerate(render_chat(messages, system_default=None)):
             if piece.message == 0 and prompt_id is not None:
                 parts.append(self._player(prompt_id, piece.text, offer))
                 continue
@@ -325,6 +325,21 @@ class Flow:
         if record.state is CallState.ANSWERED:
             self._book(record, receipt)
         return receipt
+
+    def replay(self, call: CallId) -> Receipt:
+        """Measure an answered call again from the journal, and give the receipt that follows; nothing is written.
+
+        Raises:
+            MissingError: its evidence has been erased.
+        """
+        record = self.parts.calls.get(call)
+        if record.answer is None or record.evidence is None:
+            raise MissingError(
+                f"the evidence of {call} has been erased", code="evidence_erased", fix="its receipt still verifies"
+            )
+        logged = self.parts.log.by_call(call)
+        issued = Receipt.from_bytes(self.parts.log.at(logged[-1].index).raw) if logged else None
+        return self._receipt(replace(record, updated_at_ns=issued.issued_at_ns) if issued else record)
 
     def _receipt(self, record: CallRecord) -> Receipt:
         served = self._served(record.model)

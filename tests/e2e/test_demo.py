@@ -111,6 +111,18 @@ def test_nothing_of_the_demo_shows_an_address_of_the_authors(told):
     assert "@" not in json.dumps(headwater(home, "contributor", "list"), ensure_ascii=False)
 
 
+def test_measuring_again_in_another_process_gives_every_share_to_the_micro_bit(told):
+    """A receipt replays: same bits, from the journal's evidence and the stored weights."""
+    home, facts = told
+    receipt = facts["answers"][3]["receipt"]
+    file = home.parent / "again.json"
+    headwater(home, "receipt", "bundle", receipt, "--to", str(file))
+    checks = headwater(home, "receipt", "verify", str(file), "--recompute")["checks"]
+
+    assert [check["name"] for check in checks if check["passed"]][-1] == "measured"
+    assert all(check["passed"] for check in checks)
+
+
 @pytest.mark.slow
 def test_running_it_again_goes_on_with_the_next_epoch(told):
     """Nothing is registered twice, amounts are cumulative, and the books still balance."""

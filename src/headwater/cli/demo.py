@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_lib
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from headwater.cli.demo_material import (
 from headwater.cli.demo_report import closing, closing_json, print_closing
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
-from headwater.cli.output import err, out, print_json, progress
+from headwater.cli.output import brief, err, out, print_json, progress
 from headwater.cli.receipt_view import print_bits, print_division
 from headwater.cli.serve import gateway
 from headwater.cli.settling import open_chain, settlement, tokens
@@ -270,7 +269,7 @@ def _verify(story: Story, books: Settlement, receipt: Receipt, chain: Chain, rpc
         path.write_bytes(raw)
         held = _verify_elsewhere(path, rpc, chain.manifest.payout)
         for check in held["checks"]:
-            story.say(f"  [green]holds[/]  {check['name']:10} {_brief(check['detail'])}")
+            story.say(f"  [green]holds[/]  {check['name']:10} {brief(check['detail'])}")
         if not held["verified"]:
             raise InvariantError("a receipt just issued does not verify", code="receipt_not_verified")
         path.write_bytes(_flip_a_byte(raw))
@@ -280,17 +279,12 @@ def _verify(story: Story, books: Settlement, receipt: Receipt, chain: Chain, rpc
     failed = [check for check in flipped["checks"] if not check["passed"]]
     story.say("one digit of the price changed:")
     for check in failed:
-        story.say(f"  [red]FAILED[/] {check['name']:10} {_brief(check['detail'])}")
+        story.say(f"  [red]FAILED[/] {check['name']:10} {brief(check['detail'])}")
     story.facts["verified"] = {
         "receipt": receipt.id,
         "as_issued": held["verified"],
         "one_byte_changed": flipped["verified"],
     }
-
-
-def _brief(detail: str) -> str:
-    """A check's detail with its digests cut short, safe to print."""
-    return re.sub(r"[0-9a-f]{40,}", lambda match: match[0][:10] + "…", detail).replace("[", "\\[")
 
 
 def _verify_elsewhere(path: Path, rpc: str, contract: str) -> dict[str, Any]:

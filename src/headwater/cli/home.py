@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 
 from headwater.attribution.spans import Document, SpanIndex
+from headwater.attribution.spans.values import OWNER_BYTES_MAX
+from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
 from headwater.flow import Flow, Parts, ServedModel
@@ -184,20 +186,21 @@ def models(home: Home) -> Iterator[dict[str, ServedModel]]:
 
 
 @contextmanager
-def spans(home: Home) -> Iterator[SpanIndex]:
-    """The span index over all registered documents, brought up to date."""
+def spans(home: Home, *, update: bool = True) -> Iterator[SpanIndex]:
+    """The span index over all registered documents; brought up to date unless it is only to be read."""
     folder = home.path / "spans"
     with SpanIndex.open(folder) if folder.exists() else SpanIndex.create(folder) as index:
-        index.add(
-            Document(
-                document.id,
-                "+".join(sorted(owner.contributor_id for owner in document.owners)),
-                max(0, document.registered_at_ns),
-                home.registry.content(document.id),
-            )
-            for document in home.registry.contributions(kind="document")
-        )
+        if update:
+            index.add(_document(home, one) for one in home.registry.contributions(kind="document"))
         yield index
+
+
+def _document(home: Home, contribution: Contribution) -> Document:
+    owner = "+".join(sorted(owner.contributor_id for owner in contribution.owners))
+    if len(owner) > OWNER_BYTES_MAX:  # many owners: one name that stands for exactly these
+        owner = digest(owner.encode())
+    registered_at = max(0, contribution.registered_at_ns)
+    return Document(contribution.id, owner, registered_at, home.registry.content(contribution.id))
 
 
 def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     )
     with Progress(*columns, console=err, disable=quiet, transient=True) as bars:
         yield bars
+
+
+def brief(detail: str) -> str:
+    """A detail with its digests cut short, safe to print."""
+    return _plain(re.sub(r"[0-9a-f]{40,}", lambda match: match[0][:10] + "…", detail))
 
 
 def _plain(text: str) -> str:

@@ -1,25 +1,28 @@
 """`headwater receipt …`: look at a receipt, take it along with its proof, and check one that somebody sent.
 
-`verify` needs the file and a chain, nothing else: no home, no database, no key, no trust in who sent it.
+`verify --rpc` needs the file and a chain, nothing else: no home, no database, no key, no trust in who sent it.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.table import Table
 
 from headwater.chain import Chain, Manifest
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
-from headwater.cli.output import out, print_json
+from headwater.cli.output import brief, out, print_json
 from headwater.cli.receipt_view import print_receipt
 from headwater.cli.settling import open_chain, settlement
 from headwater.core.canonical import parse_canonical
 from headwater.core.errors import InvalidError, MissingError
+from headwater.core.instants import format_instant
 from headwater.core.limits import BUNDLE_SIZE_BYTES_MAX
+from headwater.core.money import format_units
 from headwater.receipts import Bundle, Check, EpochManifest, PayoutProof, Receipt, verify_receipt
 from headwater.settle import check_payout
 from headwater.settlement.epoch import read_manifest
@@ -56,10 +59,12 @@ def list_(*, limit: int = 20, home: HomeOption = None, json: JsonOption = False)
         if json:
             print_json([{"id": r.id, "call_id": r.call_id, "price_units": str(r.price)} for r in found])
         else:
-            table = Table("receipt", "call", "model", box=None)
             for one in found:
-                table.add_row(one.id, one.call_id, one.model.name)
-            out.print(table if found else "no receipts yet")
+                out.print(f"[bold]{one.id}[/]", soft_wrap=True)
+                asked = f"{one.call_id}  {format_instant(one.issued_at_ns)[:19]}Z  {one.model.name}"
+                out.print(f"  {asked}  {format_units(one.price)} {one.currency}", soft_wrap=True)
+            if not found:
+                out.print("no receipts yet")
     return result.status
 
 
@@ -87,23 +92,33 @@ def verify(
     file: Path,
     /,
     *,
-    rpc: Annotated[str, Parameter(help="JSON-RPC address of the chain.")],
+    rpc: Annotated[str | None, Parameter(help="JSON-RPC address of the chain; the home's own by default.")] = None,
     contract: Annotated[str | None, Parameter(help="Payout contract you expect; the file's own by default.")] = None,
+    recompute: Annotated[bool, Parameter(negative=(), help="Measure the answer again too; needs --home.")] = False,
+    home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
     """Check a receipt's file against the chain, trusting nobody. Status 1 when anything does not hold.
+
+    With `--recompute`, in the home that has the call's evidence, the shares are measured again on the model
+    and must come out bit for bit.
 
     Parameters
     ----------
     file
         A bundle, as written by `headwater receipt bundle` or served by a gateway.
     """
-    with outcome(json) as result:
+    with outcome(json) as result, ExitStack() as stack:
         sent = _read_bundle(file)
         deployment = _deployment(sent.manifest, contract)
-        chain = Chain(rpc)
+        if rpc is None:
+            chain, _ = stack.enter_context(open_chain(stack.enter_context(Home(settings(home), create=False))))
+        else:
+            chain = Chain(rpc)
         chain.attach(deployment)
         checks = _checks(sent, chain)
+        if recompute:
+            checks = (*checks, _measured_again(sent, home))
         held = all(check.passed for check in checks)
         result.status = 0 if held else 1
         if json:
@@ -117,12 +132,32 @@ def verify(
         else:
             for check in checks:
                 mark = "[green]holds [/]" if check.passed else "[bold red]FAILED[/]"
-                out.print(f"  {mark} [bold]{check.name:10}[/] ", end="")
-                out.print(check.detail, markup=False)
+                out.print(f"  {mark} [bold]{check.name:10}[/] {brief(check.detail)}", soft_wrap=True)
             if contract is None:
                 out.print(f"  the contract {deployment.payout} is the file's own word: compare it with the operator's")
             out.print("[bold green]verified[/]" if held else "[bold red]refused[/]")
     return result.status
+
+
+def _measured_again(sent: Bundle, path: Path | None) -> Check:
+    """Whether measuring the answer again, from the home's evidence, gives the receipt's own shares."""
+    from headwater.cli.home import models, spans  # heavy: only who measures pays for it
+
+    receipt = Receipt.from_bytes(sent.receipt)
+    with (
+        Home(settings(path), create=False) as opened,
+        models(opened) as served,
+        spans(opened, update=False) as index,
+    ):
+        again = opened.flow(served, None, index).replay(receipt.call_id).attribution
+    told = receipt.attribution
+    if again == told:
+        passes = dict(told.parameters).get("passes", 0)
+        return Check(
+            "measured", True, f"{passes} prompts scored again: every share comes out the same to the micro-bit"
+        )
+    names = [f.name for f in fields(told) if getattr(told, f.name) != getattr(again, f.name)]
+    return Check("measured", False, f"measuring again gives other {', '.join(names)}")
 
 
 def _raw(home: Home, receipt: str) -> bytes:
