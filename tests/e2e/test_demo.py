@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headwater.store.receipt_log import ReceiptLog
 
 pytestmark = pytest.mark.model
 
@@ -101,6 +104,21 @@ def test_the_ledger_check_finds_nothing_afterwards(told):
     shown = headwater(home, "epoch", "show")
     assert int(shown["paid_units"]) == int(facts["closing"]["paid_in_units"])
     assert len(headwater(home, "receipt", "list")) == len(facts["answers"])
+
+
+def test_the_ledger_check_sees_a_receipt_that_is_gone_and_an_epoch_that_does_not_follow(told, tmp_path):
+    """A log that lost its last receipt is found out by the payouts that name it and by the epoch that counts it."""
+    home, _ = told
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+    with ReceiptLog.open(home / "receipts.log", read_only=True) as log:
+        kept = [(logged.raw, logged.signature) for logged in log.entries(0)][:-1]
+    (copy / "receipts.log").unlink()
+    with ReceiptLog.open(copy / "receipts.log") as log:
+        log.append_many(kept)
+    found = {problem["code"] for problem in headwater(copy, "ledger", "check", status=1)["problems"]}
+
+    assert {"receipt_not_logged", "paid_units_differs"} <= found
 
 
 def test_nothing_of_the_demo_shows_an_address_of_the_authors(told):

@@ -31,11 +31,14 @@ def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
                 [{"id": c.id, "name": c.name, "enrolled": c.enrolled, "due_units": str(units)} for c, units in rows]
             )
         else:
-            table = Table("contributor", "name", "state", Column(f"due {asset}", justify="right"), box=None)
+            right = Column(f"due {asset}", justify="right")
+            table = Table("name", right, "state", Column("contributor", no_wrap=True), box=None)
             for one, units in rows:
-                state = "enrolled" if one.enrolled else "not enrolled, simulated: in escrow"
-                table.add_row(one.id, escape(one.name), state, format_units(units))
+                state = "enrolled" if one.enrolled else "simulated"
+                table.add_row(escape(one.name), format_units(units), state, one.id)
             out.print(table if rows else "nobody has earned anything yet")
+            if rows:
+                out.print("[dim]simulated: not enrolled, the money waits in escrow under this name[/]")
     return result.status
 
 

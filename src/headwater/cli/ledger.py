@@ -17,7 +17,10 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater.cli.home import Home as OpenedHome
+from headwater.cli.options import settings
 from headwater.cli.output import out, print_error, print_json
+from headwater.cli.record_checks import chain_problems, record_problems
 from headwater.core.errors import HeadwaterError
 from headwater.core.instants import format_instant, parse_instant
 from headwater.core.money import format_units
@@ -148,14 +151,30 @@ def statement(
 
 
 @app.command
-def check(*, home: Home = _HOME, json: AsJson = False) -> int:
-    """Add everything up again: assets, balances, reservations, charges, payouts, budgets and the file itself."""
+def check(
+    *,
+    books_only: Annotated[bool, Parameter(negative=())] = False,
+    home: Home = _HOME,
+    json: AsJson = False,
+) -> int:
+    """Add everything up again: assets, balances, reservations, charges, payouts, receipts, epochs and the chain.
+
+    Parameters
+    ----------
+    books_only
+        Look at the ledger and the journal of calls alone, not at receipts, epochs and chain.
+    """
 
     def show(ledger: Ledger, calls: CallStore) -> int:
         with ledger.db.snapshot():
             problems = (*ledger.db.integrity(), *calls.check())
             codes = Counter(t.code.name.lower() for t in ledger.transfers())
             totals = ledger.totals()
+        looked = "receipts, epochs and chain were not looked at"
+        if not books_only:
+            with OpenedHome(settings(home), create=False) as opened:
+                chain, looked = chain_problems(opened)
+                problems = (*problems, *record_problems(opened), *chain)
         balanced = all(total.have_units == total.owe_units for total in totals)
         if json:
             print_json(
@@ -164,6 +183,7 @@ def check(*, home: Home = _HOME, json: AsJson = False) -> int:
                     "problems": [asdict(problem) for problem in problems],
                     "transfers": dict(sorted(codes.items())),
                     "balanced": balanced,
+                    "chain": looked,
                 }
             )
             return 1 if problems else 0
@@ -176,6 +196,7 @@ def check(*, home: Home = _HOME, json: AsJson = False) -> int:
                 f"{escape(total.asset)}: have {format_units(total.have_units)}, owe {format_units(total.owe_units)},"
                 f" sum {format_units(total.have_units - total.owe_units)}"
             )
+        out.print(looked, markup=False, soft_wrap=True)
         out.print(
             f"[bold red]{len(problems)} {'problem' if len(problems) == 1 else 'problems'}[/]"
             if problems

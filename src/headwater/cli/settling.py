@@ -14,7 +14,7 @@ from typing import Any
 
 from headwater.chain import Chain, EmbeddedChain, Manifest, signer_from_file
 from headwater.cli.home import Home
-from headwater.core.errors import ConflictError, HeadwaterError, MissingError, UpstreamError
+from headwater.core.errors import ConflictError, UpstreamError
 from headwater.core.ids import AccountId
 from headwater.core.money import NANO
 from headwater.settle import Books, Settlement
@@ -142,17 +142,6 @@ def _account_address(home: Home, account: AccountId) -> str:
     folder = home.path / "payees"
     folder.mkdir(exist_ok=True, mode=0o700)
     return load_or_create_signer(folder / f"{account.replace(':', '-')}.key").address
-
-
-def chain_problems(home: Home) -> tuple[str, ...]:
-    """What ledger and chain disagree on, when a chain is at hand; one line each."""
-    if not (home.path / DEPLOYMENT).exists():
-        return ()
-    try:
-        with open_chain(home) as (chain, _):
-            return tuple(str(problem) for problem in settlement(home, chain).reconcile())
-    except (MissingError, UpstreamError, HeadwaterError) as error:
-        return (f"the chain could not be read: {error.message}",)
 
 
 def tokens(units: int) -> str:

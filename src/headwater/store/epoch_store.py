@@ -135,6 +135,10 @@ class EpochStore:
             )
         return _record(rows[0])
 
+    def all(self) -> tuple[EpochRecord, ...]:
+        """Every epoch, oldest first."""
+        return tuple(_record(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch"))
+
     def last(self) -> EpochRecord | None:
         """The newest epoch, or nothing before the first."""
         rows = self._database.query(f"SELECT {_COLUMNS} FROM epochs ORDER BY epoch DESC LIMIT 1")

@@ -1,0 +1,101 @@
+"""What `ledger check` holds the ledger against besides itself: the receipt log, the closed epochs and the chain.
+
+Each check is independent of the code that wrote: receipts are read back from the log, epochs are added up again
+from them, and the chain is asked.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from headwater.chain import Manifest
+from headwater.cli.home import Home
+from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
+from headwater.core.errors import HeadwaterError, Problem
+from headwater.ledger import Code
+from headwater.receipts import Receipt, recover
+from headwater.settle import payout_tree
+from headwater.settlement.epoch import read_manifest
+from headwater.store.call_store import CallState
+
+_FIX = "stop, keep the home as evidence, and compare it with the last good copy"
+
+
+def record_problems(home: Home) -> tuple[Problem, ...]:
+    """What does not hold between ledger, receipt log and closed epochs."""
+    receipts = [(logged, Receipt.from_bytes(logged.raw)) for logged in home.log.entries(0)]
+    booked: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for transfer in home.ledger.transfers():
+        if transfer.code is Code.PAYOUT:
+            booked[transfer.cause][transfer.credit_account] += transfer.amount_units
+    problems = [
+        problem
+        for logged, receipt in receipts
+        for problem in _receipt(home, logged.raw, logged.signature, receipt, booked)
+    ]
+    known = {receipt.id for _, receipt in receipts}
+    problems += [
+        Problem(f"receipt {cause}", "receipt_not_logged", "payouts are booked for it, it is not in the log", _FIX)
+        for cause in sorted(set(booked) - known)
+    ]
+    return (*problems, *_epochs(home, [receipt for _, receipt in receipts]))
+
+
+def chain_problems(home: Home) -> tuple[tuple[Problem, ...], str]:
+    """What does not hold between ledger and chain, and in words whether it was looked at."""
+    if not (home.path / DEPLOYMENT).exists():
+        return (), "no deployment, nothing on chain"
+    try:
+        with open_chain(home) as (chain, _):
+            found = settlement(home, chain).reconcile()
+            return found, f"chain {chain.chain_id}, contract {Manifest.load(home.path / DEPLOYMENT).payout}"
+    except HeadwaterError as error:
+        return (), f"the chain was not looked at: {error.message}"
+
+
+def _receipt(
+    home: Home, raw: bytes, signature: str, receipt: Receipt, booked: Mapping[str, Mapping[str, int]]
+) -> Iterator[Problem]:
+    where = f"receipt {receipt.id}"
+    if recover(receipt, raw, signature) != receipt.operator:
+        yield Problem(where, "signature_wrong", "is not signed by the operator it names", _FIX)
+    try:
+        call = home.calls.get(receipt.call_id)
+    except HeadwaterError:
+        yield Problem(where, "call_unknown", f"its call {receipt.call_id} is not in the journal", _FIX)
+        return
+    if call.price_units != receipt.price:
+        yield Problem(
+            where, "price_differs", f"says {receipt.price} nano, the call was charged {call.price_units}", _FIX
+        )
+    if call.state is not CallState.ATTRIBUTED or call.receipt_id != receipt.id:
+        return  # logged, not yet booked: the next start takes it up
+    paid: defaultdict[str, int] = defaultdict(int)
+    for payout in receipt.payouts:
+        paid[payout.account] += payout.amount
+    if dict(paid) != dict(booked.get(receipt.id, {})):
+        yield Problem(where, "payouts_differ", "its payouts are not what was booked for it", _FIX)
+
+
+def _epochs(home: Home, receipts: list[Receipt]) -> Iterator[Problem]:
+    log_from, total = 0, 0
+    for record in home.epochs.all():
+        where = f"epoch {record.epoch}"
+        manifest = read_manifest(record.manifest)
+        paid = sum(receipt.price for receipt in receipts[log_from : record.log_size])
+        total += paid
+        pairs = (
+            ("log_from", int(manifest["log_from"]), log_from),
+            ("paid_units", int(manifest["paid_units"]), paid),
+            ("total_units", int(manifest["total_units"]), total),
+            ("log_root", manifest["log_root"], home.log.root(min(record.log_size, len(home.log))).hex()),
+        )
+        for field, told, found in pairs:
+            if told != found:
+                yield Problem(where, f"{field}_differs", f"{field} is {told}, its receipts give {found}", _FIX)
+        try:
+            payout_tree(manifest)
+        except HeadwaterError as error:
+            yield Problem(where, error.code, error.message, _FIX)
+        log_from = record.log_size
