@@ -35,7 +35,7 @@ def _flag(default: bool, about: str) -> Any:
 class Run:
     """How long, how often and how a run is made."""
 
-    days: int = _number(180, 1, 36_500, "days simulated, one step a day")
+    days: int = _number(180, 1, 32_000, "days simulated, one step a day")
     seed: int = _number(1, 0, 2**53 - 1, "first seed; the same seed is the same luck in every scenario")
     seeds: int = _number(3, 1, 10_000, "runs, with seeds seed, seed + 1, …")
     threads: int = _number(1, 1, 64, "threads of one run; the result does not depend on it")

@@ -37,7 +37,10 @@ def line_chart(
     parts = [_frame(low_x, high_x, low_y, high_y, x, y, log_x)]
     if diagonal:
         (x0, y0), (x1, y1) = at(0, 0), at(1, 1)
-        parts.append(f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" class="guide"/>')
+        parts.append(
+            f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" '
+            'stroke="#888" stroke-dasharray="4 4" class="guide"/>'
+        )
     for i, (label, line) in enumerate(lines):
         colour = COLOURS[i % len(COLOURS)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(*p) for p in line if not log_x or p[0] > 0))
@@ -68,7 +71,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, float]], *, x: str) -
             f'<text x="{label_width - 8}" y="{top + 14}" text-anchor="end">{escape(label)}</text>'
             f'<rect x="{start:.1f}" y="{top}" width="{max(width, 0.5):.1f}" height="18" fill="{COLOURS[0]}"/>'
             f'<line x1="{middle - error * scale:.1f}" x2="{middle + error * scale:.1f}" '
-            f'y1="{top + 9}" y2="{top + 9}" class="error"/>'
+            f'y1="{top + 9}" y2="{top + 9}" stroke="#222" class="error"/>'
             f'<text x="{zero + max(0.0, (value + error) * scale) + 6:.1f}" y="{top + 14}">{_short(value)}</text>'
         )
     parts.append(f'<text x="{label_width}" y="{height - 8}">{escape(x)}</text>')
@@ -113,7 +116,8 @@ def sankey(title: str, flows: Sequence[tuple[str, str, int]]) -> str:
     for n in names:
         x, y = place[n]
         parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar}" height="{max(through[n] * scale, 1):.1f}" class="node"/>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar}" height="{max(through[n] * scale, 1):.1f}" '
+            'fill="#5c6670" class="node"/>'
             f'<text x="{x + bar + 6:.1f}" y="{y + max(through[n] * scale, 1) / 2 + 4:.1f}">'
             f"{escape(n.replace('_', ' '))} {through[n] / total:.1%}</text>"
         )
@@ -149,39 +153,43 @@ def heat_map(
 
 
 def scatter(title: str, points: Sequence[tuple[str, float, float]], *, x: str, y: str) -> str:
-    """Named points, x on a logarithmic axis, with a line at y = 1 where an outlay comes back."""
-    shown = [(n, a, b) for n, a, b in points if a > 0]
+    """Numbered points on two logarithmic axes, with a line at y = 1 where an outlay comes back, and their names."""
+    shown = [(n, a, b) for n, a, b in points if a > 0 and b > 0]
     if not shown:
         return _empty(title)
-    xs = [_log(a) for _, a, _ in shown]
+    xs, ys = [_log(a) for _, a, _ in shown], [_log(b) for *_, b in shown]
     low_x, high_x = min(xs) - 0.3, max(xs) + 0.3
-    high_y = max(1.2, max(b for *_, b in shown) * 1.1)
+    low_y, high_y = min(0.0, min(ys)) - 0.3, max(0.0, max(ys)) + 0.3
 
     def at(a: float, b: float) -> tuple[float, float]:
         return (
             _LEFT + (_log(a) - low_x) / (high_x - low_x) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - b / high_y * (_HEIGHT - _BOTTOM - _TOP),
+            _HEIGHT - _BOTTOM - (_log(b) - low_y) / (high_y - low_y) * (_HEIGHT - _BOTTOM - _TOP),
         )
 
-    even = at(10**low_x, 1.0)[1]
+    even = at(1.0, 1.0)[1]
     parts = [
-        _frame(low_x, high_x, 0.0, high_y, x, y, True),
-        f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{even:.1f}" y2="{even:.1f}" class="guide"/>',
+        _frame(low_x, high_x, low_y, high_y, x, y, True, log_y=True),
+        f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{even:.1f}" y2="{even:.1f}" '
+        'stroke="#888" stroke-dasharray="4 4" class="guide"/>',
     ]
     for i, (name, a, b) in enumerate(shown):
         px, py = at(a, b)
         parts.append(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" '
-            f'fill="{COLOURS[i % len(COLOURS)]}"><title>{escape(name)}</title></circle>'
-            f'<text x="{px + 8:.1f}" y="{py + 4:.1f}">{escape(name)}</text>'
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="{COLOURS[i % len(COLOURS)]}">'
+            f"<title>{escape(name)}</title></circle>"
+            f'<text x="{px + 7:.1f}" y="{py + (4 if i % 2 else -6):.1f}">{i + 1}</text>'
+            f'<text x="{_LEFT + (i % 2) * 290}" y="{_HEIGHT + 14 + 17 * (i // 2)}">{i + 1}  {escape(name)}</text>'
         )
-    return _svg(title, _WIDTH, _HEIGHT, "".join(parts))
+    return _svg(title, _WIDTH, _HEIGHT + 20 + 17 * ((len(shown) + 1) // 2), "".join(parts))
 
 
-def _frame(low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: str, log_x: bool) -> str:
+def _frame(
+    low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: str, log_x: bool, log_y: bool = False
+) -> str:
     parts = [
         f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT - _RIGHT}" '
-        f'height="{_HEIGHT - _TOP - _BOTTOM}" class="frame"/>'
+        f'height="{_HEIGHT - _TOP - _BOTTOM}" fill="none" stroke="#888" class="frame"/>'
     ]
     for i in range(6):
         part = i / 5
@@ -189,10 +197,10 @@ def _frame(low_x: float, high_x: float, low_y: float, high_y: float, x: str, y: 
         py = _HEIGHT - _BOTTOM - part * (_HEIGHT - _BOTTOM - _TOP)
         value_x = low_x + part * (high_x - low_x)
         shown = 10**value_x if log_x else value_x
+        level = low_y + part * (high_y - low_y)
+        value_y = 10**level if log_y else level
         parts.append(f'<text x="{px:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{_short(shown)}</text>')
-        parts.append(
-            f'<text x="{_LEFT - 6}" y="{py + 4:.1f}" text-anchor="end">{_short(low_y + part * (high_y - low_y))}</text>'
-        )
+        parts.append(f'<text x="{_LEFT - 6}" y="{py + 4:.1f}" text-anchor="end">{_short(value_y)}</text>')
     parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>')
     parts.append(
         f'<text x="14" y="{(_HEIGHT - _BOTTOM) / 2}" text-anchor="middle" '

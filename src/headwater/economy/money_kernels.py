@@ -231,10 +231,16 @@ def divide_rows(
 
 
 @compiled
+def posted_of(cumulative: Whole, token_unit: int) -> Whole:
+    """What a root holds of one cumulative amount: whole token units, as `settlement.epoch.close` floors it."""
+    return cumulative // token_unit * token_unit
+
+
+@compiled
 def post_cumulative(cumulative: Int64s, token_unit: int, posted: Int64s) -> None:
-    """What a root may hold of cumulative amounts: floored to whole token units, as `settlement.epoch.close`."""
+    """`posted_of` for every row."""
     for i in range(cumulative.size):
-        posted[i] = cumulative[i] // token_unit * token_unit
+        posted[i] = posted_of(cumulative[i], token_unit)
 
 
 def allocate_all(amounts: Int64s, weights: Int64s) -> Int64s:

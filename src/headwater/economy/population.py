@@ -20,8 +20,6 @@ def populate(scenario: Scenario, seed: int) -> State:
     """The state before day 0. Attackers take the last rows; newcomers' rows are empty."""
     s, state = scenario, State()
     n, users, apps = s.agents.contributors, s.agents.users, s.agents.apps
-    if n * s.agents.assets_each >= 2**31:
-        raise OverflowError(f"{n} contributors with {s.agents.assets_each} assets each do not fit 32-bit rows")
     key = key_of(seed, 0, POPULATION)
     _contributors(state, s, n, key)
     _assets(state, s, n, key)

@@ -40,6 +40,8 @@ from headwater.economy.assumptions import (
 from headwater.economy.money_kernels import INT64_MAX, POOL_UNITS_MAX, SCORE_SUM_MAX
 from headwater.splits import Policy
 
+ROWS_MAX = 2**31
+
 UNITS_IN_FLIGHT_MAX = 2**61
 """Money a run may move in total, so that no sum of columns can pass 2^63."""
 
@@ -310,6 +312,17 @@ def _check(s: Scenario) -> None:
         )
     if s.coordinators.compete and not {"coordinator", "platform"} & {line.name for line in s.policy.lines}:
         raise _wrong("coordinators compete, but the policy has no line for them", "add a line coordinator or platform")
+    if s.agents.contributors * s.agents.assets_each >= ROWS_MAX:
+        raise _wrong(
+            f"{s.agents.contributors} contributors with {s.agents.assets_each} contributions each",
+            f"keep their product below {ROWS_MAX}: rows are numbered in 32 bits",
+        )
+    rails = s.rails.stream or s.rails.stake or s.rails.revenue_share or s.rails.amm
+    if s.run.mode == "pool" and (rails or s.coordinators.compete or s.subsidy.share > 0):
+        raise _wrong(
+            "pool mode has no rails, subsidies or competing coordinators: it pays people at the end of the day",
+            'use run.mode = "calls"',
+        )
     if s.run.mode == "pool" and (s.attack.kind != "none" or s.agents.assets_each != 1 or s.price.rule != "posted"):
         raise _wrong(
             "pool mode pays everybody's expected share: it has no attackers, subscriptions or further assets",

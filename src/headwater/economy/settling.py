@@ -19,6 +19,7 @@ import numpy as np
 from headwater.economy.behaviour import Behaviour, View
 from headwater.economy.compiled import Float32s, Int16s, Int64s, UInt8s, Whole, compiled
 from headwater.economy.draws import CLAIM, key_of, uniform
+from headwater.economy.money_kernels import posted_of
 from headwater.economy.scenario import Scenario
 
 SETTLEMENT_LINE = "line:settlement"
@@ -83,7 +84,7 @@ def settle_rows(
             continue
         if closes:
             held = maturing[i] if matures else accrued[i]
-            posted[i] = held // token_unit * token_unit
+            posted[i] = posted_of(held, token_unit)
             maturing[i] = accrued[i]
         due = posted[i] - settled[i]
         if lost_on[i] == 0 and attacker[i] == 0 and uniform(key, 4 * i) < lost_epoch:

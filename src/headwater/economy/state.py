@@ -5,7 +5,7 @@ contributor is due is `accrued - settled`, what waits for the next root is `accr
 
 Columns, by table (bytes a row):
     contributor  today, accrued, maturing, posted, settled, seen (8 each); pay, swing, effort, cost (4);
-                 uses (4); born, lost_on (2); phase, enrolled, attacker (1)                             = 75
+                 born, lost_on (2); phase, enrolled, attacker (1)                                       = 71
     asset        card of quality, parent, born (16); owner, holder, content, pull (4); earned, table (8)  = 48
     user         rate, app (4); spent (8); pot (8, subscriptions only)                                  = 16
     app          quality, coordinator, niche (4); price, markup, calls, income (8)

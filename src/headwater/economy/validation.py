@@ -63,8 +63,8 @@ def conservation(quick: bool) -> Fact:
 def boltzmann(quick: bool) -> Fact:
     """V2: one unit at a time between random people, in two orders of update.
 
-    One at a time the Gini approaches 2/3 only for continuous money; with one unit each it is that of the geometric
-    law, so people start with 100 units there. All at once with one unit each it is .579 and 58.6 % hold money.
+    Everybody starts with one unit. One at a time money becomes geometric with mean 1: Gini 2/3, half hold some. All at
+    once, gifts are counted after everybody has given: Gini .579, and 2 - sqrt 2 = 58.6 % hold some.
     """
     n = 20_000 if quick else 100_000
     together, apart = np.ones(n, np.int64), np.ones(n, np.int64)
