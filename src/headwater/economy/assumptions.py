@@ -237,5 +237,3 @@ SECTIONS: dict[str, type[Any]] = {
     "split": Split, "settle": Settle, "supply": Supply, "coordinators": Coordinators, "subsidy": Subsidy,
     "rails": Rails, "attack": Attack, "sweep": Sweep,
 }  # fmt: skip
-
-

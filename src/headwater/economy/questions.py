@@ -152,4 +152,3 @@ COMMON_FACTORS: tuple[tuple[str, float, float, bool], ...] = (
     ("supply.elasticity", 0.1, 2.9, True),
     ("supply.salience_month_nano", 1e8, 1e10, True),
 )
-

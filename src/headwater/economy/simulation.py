@@ -331,9 +331,7 @@ class Simulation:
         if rows.size and pot:
             used = uses[rows].astype(object)
             exponent = self._rule.exponent
-            weights = [
-                round(int(u) ** exponent * 1_000_000) if exponent < 1 else int(u) ** int(exponent) for u in used
-            ]
+            weights = [round(int(u) ** exponent * 1_000_000) if exponent < 1 else int(u) ** int(exponent) for u in used]
             today[rows] += np.array(allocate(pot, weights), np.int64)
             state.book("pot", -pot)
         self._uses[:] = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
-from license_expression import ExpressionError, get_spdx_licensing  # type: ignore[import-untyped]
+from license_expression import ExpressionError, get_spdx_licensing
 
 from headwater.core.errors import InvalidError
 from headwater.core.limits import LICENSE_EXPRESSION_CHARS_MAX, LICENSE_TERMS_CHARS_MAX
