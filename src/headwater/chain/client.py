@@ -15,8 +15,8 @@ from headwater.chain.artifacts import read_artifact
 from headwater.chain.manifest import Manifest
 from headwater.chain.sender import RevertedError, Sender, Sent
 from headwater.chain.signer import Signer
+from headwater.core.address import format_address, parse_address
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError, UpstreamError
-from headwater.settlement.address import format_address, parse_address
 from headwater.settlement.tree import Domain, Proof, RangeProof
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from headwater.core.address import format_address, parse_address
 from headwater.core.errors import InvalidError, MissingError
-from headwater.settlement.address import format_address, parse_address
 from headwater.settlement.tree import Domain
 
 SCHEMA = "headwater.deployment/1"

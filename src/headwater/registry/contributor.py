@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from headwater.core.address import format_address, parse_address
 from headwater.core.errors import InvalidError
 from headwater.core.ids import AccountId, ContributorId, contributor_id
-from headwater.core.keccak import keccak256
 from headwater.core.limits import CONTRIBUTOR_NAME_CHARS_MAX
 
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -100,7 +99,7 @@ def check_namespace(namespace: str) -> str:
 
 
 def checksum_address(text: str) -> str:
-    """An EVM address with the mixed-case checksum of EIP-55.
+    """A payout address with the mixed-case checksum of EIP-55.
 
     One-case input is accepted and checksummed; mixed case must already carry the right checksum, so a
     mistyped address is refused rather than paid.
@@ -111,19 +110,7 @@ def checksum_address(text: str) -> str:
     >>> checksum_address("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359")
     '0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359'
     """
-    if _ADDRESS.fullmatch(text) is None or int(text, 16) == 0:
-        raise InvalidError(
-            f"{text[:80]!r} is not a payout address",
-            code="address_invalid",
-            fix="give 0x and 40 hex digits, not all zero",
-        )
-    plain = text[2:].lower()
-    nibbles = keccak256(plain.encode()).hex()
-    address = "0x" + "".join(c.upper() if int(n, 16) >= 8 else c for c, n in zip(plain, nibbles, strict=False))
-    if text[2:] not in (plain, plain.upper()) and text != address:
-        raise InvalidError(
-            f"{text} has a wrong checksum, a character is mistyped",
-            code="address_checksum_wrong",
-            fix="copy the address again, or write it in lower case if you are sure of it",
-        )
-    return address
+    raw = parse_address(text)
+    if not any(raw):
+        raise InvalidError("the zero address pays nobody", code="address_invalid", fix="give the payee's own address")
+    return format_address(raw)

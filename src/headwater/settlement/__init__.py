@@ -3,7 +3,7 @@
 Pure: it knows nothing of databases, of how a root reaches a chain, or of what has been paid there.
 """
 
-from headwater.settlement.address import format_address, parse_address
+from headwater.core.address import format_address, parse_address
 from headwater.settlement.claim import Claim, changes_refused, claim_of, due, plan_pushes
 from headwater.settlement.tree import (
     Domain,

@@ -24,10 +24,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from headwater.core.address import plain_address
 from headwater.core.errors import InvalidError, MissingError
 from headwater.core.keccak import keccak256
 from headwater.core.limits import PAYEES_MAX, PAYOUT_UNITS_MAX, PUSH_PAYEES_MAX, TREE_WIDTH_MAX
-from headwater.settlement.address import plain_address
 
 HASH_SIZE_BYTES = 32
 _ZERO_ADDRESS = "0x" + "00" * 20

@@ -30,7 +30,9 @@ def parse_address(text: str) -> bytes:
     digits = text[2:]
     if digits not in (digits.lower(), digits.upper()) and format_address(raw) != text:
         raise InvalidError(
-            f"{text} fails its EIP-55 checksum", code="address_invalid", fix="copy the address again, it was mistyped"
+            f"{text} has a wrong checksum, a character is mistyped",
+            code="address_checksum_wrong",
+            fix="copy the address again, or write it in lower case if you are sure of it",
         )
     return raw
 
