@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
+from headwater.cli.receipt_view import state_of
 from headwater.core.ids import AccountId, ContributorId
 from headwater.core.money import format_units
 from headwater.ledger import Code, TransferDraft
@@ -34,11 +35,12 @@ def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
             right = Column(f"due {asset}", justify="right")
             table = Table("name", right, "state", Column("contributor", no_wrap=True), box=None)
             for one, units in rows:
-                state = "enrolled" if one.enrolled else "simulated"
-                table.add_row(escape(one.name), format_units(units), state, one.id)
+                table.add_row(escape(one.name), format_units(units), state_of(one), one.id)
             out.print(table if rows else "nobody has earned anything yet")
             if rows:
-                out.print("[dim]simulated: not enrolled, the money waits in escrow under this name[/]")
+                out.print(
+                    "[dim]in escrow: not enrolled, the money waits; simulated: the same, for names of the demo[/]"
+                )
     return result.status
 
 

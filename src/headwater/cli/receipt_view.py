@@ -1,6 +1,7 @@
 """A receipt for people: who supplied how many bits, and the price divided line by line.
 
-Owners who have not enrolled are marked *simulated*: their money waits in escrow under their names.
+Owners who have not enrolled are marked: their money waits in escrow under their names. The names of the demo
+were read from public documents, nobody behind them takes part, and they are marked *simulated*.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from headwater.cli.output import out
 from headwater.core.ids import AccountId
 from headwater.core.money import PPB, format_units
 from headwater.receipts import Receipt, ReceiptShare
+from headwater.registry import Contributor
 from headwater.splits import Policy, divide_receipt, explain
 from headwater.store.registry_store import RegistryStore
+
+SIMULATED = ("peps", "models")
+"""Namespaces whose names were read from public documents for the demo."""
 
 
 def print_receipt(receipt: Receipt, registry: RegistryStore, policy_text: Callable[[str], str]) -> None:
@@ -76,6 +81,13 @@ def print_division(receipt: Receipt, registry: RegistryStore) -> None:
     out.print(table)
 
 
+def state_of(contributor: Contributor) -> str:
+    """Enrolled, in escrow, or simulated: in escrow under a name of the demo."""
+    if contributor.enrolled:
+        return "enrolled"
+    return "simulated" if contributor.namespace in SIMULATED else "in escrow"
+
+
 def account_name(account: AccountId, registry: RegistryStore) -> str:
     """Whose an account is, in words; money that waits is said to wait."""
     return _name(account, registry)
@@ -85,7 +97,7 @@ def _name(account: str, registry: RegistryStore) -> str:
     kind, _, owner = account.partition(":")
     if kind in ("escrow", "contributor"):
         contributor = registry.contributor(owner)  # type: ignore[arg-type]
-        return f"{contributor.name} (simulated)" if kind == "escrow" else contributor.name
+        return f"{contributor.name} ({state_of(contributor)})" if kind == "escrow" else contributor.name
     return account
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from headwater.core.money import BPS, format_units
-from headwater.splits.policy import Policy
+from headwater.splits.policy import COMMONS, Policy
 from headwater.splits.waterfall import CONTRIBUTORS, GRADE_DISCOUNT, RESIDUAL, Division
 
 
@@ -26,10 +26,10 @@ def explain(division: Division, policy: Policy) -> tuple[str, ...]:
                     " the answer, each by its share of the bits."
                 )
             case "residual":
-                to = "the base model's account" if policy.residual == "base_model" else "the commons"
+                accounts = ", ".join(sorted(payees[RESIDUAL]))
+                to = "the commons" if payees[RESIDUAL] == {COMMONS} else f"the base model's account ({accounts})"
                 sentences.append(
-                    f"{_money(amount, policy)} could be traced to no registered contribution and went to {to}"
-                    f" ({', '.join(sorted(payees[RESIDUAL]))})."
+                    f"{_money(amount, policy)} could be traced to no registered contribution and went to {to}."
                 )
             case "grade_discount":
                 sentences.append(
