@@ -47,7 +47,7 @@ from headwater.core.errors import (
 )
 from headwater.core.ids import AccountId, CallId, ContributionId, call_id
 from headwater.core.limits import SOURCES_MAX
-from headwater.ledger import CLEARING, Code, TransferDraft
+from headwater.ledger import payouts
 from headwater.models.backend import Backend, Piece, Sampling
 from headwater.models.chatml import render_chat
 from headwater.receipts import (
@@ -315,9 +315,9 @@ class Flow:
             raise MissingError(
                 f"{call} has no answer to attribute", code="call_not_answered", fix="wait for the answer"
             )
-        logged = self.parts.log.by_call(call)
-        if logged:
-            receipt = Receipt.from_bytes(self.parts.log.at(logged[-1].index).raw)
+        logged = self.parts.log.in_force(call)
+        if logged is not None:
+            receipt = Receipt.from_bytes(logged.raw)
         else:
             receipt = self._receipt(record)
             signed = issue(receipt, self.parts.signer)
@@ -337,9 +337,10 @@ class Flow:
             raise MissingError(
                 f"the evidence of {call} has been erased", code="evidence_erased", fix="its receipt still verifies"
             )
-        logged = self.parts.log.by_call(call)
-        issued = Receipt.from_bytes(self.parts.log.at(logged[-1].index).raw) if logged else None
-        return self._receipt(replace(record, updated_at_ns=issued.issued_at_ns) if issued else record)
+        logged = self.parts.log.in_force(call)
+        if logged is not None:
+            record = replace(record, updated_at_ns=Receipt.from_bytes(logged.raw).issued_at_ns)
+        return self._receipt(record)
 
     def _receipt(self, record: CallRecord) -> Receipt:
         served = self._served(record.model)
@@ -442,10 +443,8 @@ class Flow:
 
     def _book(self, record: CallRecord, receipt: Receipt) -> None:
         """Post the payouts and mark the call, in one commit."""
-        drafts = [
-            TransferDraft(CLEARING, payout.account, payout.amount, record.asset, Code.PAYOUT, receipt.id)
-            for payout in receipt.payouts
-        ]
+        amounts = [(payout.account, payout.amount) for payout in receipt.payouts]
+        drafts = payouts(amounts, asset=record.asset, receipt_id=receipt.id)
         self.parts.calls.attributed(record.call_id, receipt.id, drafts, at_ns=self.parts.now_ns())
 
     def resume(self) -> tuple[CallId, ...]:

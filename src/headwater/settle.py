@@ -11,18 +11,19 @@ Nothing is ever in two places: due (contributor), promised (claimable) or paid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headwater.chain import Chain, PostedEpoch
+from headwater.chain import Chain, Paid, PostedEpoch
 from headwater.core.canonical import digest_of
 from headwater.core.errors import ConflictError, InvariantError, MissingError, Problem, RefusedError
 from headwater.core.ids import AccountId
 from headwater.core.instants import SECOND_NS
-from headwater.ledger import CASH, VAULT, Code, TransferDraft, claimable
+from headwater.ledger import CASH, VAULT, claimable, enroll, fund, settle
+from headwater.ledger import paid as paid_on_chain
 from headwater.receipts import Bundle, EpochManifest, PayoutProof, Receipt
-from headwater.settlement.claim import Claim, claim_of
+from headwater.settlement.claim import Claim, claim_of, plan_pushes
 from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, escrow_of, holder, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
 from headwater.store.epoch_store import EpochRecord, EpochStore
@@ -153,22 +154,23 @@ class Settlement:
         funded = self.chain.status().funded * self._unit
         booked = self.books.ledger.balance(VAULT, self.books.currency).balance_units + sum(self._booked_paid().values())
         if funded > booked:
-            draft = TransferDraft(VAULT, CASH, funded - booked, self.books.currency, Code.FUND, f"epoch:{number}")
+            draft = fund(funded - booked, asset=self.books.currency, cause=f"epoch:{number}")
             self.books.ledger.post(
                 [draft], key=f"fund:{self.chain.manifest.payout}:{funded}", at_ns=self.books.now_ns()
             )
 
     def _book_promises(self, record: EpochRecord, transaction: str) -> None:
         before = _promised(self.books.epochs.get(record.epoch - 1)) if record.epoch > 1 else {}
+        asset, cause = self.books.currency, f"epoch:{record.epoch}"
         drafts = []
         for account, units in _promised(record).items():
             waiting = self._in_escrow(account)
             if waiting:
                 # Measured before its owner enrolled, booked after: it follows what was released then.
-                drafts.append(self._draft(escrow_of(account), account, waiting, Code.ENROLL, record.epoch))
+                drafts.append(enroll(account.removeprefix("contributor:"), waiting, asset=asset, cause=cause))
             if units > before.get(account, 0):
                 due = units - before.get(account, 0)
-                drafts.append(self._draft(account, claimable(account), due, Code.SETTLE, record.epoch))
+                drafts.append(settle(account, due, asset=asset, cause=cause))
         with self.books.ledger.db.transaction():
             if drafts:
                 self.books.ledger.post(drafts, key=f"settle:{record.epoch}", at_ns=self.books.now_ns())
@@ -179,9 +181,6 @@ class Settlement:
             return 0
         return self.books.ledger.balance(escrow_of(account), self.books.currency).balance_units
 
-    def _draft(self, debit: AccountId, credit: AccountId, units: int, code: Code, epoch: int) -> TransferDraft:
-        return TransferDraft(debit, credit, units, self.books.currency, code, f"epoch:{epoch}")
-
     # Sync
 
     def sync(self) -> int:
@@ -189,17 +188,30 @@ class Settlement:
         last = self.books.epochs.last_posted()
         if last is None:
             return 0
+        asset = self.books.currency
         booked, drafts, keys = self._booked_paid(), [], []
         for payee in self.books.epochs.payees():
             paid = self.chain.paid(payee.index) * self._unit
             if paid > booked.get(payee.account, 0):
                 units = paid - booked.get(payee.account, 0)
-                drafts.append(self._draft(claimable(payee.account), VAULT, units, Code.PAID, last.epoch))
+                drafts.append(paid_on_chain(payee.account, units, asset=asset, cause=f"epoch:{last.epoch}"))
                 keys.append(f"{payee.index}:{paid}")
         if drafts:
             key = f"paid:{self.chain.manifest.payout}:{digest_of(keys)}"
             self.books.ledger.post(drafts, key=key, at_ns=self.books.now_ns())
         return sum(draft.amount_units for draft in drafts)
+
+    def push(self, number: int) -> Iterator[tuple[int, Paid]]:
+        """Pay everybody whom an active epoch owes something, in as few pushes as pay off.
+
+        Returns:
+            (first index of the range, what was paid), push by push; `sync` books it.
+        """
+        tree = self.tree(number)
+        wanted = [leaf.index for leaf in tree.leaves if leaf.amount > self.chain.paid(leaf.index)]
+        for start, count in plan_pushes(tree, wanted):
+            chosen = [index for index in wanted if start <= index < start + count]
+            yield start, self.chain.push(number, tree.prove_range(start, count), wanted=chosen)
 
     def reconcile(self) -> tuple[Problem, ...]:
         """Whether ledger and chain say the same; empty when they do. Run `sync` first."""

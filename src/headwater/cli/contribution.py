@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from headwater.cli.contribution_files import Offer, Terms, check_terms, files_in, owners_of, read_offers
+from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json, progress
 from headwater.core.errors import HeadwaterError, Problem
 from headwater.core.ids import ContributionId, ContributorId, contributor_id
@@ -29,13 +30,8 @@ from headwater.store.registry_store import RegistryStore
 
 app = App(name="contribution", help="Register contributions and look at them.")
 
-Home = Annotated[
-    Path, Parameter(name="--home", env_var="HEADWATER_HOME", help="Folder that holds records, keys and indexes.")
-]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Namespace = Annotated[str, Parameter(help="Who vouches for the owners' names.")]
-
-_HOME = Path(".headwater")
 
 BATCH_ITEMS_MAX = 200
 """Items registered in one transaction."""
@@ -107,7 +103,7 @@ def add(
     namespace: Namespace = "local",
     price_floor: Annotated[str, Parameter(help="Least price of a call in which it may be used.")] = "0",
     expires: Annotated[str, Parameter(help="Instant at which every use ends, such as 2027-01-01T00:00:00Z.")] = "",
-    home: Home = _HOME,
+    home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
     """Register a file, or every .txt, .md and .jsonl below a folder.
@@ -146,7 +142,7 @@ def show(
     /,
     *,
     text: Annotated[bool, Parameter(negative=(), help="Print the content as well.")] = False,
-    home: Home = _HOME,
+    home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
     """One contribution: what it is, whose, on which terms.
@@ -192,7 +188,7 @@ def list_contributions(
     owner: Annotated[str, Parameter(help="Only this owner's: a name, or an id ctr_….")] = "",
     namespace: Namespace = "local",
     limit: Annotated[int, Parameter(help="Most to list.")] = 100,
-    home: Home = _HOME,
+    home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
     """What is registered, in the order it was."""
@@ -217,9 +213,9 @@ def list_contributions(
     return _with_store(home, json, run)
 
 
-def _with_store(home: Path, as_json: bool, run: Callable[[RegistryStore], int], *, create: bool = False) -> int:
+def _with_store(home: HomeOption, as_json: bool, run: Callable[[RegistryStore], int], *, create: bool = False) -> int:
     try:
-        with _opened(home, create) as store:
+        with _opened(settings(home).home, create) as store:
             return run(store)
     except HeadwaterError as error:
         print_error(error, as_json=as_json)

@@ -8,14 +8,14 @@ from cyclopts import App
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater import ledger
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.cli.receipt_view import state_of
 from headwater.core.ids import AccountId, ContributorId
 from headwater.core.money import format_units
-from headwater.ledger import Code, TransferDraft
-from headwater.registry import Contributor, account_for
+from headwater.registry import account_for
 
 app = App(name="contributor", help="Who can own contributions, and whose money waits.")
 
@@ -67,11 +67,11 @@ def enroll(contributor: str, address: str, /, *, home: HomeOption = None, json: 
 def release_escrow(home: Home, contributor: ContributorId, address: str) -> int:
     """Enrol a contributor and move its escrow to its own account, in one commit; gives nano units moved."""
     with home.db.transaction():
-        enrolled: Contributor = home.registry.enroll(contributor, address)
+        home.registry.enroll(contributor, address)
         escrow = AccountId(f"escrow:{contributor}")
         asset = home.policy.currency
         waiting = home.ledger.balance(escrow, asset).balance_units
         if waiting:
-            draft = TransferDraft(escrow, account_for(enrolled), waiting, asset, Code.ENROLL, f"enroll:{contributor}")
+            draft = ledger.enroll(contributor, waiting, asset=asset, cause=f"enroll:{contributor}")
             home.ledger.post([draft], key=f"enroll:{contributor}:{time.time_ns()}", at_ns=time.time_ns())
     return waiting

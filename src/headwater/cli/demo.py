@@ -47,7 +47,6 @@ from headwater.gateway import serving
 from headwater.receipts import Receipt
 from headwater.registry import account_for
 from headwater.settle import Settlement
-from headwater.settlement.claim import plan_pushes
 
 MEASURE_TIMEOUT_S = 600
 
@@ -196,10 +195,9 @@ def _receipt(flow: Flow, call: str) -> Receipt:
     """The receipt of a call, once the worker has issued it."""
     deadline = time.monotonic() + MEASURE_TIMEOUT_S
     while time.monotonic() < deadline:
-        logged = flow.parts.log.by_call(call)
-        record = flow.parts.calls.get(call)
-        if logged and record.receipt_id is not None:
-            return Receipt.from_bytes(flow.parts.log.at(logged[-1].index).raw)
+        logged = flow.parts.log.in_force(call)
+        if logged is not None and flow.parts.calls.get(call).receipt_id is not None:
+            return Receipt.from_bytes(logged.raw)
         time.sleep(0.05)
     raise UpstreamError(
         f"{call} has no receipt after {MEASURE_TIMEOUT_S} s", code="attribution_late", fix="see /readyz"
@@ -228,11 +226,8 @@ def _settle(story: Story, home: Home, books: Settlement, chain: Chain) -> None:
         )
     else:
         story.say("the prompt earned nothing new in this epoch, so its author has nothing to claim")
-    wanted = [leaf.index for leaf in tree.leaves if leaf.amount > chain.paid(leaf.index)]
     pushes = []
-    for start, count in plan_pushes(tree, wanted):
-        chosen = [i for i in wanted if start <= i < start + count]
-        paid = chain.push(record.epoch, tree.prove_range(start, count), wanted=chosen)
+    for _, paid in books.push(record.epoch):
         pushes.append({"payees": paid.payees, "token_units": paid.amount, "gas": paid.gas_used})
         story.say(
             f"anybody may push: {paid.payees} payees of a subtree got {tokens(paid.amount)} tokens, {paid.gas_used} gas"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headwater.cli.home import Home
 from headwater.core.canonical import canonical
 from headwater.core.money import PPB
-from headwater.ledger import CASH, Code, TransferDraft
+from headwater.ledger import deposit
 from headwater.models import file_digest, smollm_path
 from headwater.registry import Candidate, Contributor, Intake, Kind, Ownership, Use, enrolled, unenrolled
 from headwater.retrieval import load_proposals
@@ -92,7 +92,7 @@ def paying_key(home: Home) -> tuple[str, KeyRecord]:
     """An API key of this run with prepaid credit; its secret is in no file."""
     secret, record = home.keys.create("demo", os.urandom(32), time.time_ns())
     cause = f"deposit:{record.key_id}"
-    draft = TransferDraft(CASH, record.account, CREDIT_UNITS, home.policy.currency, Code.DEPOSIT, cause)
+    draft = deposit(record.account, CREDIT_UNITS, asset=home.policy.currency, cause=cause)
     home.ledger.post([draft], key=cause, at_ns=time.time_ns())
     return secret, record
 

@@ -14,7 +14,6 @@ from headwater.cli.output import out, print_json
 from headwater.cli.settling import open_chain, settlement, tokens
 from headwater.core.errors import MissingError
 from headwater.core.money import format_units
-from headwater.settlement.claim import plan_pushes
 from headwater.settlement.epoch import read_manifest
 from headwater.store.epoch_store import EpochRecord
 
@@ -65,13 +64,8 @@ def push(number: int | None = None, /, *, home: HomeOption = None, json: JsonOpt
     with outcome(json) as result, Home(settings(home), create=False) as opened, open_chain(opened) as (chain, _):
         books = settlement(opened, chain)
         which = _number(opened, number)
-        tree = books.tree(which)
-        wanted = [leaf.index for leaf in tree.leaves if leaf.amount > chain.paid(leaf.index)]
         rows: list[dict[str, int]] = []
-        for start, count in plan_pushes(tree, wanted):
-            paid = chain.push(
-                which, tree.prove_range(start, count), wanted=[i for i in wanted if start <= i < start + count]
-            )
+        for start, paid in books.push(which):
             rows.append({"start": start, "payees": paid.payees, "token_units": paid.amount, "gas": paid.gas_used})
         books.sync()
         if json:

@@ -10,13 +10,13 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater import ledger
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.money import format_units, parse_units
-from headwater.ledger import CASH, Code, TransferDraft
 
 app = App(name="key", help="API keys and their prepaid credit.")
 
@@ -78,7 +78,7 @@ def deposit(
             raise InvalidError(f"a deposit of {amount}", code="amount_out_of_range", fix="deposit more than 0")
         asset = opened.policy.currency
         cause = "deposit:" + digest_of([record.key_id, reference]).removeprefix("sha256:")[:32]
-        draft = TransferDraft(CASH, record.account, units, asset, Code.DEPOSIT, cause)
+        draft = ledger.deposit(record.account, units, asset=asset, cause=cause)
         posted = opened.ledger.post([draft], key=cause, at_ns=time.time_ns())
         credit = opened.ledger.available(record.account, asset)
         if json:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from headwater.cli.home import Home as OpenedHome
-from headwater.cli.options import settings
+from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json
 from headwater.cli.record_checks import chain_problems, record_problems
 from headwater.core.errors import HeadwaterError
@@ -32,17 +32,12 @@ from headwater.store.ledger_store import Ledger
 
 app = App(name="ledger", help="Balances, statements and the proof that everything adds up.")
 
-Home = Annotated[
-    Path, Parameter(name="--home", env_var="HEADWATER_HOME", help="Folder that holds records, keys and indexes.")
-]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, amounts in nano units.")]
 Asset = Annotated[str, Parameter(name="--asset", help="Currency or token.")]
 
-_HOME = Path(".headwater")
-
 
 @app.command
-def balance(account: str | None = None, /, *, asset: Asset = "", home: Home = _HOME, json: AsJson = False) -> int:
+def balance(account: str | None = None, /, *, asset: Asset = "", home: HomeOption = None, json: AsJson = False) -> int:
     """What an account holds, or every account with the totals.
 
     Parameters
@@ -91,7 +86,7 @@ def statement(
     until: Annotated[str, Parameter(help="Instant after the last.")] = "",
     limit: Annotated[int, Parameter(help="Most lines to show.")] = 100,
     skip: Annotated[int, Parameter(help="Lines to leave out at the start.")] = 0,
-    home: Home = _HOME,
+    home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
     """What moved an account, oldest first, with the balance after each line.
@@ -154,7 +149,7 @@ def statement(
 def check(
     *,
     books_only: Annotated[bool, Parameter(negative=())] = False,
-    home: Home = _HOME,
+    home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
     """Add everything up again: assets, balances, reservations, charges, payouts, receipts, epochs and the chain.
@@ -207,9 +202,9 @@ def check(
     return _with_ledger(home, json, show)
 
 
-def _with_ledger(home: Path, as_json: bool, show: Callable[[Ledger, CallStore], int]) -> int:
+def _with_ledger(home: HomeOption, as_json: bool, show: Callable[[Ledger, CallStore], int]) -> int:
     try:
-        with _opened(home) as (ledger, calls):
+        with _opened(settings(home).home) as (ledger, calls):
             return show(ledger, calls)
     except HeadwaterError as error:
         print_error(error, as_json=as_json)

@@ -161,10 +161,12 @@ def _measured_again(sent: Bundle, path: Path | None) -> Check:
 
 
 def _raw(home: Home, receipt: str) -> bytes:
-    entries = home.log.by_call(receipt) if receipt.startswith("call_") else ()
-    if receipt.startswith("call_") and not entries:
+    if not receipt.startswith("call_"):
+        return home.log.get(receipt).raw
+    logged = home.log.in_force(receipt)
+    if logged is None:
         raise MissingError(f"{receipt} has no receipt yet", code="receipt_missing", fix="wait for its attribution")
-    return home.log.at(entries[-1].index).raw if entries else home.log.get(receipt).raw
+    return logged.raw
 
 
 def _read_bundle(file: Path) -> Bundle:

@@ -22,9 +22,10 @@ from headwater.core.ids import AccountId
 from headwater.core.instants import format_instant
 from headwater.core.money import AMOUNT_MAX
 from headwater.receipts import manifest_hash
+from headwater.receipts.verify import EPOCH_SCHEMA
 from headwater.settlement.tree import Domain, Leaf, PayoutTree
 
-SCHEMA = "headwater.epoch/1"
+SCHEMA = EPOCH_SCHEMA
 UNITS_DECIMALS = 9
 """Decimals of the internal unit; a token with fewer has its amounts floored, the rest stays due."""
 

@@ -214,6 +214,11 @@ class ReceiptLog:
         with self._state:
             return tuple(self.at(index).entry for index in chain_of(self._calls.get(bytes.fromhex(call_id[5:]))))
 
+    def in_force(self, call_id: str) -> LoggedReceipt | None:
+        """The newest receipt of a call, which is the one in force, or nothing while it has none."""
+        entries = self.by_call(call_id)
+        return self.at(entries[-1].index) if entries else None
+
     def entries(self, start: int = 0) -> Iterator[LoggedReceipt]:
         """The receipts from index `start` on, in order, up to the size the log has when asked for."""
         for index in range(max(start, 0), len(self)):
