@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,28 @@ def test_canonical_bytes_are_json_and_read_back(value):
     assert json.loads(raw) == value
     assert parse_canonical(raw) == value
     assert canonical(json.loads(raw)) == raw
+
+
+@given(value=values)
+def test_canonical_bytes_are_those_of_an_independent_implementation(value):
+    """The quick encoder writes what the reference implementation of RFC 8785 writes, control characters included."""
+    assert canonical(value) == rfc8785.dumps(value)
+
+
+def test_every_code_point_is_written_as_the_reference_writes_it():
+    """Escapes are the same for each of the first 64k characters and at the edges of the planes beyond."""
+    points = [*range(0xD800), *range(0xE000, 0x10000), 0x10000, 0x1F600, 0x10FFFF]
+    text = "".join(map(chr, points))
+
+    assert canonical([text]) == rfc8785.dumps([text])
+
+
+def test_a_lone_surrogate_has_no_canonical_form():
+    """What cannot be written as UTF-8 is refused with our error, not the library's."""
+    with pytest.raises(InvalidError) as caught:
+        canonical({"a": "\ud800"})
+
+    assert caught.value.code == "not_canonical"
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan"), 2**53, {"é": 1}, {1: 2}, b"x", {"a": {"b": [0.5]}}])
