@@ -5,6 +5,7 @@ Pure: it knows nothing of databases, of how a root reaches a chain, or of what h
 
 from headwater.core.address import format_address, parse_address
 from headwater.settlement.claim import Claim, changes_refused, claim_of, due, plan_pushes
+from headwater.settlement.mapped_tree import MappedTree
 from headwater.settlement.tree import (
     Domain,
     Leaf,
@@ -19,6 +20,7 @@ __all__ = [
     "Claim",
     "Domain",
     "Leaf",
+    "MappedTree",
     "PayoutTree",
     "Proof",
     "RangeProof",

@@ -28,6 +28,7 @@ from headwater.core.address import plain_address
 from headwater.core.errors import InvalidError, MissingError
 from headwater.core.keccak import keccak256
 from headwater.core.limits import PAYEES_MAX, PAYOUT_UNITS_MAX, PUSH_PAYEES_MAX, TREE_WIDTH_MAX
+from headwater.settlement.bulk_keccak import hash_bulk
 
 HASH_SIZE_BYTES = 32
 _ZERO_ADDRESS = "0x" + "00" * 20
@@ -38,6 +39,9 @@ ABSENT = bytes(HASH_SIZE_BYTES)
 DOMAIN_TAG = keccak256(b"headwater.payout.v1")
 LEAF_PREFIX, NODE_PREFIX = b"\x00", b"\x01"
 DEPTH_MAX = 32
+
+BULK_LEAVES_MIN = 1_024
+"""From so many leaves on, loading compiled code is cheaper than hashing one by one."""
 
 HashMany = Callable[[bytes, int], bytes]
 """Hash many messages of one size: (n * size concatenated bytes, size) -> (n * 32 concatenated digests)."""
@@ -167,13 +171,13 @@ class PayoutTree:
             leaves: (n,) with unique indices and unique addresses; gaps between indices are absent leaves, and
                 with no leaf at all the root is one that nobody can claim from.
             domain: where the root will be posted.
-            hash_many: bulk keccak; the default hashes one message after another.
+            hash_many: bulk keccak; the default is compiled code for many leaves and single hashing for few.
 
         Raises:
             InvalidError: an index or address given twice, an index beyond the widest tree, or a
                 leaf that pays the contract itself (its money could never leave again).
         """
-        hash_many = hash_many or hash_each
+        hash_many = hash_many or (hash_bulk if len(leaves) >= BULK_LEAVES_MIN else hash_each)
         ordered = tuple(sorted(leaves, key=lambda leaf: leaf.index))
         _check_leaves(ordered, domain)
         width = ordered[-1].index + 1 if ordered else 1
@@ -184,7 +188,7 @@ class PayoutTree:
         depth = (width - 1).bit_length()
         rows = [bytes(row)]
         for height in range(depth):
-            rows.append(_parents(rows[-1], _absent_node(height), hash_many))
+            rows.append(_parents(rows[-1], absent_node(height), hash_many))
         place = {leaf.index: i for i, leaf in enumerate(ordered)}
         return cls(domain, ordered, domain.bind(rows[-1]), depth, tuple(rows), place)
 
@@ -253,7 +257,7 @@ class PayoutTree:
         path = []
         for level in range(height, self.depth):
             at = ((index >> level) ^ 1) * 32
-            path.append(self._rows[level][at : at + 32] or _absent_node(level))
+            path.append(self._rows[level][at : at + 32] or absent_node(level))
         return tuple(path)
 
 
@@ -299,7 +303,7 @@ def _parents(row: bytes, absent: bytes, hash_many: HashMany) -> bytes:
     return hash_many(b"".join(NODE_PREFIX + row[i : i + 64] for i in range(0, len(row), 64)), 65)
 
 
-def _absent_node(height: int) -> bytes:
+def absent_node(height: int) -> bytes:
     """The node over 2^height absent leaves."""
     while len(_ABSENT_NODES) <= height:
         _ABSENT_NODES.append(keccak256(NODE_PREFIX + _ABSENT_NODES[-1] * 2))
