@@ -8,19 +8,19 @@ its own write. Knows nothing of what is written or where.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+Items = TypeVar("Items", bound=Sized)
 Outcome = TypeVar("Outcome")
 
 
-class Unit(Generic[Item, Outcome]):
+class Unit(Generic[Items, Outcome]):
     """What one caller wants written, all or nothing, and how it went: an outcome or an error."""
 
     __slots__ = ("error", "items", "leads", "outcome", "wake")
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Items) -> None:
         self.items = items
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
@@ -29,7 +29,7 @@ class Unit(Generic[Item, Outcome]):
         self.wake.acquire()
 
 
-class GroupCommit(Generic[Item, Outcome]):
+class GroupCommit(Generic[Items, Outcome]):
     """Queues units and has them written in groups, one group at a time.
 
     Args:
@@ -40,7 +40,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Unit[Item, Outcome]]], None],
+        write: Callable[[Sequence[Unit[Items, Outcome]]], None],
         *,
         items_max: int,
         interrupted: Callable[[], Exception],
@@ -49,12 +49,12 @@ class GroupCommit(Generic[Item, Outcome]):
         self._items_max = items_max
         self._interrupted = interrupted
         self._gate = threading.Lock()  # guards the queue and who leads
-        self._queue: list[Unit[Item, Outcome]] = []
+        self._queue: list[Unit[Items, Outcome]] = []
         self._led = False
 
-    def submit(self, items: Sequence[Item]) -> Outcome:
+    def submit(self, items: Items) -> Outcome:
         """Have `items` written; returns, or raises, when somebody, perhaps this thread, has done so."""
-        unit: Unit[Item, Outcome] = Unit(items)
+        unit: Unit[Items, Outcome] = Unit(items)
         try:
             with self._gate:
                 self._queue.append(unit)
@@ -73,8 +73,8 @@ class GroupCommit(Generic[Item, Outcome]):
             raise self._interrupted()
         return unit.outcome
 
-    def _lead(self, own: Unit[Item, Outcome]) -> None:
-        group: list[Unit[Item, Outcome]] = []
+    def _lead(self, own: Unit[Items, Outcome]) -> None:
+        group: list[Unit[Items, Outcome]] = []
         try:
             with self._gate:
                 group = self._take()
@@ -85,7 +85,7 @@ class GroupCommit(Generic[Item, Outcome]):
                 if unit is not own:
                     unit.wake.release()
 
-    def _take(self) -> list[Unit[Item, Outcome]]:
+    def _take(self) -> list[Unit[Items, Outcome]]:
         """The units at the front of the queue that make one group, at least one."""
         count = 0
         for at, unit in enumerate(self._queue):
@@ -96,14 +96,14 @@ class GroupCommit(Generic[Item, Outcome]):
         group, self._queue = self._queue, []
         return group
 
-    def _leave(self, unit: Unit[Item, Outcome]) -> None:
+    def _leave(self, unit: Unit[Items, Outcome]) -> None:
         with self._gate:
             if not unit.leads and unit in self._queue:
                 self._queue.remove(unit)
         if unit.leads:
             self._hand_over(unit)
 
-    def _hand_over(self, own: Unit[Item, Outcome]) -> None:
+    def _hand_over(self, own: Unit[Items, Outcome]) -> None:
         with self._gate:
             if own in self._queue:  # broken off before it was taken
                 self._queue.remove(own)

@@ -1,20 +1,34 @@
 """The file of a receipt log: opened, locked to one writer, begun, written, and cut where only a person may cut.
 
+Also the two things about it that only the kernel can do: room is set aside ahead of the end without
+lengthening the file, and a range whose receipts are sealed elsewhere gives its blocks back.
+
 Knows the frames and nothing of what the log says about them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, Final
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, UpstreamError
 from headwater.store.receipt_frames import FILE_HEADER, FIRST_CHECK, Damage, scan
+
+AHEAD_BYTES: Final = 16 * 2**20
+"""Room set aside at a time: syncing into it needs no new blocks, which evens out the latency."""
+
+_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
+_PUNCH_HOLE: Final = 2  # FALLOC_FL_PUNCH_HOLE
+_lock_range = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,55 @@ def write_all(handle: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(handle, view, offset)
         view, offset = view[written:], offset + written
+
+
+def set_aside(handle: int, end: int) -> int:
+    """Reserve blocks behind `end` without changing the file's size; the place up to which that was done.
+
+    Only a convenience: where the disk, its space or the system does not allow it, nothing is reserved.
+    """
+    if not _allocate(handle, _KEEP_SIZE, end, AHEAD_BYTES):
+        return end
+    return end + AHEAD_BYTES
+
+
+def give_back(handle: int, start: int, end: int) -> bool:
+    """Turn the bytes [start, end) into a hole that takes no room; whether the file system can."""
+    return start >= end or _allocate(handle, _KEEP_SIZE | _PUNCH_HOLE, start, end - start)
+
+
+def begin_write(handle: int) -> None:
+    """Keep readers from taking what is being written for promised. Ends with `end_write` or with the process."""
+    fcntl.fcntl(handle, fcntl.F_OFD_SETLKW, _lock_range.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+
+
+def end_write(handle: int) -> None:
+    """What was written is now durable or taken back."""
+    fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock_range.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))
+
+
+@contextlib.contextmanager
+def between_writes(handle: int) -> Iterator[None]:
+    """While inside, no write is under way: every whole frame is promised, or its writer died."""
+    fcntl.fcntl(handle, fcntl.F_OFD_SETLKW, _lock_range.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+    try:
+        yield
+    finally:
+        end_write(handle)
+
+
+def _allocate(handle: int, mode: int, offset: int, size: int) -> bool:
+    call = _fallocate()
+    return call is not None and call(handle, mode, ctypes.c_int64(offset), ctypes.c_int64(size)) == 0
+
+
+@cache
+def _fallocate() -> Any:
+    """The C library's fallocate64, or None: Python offers only the form that lengthens the file."""
+    try:
+        return ctypes.CDLL(None).fallocate64
+    except (OSError, AttributeError):
+        return None
 
 
 def sync_folder(folder: Path) -> None:

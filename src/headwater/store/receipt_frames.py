@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Final, NamedTuple
 
 from headwater.core.limits import RECEIPT_SIZE_BYTES_MAX
@@ -32,7 +33,7 @@ PAYLOAD_BYTES_MAX: Final = SIGNATURE_BYTES + RECEIPT_SIZE_BYTES_MAX
 WINDOW_BYTES: Final = 4 * 2**20  # a frame always fits into one
 
 _frame_header = struct.Struct("<III")
-_first_two = struct.Struct("<II")
+_check = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,27 @@ class Frame(NamedTuple):
     check: int  # from which the next frame's check continues
 
 
-def frame_header(before: int, length: int, payload_crc: int) -> tuple[bytes, int]:
-    """The 12 bytes before a payload, and the frame's check; `before` is the check of the frame before."""
-    check = zlib.crc32(_first_two.pack(length, payload_crc), before)
-    return _frame_header.pack(length, payload_crc, check), check
+def encode(payloads: Sequence[bytes], crcs: Sequence[int], before: int) -> tuple[bytes, list[int], int]:
+    """The frames of a batch as one buffer.
 
+    Args:
+        payloads: signature and receipt of each, joined.
+        crcs: crc32 of each payload.
+        before: check of the frame before the first.
 
-def payload_crc(signature: bytes, raw: bytes) -> int:
-    """The checksum of a payload, without joining its two parts."""
-    return zlib.crc32(raw, zlib.crc32(signature))
+    Returns:
+        (buffer, where each frame begins in it, check of the last frame).
+    """
+    lengths = [len(payload) for payload in payloads]
+    first_two = struct.pack(f"<{2 * len(lengths)}I", *chain.from_iterable(zip(lengths, crcs, strict=True)))
+    parts: list[bytes] = []
+    check, crc32, pack = before, zlib.crc32, _check.pack
+    for at, payload in zip(range(0, len(first_two), 8), payloads, strict=True):
+        words = first_two[at : at + 8]
+        check = crc32(words, check)
+        parts += (words, pack(check), payload)
+    starts = list(accumulate([FRAME_HEADER_BYTES + length for length in lengths[:-1]], initial=0))
+    return b"".join(parts), starts, check
 
 
 def scan(handle: int, offset: int, before: int, size: int) -> Iterator[Frame | Damage]:

@@ -28,15 +28,18 @@ from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, M
 from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.receipts.log import InclusionProof, LogTree, TreeHead, leaf_hash
-from headwater.receipts.signing import SIGNATURE_BYTES
 from headwater.store.group_commit import GroupCommit
-from headwater.store.receipt_admission import Entry, Group, Indices, Item, chain_of, read_call, read_item, settle
+from headwater.store.receipt_admission import Batch, Entry, Fresh, Group, read_batch, read_call, settle
 from headwater.store.receipt_file import (
     TornTail,
+    begin_write,
+    between_writes,
     check_header,
     damaged,
+    end_write,
     lock_for_writing,
     open_file,
+    set_aside,
     start_file,
     write_all,
 )
@@ -45,10 +48,11 @@ from headwater.store.receipt_frames import (
     FIRST_CHECK,
     FRAME_HEADER_BYTES,
     Damage,
-    frame_header,
+    encode,
     scan,
     split_frame,
 )
+from headwater.store.receipt_index import ReceiptIndex
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -74,12 +78,12 @@ class ReceiptLog:
         self._end = len(FILE_HEADER)
         self._check = FIRST_CHECK  # of the last frame
         self._offsets = array("Q")
-        self._ids: dict[bytes, int] = {}
-        self._calls: dict[bytes, Indices] = {}
+        self._known = ReceiptIndex()
+        self._room = 0  # up to where blocks are reserved
         self._tree = LogTree()
         self._state = threading.RLock()  # guards all of the above for readers
         self._writing = threading.Lock()  # held by the thread that writes
-        self._commit: GroupCommit[Item, tuple[Entry, ...]] = GroupCommit(
+        self._commit: GroupCommit[Batch, tuple[Entry, ...]] = GroupCommit(
             self._write, items_max=RECEIPT_BATCH_MAX, interrupted=lambda: _interrupted(path)
         )
         self._broken: str | None = None
@@ -176,7 +180,7 @@ class ReceiptLog:
             )
         if not receipts:
             return ()
-        return self._commit.submit([read_item(raw, signature) for raw, signature in receipts])
+        return self._commit.submit(read_batch(receipts))
 
     def get(self, identity: str) -> LoggedReceipt:
         """The receipt with this id.
@@ -212,7 +216,7 @@ class ReceiptLog:
                 f"{call_id[:80]!r} is not a call id", code="call_id_invalid", fix="give call_ and 32 hex digits"
             )
         with self._state:
-            return tuple(self.at(index).entry for index in chain_of(self._calls.get(bytes.fromhex(call_id[5:]))))
+            return tuple(self.at(index).entry for index in self._known.chain(bytes.fromhex(call_id[5:])))
 
     def in_force(self, call_id: str) -> LoggedReceipt | None:
         """The newest receipt of a call, which is the one in force, or nothing while it has none."""
@@ -266,7 +270,7 @@ class ReceiptLog:
 
     def _find(self, identity: str) -> int | None:
         try:
-            return self._ids.get(bytes.fromhex(identity))
+            return self._known.find(bytes.fromhex(identity))
         except ValueError:
             return None
 
@@ -293,32 +297,41 @@ class ReceiptLog:
         with self._writing:
             try:
                 self._refuse_broken()
-                settled = settle(group, len(self), self._ids, self._calls)
+                settled = settle(group, len(self), self._known)
                 self._make_durable(settled.fresh)
             except HeadwaterError as error:
                 for unit in group:
                     unit.error = unit.error or error
             else:
                 for unit, indices in zip(group, settled.indices, strict=True):
-                    unit.outcome = tuple(
-                        Entry(index, ReceiptId(item.id.hex())) for index, item in zip(indices, unit.items, strict=False)
-                    )
+                    names = [ReceiptId(identity.hex()) for identity in unit.items.ids]
+                    unit.outcome = tuple(map(Entry, indices, names))
 
-    def _make_durable(self, fresh: Sequence[Item]) -> None:
-        if not fresh:
+    def _make_durable(self, fresh: Fresh) -> None:
+        if not fresh.ids:
             return
-        first = len(self)
-        parts: list[bytes] = []
-        offsets: list[int] = []
-        offset, check = self._end, self._check
-        for item in fresh:
-            length = SIGNATURE_BYTES + len(item.raw)
-            header, check = frame_header(check, length, item.crc)
-            parts += (header, item.signature, item.raw)
-            offsets.append(offset)
-            offset += FRAME_HEADER_BYTES + length
+        frames, starts, check = encode(fresh.payloads, fresh.crcs, self._check)
+        end = self._end + len(frames)
+        if end > self._room:
+            self._room = max(end, set_aside(self._handle, self._end))
+        begin_write(self._handle)
         try:
-            write_all(self._handle, b"".join(parts), self._end)
+            self._write_frames(frames)
+        finally:
+            end_write(self._handle)
+        self._broken = "it was interrupted"  # and stays so when the next lines are
+        with self._state:
+            first, begin = len(self), self._end
+            self._end, self._check = end, check
+            self._offsets.extend([begin + start for start in starts])
+            self._tree.extend(fresh.leaves)
+            self._known.add(first, fresh.ids, fresh.calls)
+        self._broken = None
+
+    def _write_frames(self, frames: bytes) -> None:
+        """Write and sync, or take back."""
+        try:
+            write_all(self._handle, frames, self._end)
         except OSError as error:
             self._roll_back()
             raise self._not_written(error) from error
@@ -326,14 +339,6 @@ class ReceiptLog:
             self._roll_back()
             raise
         self._sync_or_roll_back()
-        self._broken = "it was interrupted"  # and stays so when the next lines are
-        with self._state:
-            self._end, self._check = offset, check
-            self._offsets.extend(offsets)
-            self._tree.extend(item.leaf for item in fresh)
-            for index, item in enumerate(fresh, first):
-                self._publish(index, item.id, item.call)
-        self._broken = None
 
     def _sync_or_roll_back(self) -> None:
         try:
@@ -350,6 +355,7 @@ class ReceiptLog:
 
     def _roll_back(self) -> None:
         """Take back what was written of a group; when that fails too, write no more."""
+        self._room = 0  # cutting may give reserved blocks back
         try:
             os.ftruncate(self._handle, self._end)
             self._sync(self._handle)
@@ -369,11 +375,6 @@ class ReceiptLog:
             fix="check the disk, then open the log again",
         )
 
-    def _publish(self, index: int, identity: bytes, call: bytes) -> None:
-        self._ids[identity] = index
-        earlier = self._calls.get(call)
-        self._calls[call] = index if earlier is None else (*chain_of(earlier), index)
-
     # -- opening -----------------------------------------------------------------------------------
 
     def _check_on_disk(self) -> int:
@@ -384,7 +385,7 @@ class ReceiptLog:
     def _forget(self) -> None:
         self._end, self._check = len(FILE_HEADER), FIRST_CHECK
         self._offsets = array("Q")
-        self._ids, self._calls, self._tree = {}, {}, LogTree()
+        self._known, self._tree = ReceiptIndex(), LogTree()
 
     def _load(self) -> None:
         """Index the frames behind `_end`; cut a torn tail when writing, leave it when reading."""
@@ -411,12 +412,13 @@ class ReceiptLog:
                 if isinstance(found, Damage):
                     return found
                 index, identity = len(self._offsets), hashlib.sha256(found.raw).digest()
-                if identity in self._ids:
-                    return Damage(found.offset, f"frame {index} repeats frame {self._ids[identity]}", torn=False)
+                earlier = self._known.find(identity)
+                if earlier is not None:
+                    return Damage(found.offset, f"frame {index} repeats frame {earlier}", torn=False)
                 call = read_call(found.raw)
                 if call is None:
                     return Damage(found.offset, f"frame {index} holds no receipt", torn=False)
-                self._publish(index, identity, call)
+                self._known.add(index, (identity,), (call,))
                 self._offsets.append(found.offset)
                 self._end, self._check = found.end, found.check
                 leaves.append(leaf_hash(found.raw))
