@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from headwater.attribution import Attribution, Layout, Part, Reference, Share, attribute
+    from headwater.attribution import Attribution, Budget, Layout, Part, Reference, Share, attribute
     from headwater.attribution.spans import Document, SpanIndex
     from headwater.core.errors import HeadwaterError, Problem
     from headwater.core.money import allocate, normalise
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headwater.store.ledger_store import Ledger
 
 _HOMES = {
-    "headwater.attribution": ("Attribution", "Layout", "Part", "Reference", "Share", "attribute"),
+    "headwater.attribution": ("Attribution", "Budget", "Layout", "Part", "Reference", "Share", "attribute"),
     "headwater.attribution.spans": ("Document", "SpanIndex"),
     "headwater.core.errors": ("HeadwaterError", "Problem"),
     "headwater.core.money": ("allocate", "normalise"),
@@ -36,6 +36,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Attribution",
+    "Budget",
     "Bundle",
     "Document",
     "HeadwaterError",

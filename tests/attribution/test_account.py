@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.attribution.account import Rules, attribute, settle_ownership
+from headwater.attribution.account import Rules, attribute
+from headwater.attribution.budget import Budget
 from headwater.attribution.layout import Layout, Part
+from headwater.attribution.ownership import settle_ownership
 from headwater.attribution.reference import uniform_reference
 from headwater.core.errors import InvalidError, UpstreamError
 from headwater.core.money import PPB
@@ -132,21 +134,24 @@ def test_an_answer_without_tokens_is_refused():
     assert caught.value.code == "answer_empty"
 
 
-def test_more_players_than_can_be_measured_exactly_are_refused():
-    """No estimate is passed off as exact."""
-    with pytest.raises(InvalidError) as caught:
-        measure(*[chr(97 + i) * 3 for i in range(9)])
+def test_more_players_than_the_budget_covers_are_sampled_and_graded_so():
+    """Nine players of a budget for eight give grade B, within the budget, with intervals, conserved at every token."""
+    found = measure(*[chr(97 + i) * 3 for i in range(9)], answer="aabbcc")
 
-    assert caught.value.code == "players_too_many"
+    assert found.grade == "B"
+    assert found.passes <= 256
+    assert any(s.low < s.bits < s.high for s in found.shares)
+    at_tokens = found.base_token_bits + sum(s.token_bits for s in found.shares)
+    assert abs(at_tokens.sum() - found.total_bits) < 1e-6
 
 
 def test_ownership_is_settled_by_time_of_registration_then_by_place():
     """Of two copies with one time the earlier part is the original."""
     parts = layout(LONG, LONG + " iota", "unrelated words stand here alone", times=[5, 5, 1]).players
-    unions, copies = settle_ownership(parts, 0.8)
+    settled = settle_ownership(parts, 0.8)
 
-    assert unions == ((0, 1), (2,))
-    assert copies == {1: 0}
+    assert settled.unions == ((0, 1), (2,))
+    assert settled.copies == ((1, 0),)
 
 
 def test_repeated_part_ids_are_refused():

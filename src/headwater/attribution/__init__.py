@@ -5,19 +5,24 @@ Knows nothing of money, databases, servers or how a model is run: a `Scorer` say
 
 from headwater.attribution.account import Rules, attribute
 from headwater.attribution.bits import Attribution, Share, microbits, weigh
+from headwater.attribution.budget import Budget
 from headwater.attribution.evidence import Answer
-from headwater.attribution.layout import Layout, Part, Scorer
+from headwater.attribution.layout import AdapterScorer, Layout, Part, Scorer
 from headwater.attribution.reference import Reference, build_reference, reference_from_bytes, uniform_reference
+from headwater.attribution.worth import WorthCache
 
 __all__ = [
+    "AdapterScorer",
     "Answer",
     "Attribution",
+    "Budget",
     "Layout",
     "Part",
     "Reference",
     "Rules",
     "Scorer",
     "Share",
+    "WorthCache",
     "attribute",
     "build_reference",
     "microbits",

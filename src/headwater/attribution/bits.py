@@ -25,6 +25,10 @@ Grade = Literal["A", "B", "C"]
 MICRO = 1_000_000
 """Micro-bits in a bit; receipts hold micro-bits as integers."""
 
+STEP = 1_000
+"""Micro-bits in a millibit. Bits are compared with zero and with the floor in whole millibits, to nearest: what
+two runs on other numbers of threads disagree on, some millionths of a bit, cannot turn a tie over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -38,6 +42,21 @@ class Share:
     low_bits: float  # 95 % interval; equal to `bits` when exact
     high_bits: float
     token_bits: NDArray[np.float64]  # (tokens,) sums to `bits`
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval, in bits."""
+        return self.low_bits
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval, in bits."""
+        return self.high_bits
+
+    @property
+    def payable(self) -> bool:
+        """Whether the whole interval lies above zero: a share of which that is unsure is not paid."""
+        return self.low_bits > 0 and _payable(microbits(self.bits)) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +73,10 @@ class Attribution:
     tokens: int  # answer tokens
     estimator: str
     version: str
-    players: int
+    players: int  # after merging
+    merged: tuple[tuple[str, ...], ...] = ()  # ids of parts that played as one
+    copies: tuple[tuple[str, str], ...] = ()  # (copy, original): near-copies whose credit went to another owner
+    seed: int = 0
 
     @property
     def exact(self) -> bool:
@@ -86,20 +108,46 @@ def weigh(
     *,
     model_weight_ppm: int,
     evidence_floor_millibits: int,
+    unsure: int = 0,
 ) -> tuple[tuple[int, ...], int]:
     """Weights from micro-bits, in whole numbers, so that anybody can do it again from a receipt.
 
     Args:
-        grounded: micro-bits of the parts of the prompt; what is not positive weighs nothing.
+        grounded: micro-bits of the parts of the prompt; what is not positive to a millibit weighs nothing.
         reproduced: micro-bits of copied texts, which are part of `base` and are taken from it here.
         base: micro-bits of the base model.
         model_weight_ppm: what a bit of the base model weighs beside a contribution's, in millionths.
         evidence_floor_millibits: grounded parts that together explain less weigh nothing: it is noise.
+        unsure: micro-bits of parts whose interval includes zero; they are not paid, and nobody else is paid for them.
 
     Returns:
         (weights in ppb of grounded, then reproduced parts; residual in ppb), 10^9 in all.
     """
-    enough = sum(bits for bits in grounded if bits > 0) >= evidence_floor_millibits * 1_000
+    sure = [_payable(bits) for bits in grounded]
+    enough = _millibits(sum(sure)) >= evidence_floor_millibits
     own = base - sum(reproduced)
-    weights = [bits * enough * 1_000_000 for bits in grounded] + [bits * 1_000_000 for bits in reproduced]
-    return share_ppb(weights, own * model_weight_ppm)
+    weights = [bits * enough * 1_000_000 for bits in sure] + [_payable(bits) * 1_000_000 for bits in reproduced]
+    return share_ppb(weights, max(0, own) * model_weight_ppm + max(0, unsure) * enough * 1_000_000)
+
+
+def sure_and_unsure(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], int]:
+    """Micro-bits that may be paid on, and how many are withheld because their interval includes zero.
+
+    Args:
+        shares: (micro-bits, lower end of the interval in micro-bits) of each part.
+
+    >>> sure_and_unsure([(9, 3), (5, -1), (-4, -6)])
+    ((9, 0, -4), 5)
+    """
+    sure = tuple(bits if low > 0 else min(0, bits) for bits, low in shares)
+    return sure, sum(bits for bits, low in shares if low <= 0 < bits)
+
+
+def _millibits(microbits_: int) -> int:
+    """Whole millibits, to nearest, halves up."""
+    return (microbits_ + STEP // 2) // STEP
+
+
+def _payable(microbits_: int) -> int:
+    """The bits, or nothing when they are not positive to a millibit."""
+    return microbits_ if _millibits(microbits_) > 0 else 0

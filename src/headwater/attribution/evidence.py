@@ -49,6 +49,8 @@ def layout_bytes(layout: Layout, nonce: bytes) -> bytes:
                     "fixed": part.fixed,
                     "control": part.control,
                     "registered_at": format_instant(part.registered_at_ns),
+                    "kind": part.kind,
+                    "adapter": part.adapter,
                 }
                 for part in layout.parts
             ],
@@ -72,6 +74,8 @@ def read_layout(raw: bytes) -> Layout:
                     row["fixed"],
                     row["control"],
                     parse_instant(row["registered_at"]),
+                    row.get("kind", "source"),  # journals of before there were kinds
+                    row.get("adapter"),
                 )
                 for row in parse_canonical(raw)["parts"]
             )

@@ -1,20 +1,26 @@
 """The prompt as parts: what the model reads, in order, with who supplied each piece.
 
 A fixed part (template markers, the caller's own question) is always present and earns nothing here;
-every other part is a player that can be taken away. Parts are tokenised one by one and joined as
-tokens, so taking one away never changes how its neighbours are read, and the offsets stay exact.
+every other part is a player that can be taken away. Players are sources, system prompts, tools, worked
+examples, earlier turns, or an adapter: weights that are there or not, with no text of their own.
+
+Two rules of reading, chosen by `Layout.joined`. Apart (the rule of the served path): parts are tokenised
+one by one and joined as tokens, so taking one away never changes how its neighbours are read. Joined:
+the text of the parts that are present is tokenised as one, as a model does that is sent plain text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.errors import InvalidError
+
+PartKind = Literal["source", "prompt", "tool", "example", "turn", "adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,16 @@ class Part:
     fixed: bool = False
     control: bool = False  # template text, in which the model's special tokens are honoured; never a caller's text
     registered_at_ns: int = 0  # of two copies the earlier one is the original; ties go to the earlier part
+    kind: PartKind = "source"  # what it is to a reader; all kinds play by the same rules
+    adapter: str | None = None  # name under which the scorer knows the weights of a part of kind ``adapter``
+
+    def __post_init__(self) -> None:
+        if (self.kind == "adapter") != (self.adapter is not None) or (self.adapter is not None and self.text):
+            raise InvalidError(
+                f"part {self.id!r} of kind {self.kind} has adapter {self.adapter!r} and {len(self.text)} characters",
+                code="part_invalid",
+                fix="an adapter is named and has no text; any other part has text and names no adapter",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +50,7 @@ class Layout:
     """The whole prompt in order."""
 
     parts: tuple[Part, ...]
+    joined: bool = False  # read the present parts as one text, not part by part
 
     def __post_init__(self) -> None:
         ids = [part.id for part in self.parts]
@@ -73,4 +90,15 @@ class Scorer(Protocol):
 
         Contexts that share a prefix are scored as a tree: the shared tokens are computed once.
         """
+        ...
+
+
+@runtime_checkable
+class AdapterScorer(Scorer, Protocol):
+    """A scorer that can also be asked with adapters on top of the base weights."""
+
+    def score_with(
+        self, contexts: Sequence[Sequence[int]], answer: Sequence[int], adapters: Sequence[tuple[str, ...]]
+    ) -> NDArray[np.float64]:
+        """As `score`, with for each context the names of the adapters that are present, in layout order."""
         ...

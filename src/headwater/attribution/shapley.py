@@ -39,6 +39,17 @@ def coalitions(unions: Sequence[Sequence[int]]) -> tuple[Coalition, ...]:
     return tuple(sorted(needed or {frozenset()}, key=lambda c: (len(c), sorted(c))))
 
 
+def coalition_count(unions: Sequence[Sequence[int]]) -> int:
+    """How many coalitions `coalitions` would give, without listing them.
+
+    A set of whole unions is counted once; with part of one union (neither all of it nor nothing) it is one more each.
+    """
+    if not unions:
+        return 1
+    rest = 1 << (len(unions) - 1)
+    return 2 * rest + rest * sum((1 << len(union)) - 2 for union in unions)
+
+
 def owen_values(worth: Mapping[Coalition, NDArray[np.float64]], unions: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Each player's Owen value, per token.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headwater.attribution.bits import weigh
+from headwater.attribution.bits import sure_and_unsure, weigh
 from headwater.core.errors import InvalidError
-from headwater.receipts import Receipt, ReceiptAttribution, ReceiptPayout, ReceiptShare
+from headwater.receipts import Receipt, ReceiptAttribution, ReceiptPayout
 from headwater.splits.policy import Policy
 from headwater.splits.waterfall import Credit, Division, Findings, divide
 
@@ -53,12 +53,14 @@ def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
         for channel in ("grounded", "reproduced")
     }
     ordered = [*of_channel["grounded"], *of_channel["reproduced"]]
+    grounded, unsure = sure_and_unsure([(s.microbits, s.low_microbits) for s in of_channel["grounded"]])
     weights, residual = weigh(
-        [_payable(share) for share in of_channel["grounded"]],
-        [_payable(share) for share in of_channel["reproduced"]],
+        grounded,
+        [share.microbits for share in of_channel["reproduced"]],
         account.base_microbits,
         model_weight_ppm=policy.model_weight_ppm,
         evidence_floor_millibits=policy.evidence_floor_millibits,
+        unsure=unsure,
     )
     if (weights, residual) != (tuple(share.weight_ppb for share in ordered), account.residual_ppb):
         raise InvalidError(
@@ -66,8 +68,3 @@ def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
             code="weights_differ",
             fix="ask the operator for a corrected receipt",
         )
-
-
-def _payable(share: ReceiptShare) -> int:
-    """Micro-bits that may be paid on: none where the interval includes zero."""
-    return share.microbits if share.low_microbits > 0 else min(0, share.microbits)
