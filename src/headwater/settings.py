@@ -37,6 +37,10 @@ class Settings:
     request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
     input_token_price: str = field(default="0.000004", metadata={"help": "price of one prompt token"})
     output_token_price: str = field(default="0.0001", metadata={"help": "price of one answer token"})
+    upstreams: str = field(
+        default="", metadata={"help": "path of a TOML that names upstream servers and their models; empty for none"}
+    )
+    local_model: bool = field(default=True, metadata={"help": "serve the model in process too"})
     threads: int = field(default=1, metadata={"help": "processor threads of the model in process"})
     maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed"})
     rpc_url: str = field(default="", metadata={"help": "JSON-RPC of the chain; empty for the embedded one"})
@@ -59,6 +63,7 @@ class Sourced:
     sources: Mapping[str, str]  # setting -> "default", "file PATH", "environment NAME" or "flag"
 
 
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _RANGES = (
     ("port", 0, 65_535),
     ("sources", 0, SOURCES_MAX),
@@ -111,12 +116,14 @@ def load(
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     try:
-        if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool):
+            return value if isinstance(value, bool) else _WORDS[str(value).lower()]
+        if isinstance(value, bool):
             raise ValueError
         if isinstance(default, int):
             return int(value)
         return Path(value) if isinstance(default, Path) else str(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         raise _wrong(f"{name} is {value!r}", f"give a value like {default!r}") from None
 
 

@@ -24,6 +24,9 @@ from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
 from headwater.flow import Flow, Parts, ServedModel
+from headwater.gateway.relay import Relays
+from headwater.gateway.upstreams_file import read_upstreams
+from headwater.meter import Meter, MeterParts
 from headwater.models import Backend
 from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
@@ -36,6 +39,7 @@ from headwater.store.epoch_store import EpochStore
 from headwater.store.key_file import load_or_create_signer
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
+from headwater.store.metered_store import MeteredStore
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.registry_store import RegistryStore
 
@@ -118,6 +122,30 @@ class Home:
                 random_bytes=os.urandom,
             )
         )
+
+    def relays(self) -> Relays | None:
+        """The models that other servers answer, as the settings' file names them.
+
+        Raises:
+            MissingError: no such file.
+            InvalidError: ``upstreams_invalid``.
+        """
+        if not self.settings.upstreams:
+            return None
+        path = Path(self.settings.upstreams)
+        if not path.is_file():
+            raise MissingError(f"no upstreams at {path}", code="upstreams_missing", fix="give the path of a TOML")
+        models, upstreams = read_upstreams(path.read_text("utf-8"), environment=os.environ, folder=path.parent)
+        parts = MeterParts(
+            store=MeteredStore(self.db, self.ledger, self.keys, self.calls),
+            log=self.log,
+            signer=self.signer,
+            policy=self.policy,
+            registry_digest=self.registry.digest,
+            now_ns=time.time_ns,
+            random_bytes=os.urandom,
+        )
+        return Relays(models, upstreams, Meter(parts))
 
     def prices(self) -> Prices:
         """The price table of the settings."""

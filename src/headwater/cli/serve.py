@@ -16,7 +16,7 @@ from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
-from headwater.flow import Flow
+from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, create_app
 from headwater.gateway import serve as run_gateway
 from headwater.settle import Settlement
@@ -26,21 +26,25 @@ from headwater.settle import Settlement
 def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
-        served = stack.enter_context(models(home))
-        backend = next(iter(served.values())).backend
-        with progress(quiet=quiet) as bars:
-            tasks: dict[str, object] = {}
+        served: dict[str, ServedModel] = {}
+        index = None
+        if home.settings.local_model:
+            served = stack.enter_context(models(home))
+            backend = next(iter(served.values())).backend
+            with progress(quiet=quiet) as bars:
+                tasks: dict[str, object] = {}
 
-            def show(what: str, done: int, total: int) -> None:
-                task = tasks.setdefault(what, bars.add_task(what, total=total))
-                bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
+                def show(what: str, done: int, total: int) -> None:
+                    task = tasks.setdefault(what, bars.add_task(what, total=total))
+                    bars.update(task, completed=done, total=total)  # type: ignore[arg-type]
 
-            index = passages(home, backend, show)
-        flow = home.flow(served, index, stack.enter_context(spans(home)))
+                index = passages(home, backend, show)
+        copied = stack.enter_context(spans(home)) if served else None
+        flow = home.flow(served, index, copied)
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
-        yield create_app(flow, home.keys, bundle=bundle), flow
+        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays()), flow
 
 
 def serve(*, host: str | None = None, port: int | None = None, home: HomeOption = None) -> int:
@@ -60,11 +64,11 @@ def serve(*, host: str | None = None, port: int | None = None, home: HomeOption 
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books = settlement(opened, chain)
-        app, flow = stack.enter_context(gateway(opened, books))
+        app, _ = stack.enter_context(gateway(opened, books))
 
         def ready(bound: int) -> None:
             url = f"http://{chosen.host}:{bound}/v1"
-            out.print(f"listening on [bold]{url}[/] with models {', '.join(sorted(flow.parts.models))}")
+            out.print(f"listening on [bold]{url}[/] with models {', '.join(app.model_names) or 'none'}")
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
 

@@ -106,7 +106,7 @@ def _plain(value: Json) -> bool:
         return -(2**53) < value < 2**53
     if kind is dict:
         return all(type(key) is str and key.isascii() and _plain(item) for key, item in value.items())
-    return (kind is list or kind is tuple) and all(map(_plain, value))
+    return bool(kind is list or kind is tuple) and all(map(_plain, value))
 
 
 def _refuse_ambiguous(value: Json, where: str) -> None:

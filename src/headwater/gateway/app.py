@@ -27,9 +27,22 @@ from headwater.gateway.answering import Answering
 from headwater.gateway.chat import ChatRoute
 from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
+from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Service, native_app
-from headwater.gateway.wire import CallerGone, Message, Receive, Scope, Send, bearer, respond, respond_failure
+from headwater.gateway.passing import ROUTES
+from headwater.gateway.relay import Relay, RelayedModel, Relays
+from headwater.gateway.wire import (
+    CallerGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    bearer,
+    read_body,
+    respond,
+    respond_failure,
+)
 from headwater.gateway.worker import AttributionWorker
 from headwater.store.key_store import KeyStore
 
@@ -56,7 +69,12 @@ class Gateway:
     """The ASGI application. Its parts are public for the process that runs it."""
 
     def __init__(
-        self, flow: Flow, keys: KeyStore, options: GatewayOptions, bundle: Callable[[ReceiptId], bytes] | None = None
+        self,
+        flow: Flow,
+        keys: KeyStore,
+        options: GatewayOptions,
+        bundle: Callable[[ReceiptId], bytes] | None = None,
+        relays: Relays | None = None,
     ) -> None:
         self.flow, self.keys, self.options = flow, keys, options
         self.start_error: Exception | None = None  # why the lifespan did not begin
@@ -69,8 +87,18 @@ class Gateway:
             stall_s=options.stall_s,
             answered=self.worker.submit,
         )
-        self._chat = ChatRoute(self.answering, keys, self.metrics, options.body_timeout_s)
+        self._checked = KeyCache(keys, self.answering.at_desk)
+        self._chat = ChatRoute(self.answering, self.metrics)
+        self.relays = relays
+        self._relay = None
+        if relays is not None:
+            self._relay = Relay(relays.models, relays.upstreams, relays.meter, self.metrics, self.answering.at_desk)
         self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle))
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every model that may be asked for."""
+        return tuple(sorted({*self.flow.parts.models, *(self.relays.models if self.relays else ())}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
@@ -107,10 +135,17 @@ class Gateway:
             )
 
     async def _openai(self, path: str, scope: Scope, receive: Receive, send: Send) -> str:
-        if path == chat.ROUTE:
+        if path in ROUTES and (self._relay is not None or path == chat.ROUTE):
             if scope["method"] != "POST":
                 raise MethodError(scope["method"], "POST")
-            await self._chat(scope, receive, send)
+            secret = bearer(scope)
+            key = await self._checked.authenticate(secret)
+            body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
+            if self._relay is not None and (path != chat.ROUTE or self._relay.answers(body)):
+                await self._relay(body, key, scope, receive, send)
+            else:
+                key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
+                await self._chat(body, key, scope, receive, send)
             return path
         if path == MODELS or path.startswith(MODELS + "/"):
             if scope["method"] not in ("GET", "HEAD"):
@@ -124,13 +159,14 @@ class Gateway:
         return "other"
 
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
-        secret = bearer(scope)
-        await self.answering.at_desk(lambda: self.keys.authenticate(secret))
-        models = self.flow.parts.models
+        await self._checked.authenticate(bearer(scope))
+        models: dict[str, dict[str, Any]] = {m: self._model(served) for m, served in self.flow.parts.models.items()}
+        if self._relay is not None:
+            models |= {m: self._relayed(relayed) for m, relayed in self._relay.models.items()}
         if not name:
-            body: dict[str, Any] = {"object": "list", "data": [self._model(m) for _, m in sorted(models.items())]}
+            body: dict[str, Any] = {"object": "list", "data": [models[m] for m in sorted(models)]}
         elif name in models:
-            body = self._model(models[name])
+            body = models[name]
         else:
             raise MissingError(
                 f"the model {name[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
@@ -156,6 +192,22 @@ class Gateway:
             },
         }
 
+    def _relayed(self, model: RelayedModel) -> dict[str, Any]:
+        prices = model.prices
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "upstream",
+            "headwater": {
+                "currency": self.flow.parts.policy.currency,
+                "request_price": format_units(prices.request_units),
+                "input_token_price": format_units(prices.input_token_units),
+                "output_token_price": format_units(prices.output_token_units),
+                "answer_tokens_max": model.answer_tokens_max,
+            },
+        }
+
     def _created_s(self, served: ServedModel) -> int:
         """When the base model was registered; 0 for one that is not."""
         if served.base_model is None:
@@ -177,18 +229,24 @@ class Gateway:
             if message["type"] == "lifespan.startup":
                 try:
                     self.worker.start(await asyncio.to_thread(self.flow.resume))
+                    if self.relays is not None:
+                        await asyncio.to_thread(self.relays.meter.start)
                 except Exception as error:
                     self.start_error = error
                     await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
                     return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self.relays is not None:
+                    await self.relays.upstreams.aclose()
                 await asyncio.to_thread(self._stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
     def _stop(self) -> None:
         self.answering.close()
+        if self.relays is not None:
+            self.relays.meter.close()
         if not self.worker.drain(self.options.drain_s):
             _log.warning("attribution was not finished; the journal has %d calls", self.worker.state().waiting)
 
@@ -232,6 +290,7 @@ def create_app(
     *,
     options: GatewayOptions | None = None,
     bundle: Callable[[ReceiptId], bytes] | None = None,
+    relays: Relays | None = None,
 ) -> Gateway:
     """The gateway over `flow` and `keys`, ready for any ASGI server.
 
@@ -240,5 +299,6 @@ def create_app(
     Args:
         options: how much is done at once.
         bundle: makes the file with which a stranger checks a receipt; without it that route does not exist.
+        relays: models that other servers answer.
     """
-    return Gateway(flow, keys, options or GatewayOptions(), bundle)
+    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays)

@@ -37,14 +37,12 @@ from headwater.gateway.wire import (
     Receive,
     Scope,
     Send,
-    bearer,
     idempotency_key,
-    read_body,
     respond,
     until_gone,
 )
 from headwater.store.call_store import CallRecord
-from headwater.store.key_store import KeyStore
+from headwater.store.key_store import KeyRecord
 
 ROUTE: Final = "/v1/chat/completions"
 QUIET_S: Final = 10.0
@@ -62,15 +60,10 @@ class ChatRoute:
     """What the route runs on."""
 
     answering: Answering
-    keys: KeyStore
     metrics: Metrics
-    body_timeout_s: float
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; errors before the first byte are raised."""
-        secret = bearer(scope)
-        key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))
-        body = await read_body(scope, receive, timeout_s=self.body_timeout_s)
+    async def __call__(self, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request whose body has been read; errors before the first byte are raised."""
         request = read_chat(body, route=ROUTE, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
         self.answering.enter()
         holding = True

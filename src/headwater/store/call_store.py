@@ -21,7 +21,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -124,6 +124,23 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedCall:
+    """A call that another server answered, with its receipt; no text of it is kept here."""
+
+    call_id: CallId
+    key_id: str
+    model: str
+    asset: str
+    price_units: int
+    reserve_id: str
+    receipt_id: ReceiptId
+    request_digest: str
+    answer_digest: str
+    began_ns: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """What was found after processes died."""
 
@@ -151,6 +168,43 @@ class CallStore:
             os.close(self._run_lock)
             self._run_lock = None
 
+    @property
+    def run_id(self) -> str:
+        """This life of this process.
+
+        Raises:
+            InvariantError: the journal was opened to be read.
+        """
+        if self._run_lock is None or self._run_id is None:
+            raise InvariantError("this journal was opened to be read", code="journal_read_only")
+        return self._run_id
+
+    def run_alive(self, run_id: str) -> bool:
+        """Whether the process that had this run still lives; this one's own run does."""
+        return run_id == self._run_id or _alive(self._runs, run_id)
+
+    # Calls that another server answered
+
+    def record(self, calls: Iterable[FinishedCall]) -> None:
+        """Record calls that were answered and have their receipt, whose money is booked in the same transaction."""
+        self.db.executemany(
+            "INSERT INTO calls (call_id, key_id, request_digest, state, created_at_ns, updated_at_ns, model, asset,"
+            " reserve_id, ceiling_units, price_units, evidence_digest, answer_digest, receipt_id, run_id)"
+            " VALUES (?, ?, ?, 'attributed', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(call.call_id, call.key_id, call.request_digest, call.began_ns, call.at_ns, call.model),
+                    *(call.asset, call.reserve_id, call.price_units, call.price_units, call.request_digest),
+                    *(call.answer_digest, call.receipt_id, self.run_id),
+                )
+                for call in calls
+            ],
+        )
+
+    def knows(self, call_id: str) -> bool:
+        """Whether the journal has this call."""
+        return bool(self.db.query("SELECT 1 FROM calls WHERE call_id = ?", (call_id,)))
+
     # One call's path
 
     def begin(
@@ -172,8 +226,7 @@ class CallStore:
             ConflictError: ``call_in_progress``, or ``idempotency_conflict`` when the key came with another body.
             MissingError: ``answer_forgotten`` when the answer to repeat has been erased.
         """
-        if self._run_lock is None or self._run_id is None:
-            raise InvariantError("this journal was opened to be read", code="journal_read_only")
+        run_id = self.run_id
         if not is_call_id(call_id):
             raise InvalidError(f"{call_id[:80]!r} is not a call id", code="call_id_invalid", fix="use core.ids.call_id")
         if idempotency_key is not None and not 0 < len(idempotency_key) <= IDEMPOTENCY_KEY_CHARS_MAX:
@@ -206,7 +259,7 @@ class CallStore:
                     asset,
                     reserve_id,
                     ceiling_units,
-                    self._run_id,
+                    run_id,
                 ),
             )
             return Begun(self.get(call_id), False)

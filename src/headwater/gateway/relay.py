@@ -1,0 +1,345 @@
+"""Calls that another server answers: hold the ceiling, pass the bytes on, charge what was used.
+
+The way of such a call is short on purpose: one level of the request is read, the answer's usage is
+searched for, and the last bytes leave when the receipt is on the disk. What an upstream says it used is
+believed within what was held for the call, never beyond. A caller who leaves a stream pays for what was
+passed on; a call that did not answer costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from headwater.core.canonical import digest, refuse_deep
+from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
+from headwater.core.limits import REQUEST_DEPTH_MAX
+from headwater.core.money import format_units
+from headwater.gateway.errors import Failure, Headers, failure_of
+from headwater.gateway.frames import error_event
+from headwater.gateway.metrics import Metrics
+from headwater.gateway.passing import (
+    ROUTES,
+    Request,
+    StreamPass,
+    UsageSaid,
+    read_request,
+    tokens_ceiling,
+    usage_of,
+    with_bill,
+)
+from headwater.gateway.wire import JSON, Receive, Scope, Send, idempotency_key, respond, until_gone
+from headwater.meter import Charged, Hold, Meter, Used
+from headwater.models.upstream import Exchange, Upstreams
+from headwater.splits import Prices
+from headwater.store.key_store import KeyRecord
+
+_OPERATORS_FAULT: Final = (401, 403)
+_STREAM: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+_LEASE_TRIES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedModel:
+    """A model name that callers may use and that upstreams answer."""
+
+    name: str
+    prices: Prices
+    answer_tokens_max: int  # of one answer, when its caller names no limit and at most
+    digest: str  # of what the operator says about it; receipts carry it where weights cannot be digested
+
+
+@dataclass(frozen=True, slots=True)
+class Relays:
+    """Models that other servers answer, and what their calls run on."""
+
+    models: Mapping[str, RelayedModel]
+    upstreams: Upstreams
+    meter: Meter
+
+
+class Relay:
+    """The route. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        models: Mapping[str, RelayedModel],
+        upstreams: Upstreams,
+        meter: Meter,
+        metrics: Metrics,
+        at_desk: Callable[[Callable[[], None]], Awaitable[None]],
+    ) -> None:
+        self.models, self.upstreams, self.meter = models, upstreams, meter
+        self.metrics, self._at_desk = metrics, at_desk
+        self._currency = meter.parts.policy.currency
+
+    def answers(self, raw: bytes) -> bool:
+        """Whether a body names one of these models; quick, and false for what is not JSON."""
+        try:
+            refuse_deep(raw, REQUEST_DEPTH_MAX)
+            return _decode_name(raw).model in self.models
+        except (HeadwaterError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+            return False
+
+    async def __call__(self, raw: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request whose body has been read; errors before the first byte are raised."""
+        if idempotency_key(scope) is not None:
+            raise InvalidError(
+                "this model keeps no answers to repeat",
+                code="idempotency_unsupported",
+                fix="send the request without Idempotency-Key",
+            )
+        request = read_request(raw, ROUTES[scope["path"]])
+        model = self.models.get(request.model)
+        if model is None:
+            raise MissingError(
+                f"the model {request.model[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
+            )
+        prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
+        bodies = {target.model: request.body(target.model) for target in self.upstreams.targets(model.name)}
+        hold = await self._hold(key, model.prices.price(prompt_max, answer_max))
+        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max))
+        try:
+            exchange, _ = await self.upstreams.ask(model.name, scope["path"].removeprefix("/v1"), bodies)
+            async with exchange:
+                if exchange.status != 200:
+                    await _refusal(exchange, send)
+                    self.metrics.call("failed")
+                elif request.stream:
+                    await call.stream(exchange, receive, send)
+                else:
+                    await call.whole(exchange, send)
+        finally:
+            if not call.settled:
+                self.meter.release(hold)
+
+    async def _hold(self, key: KeyRecord, units: int) -> Hold:
+        for _ in range(_LEASE_TRIES):
+            hold = self.meter.hold(key, units)
+            if hold is not None:
+                return hold
+            await self._at_desk(lambda: self.meter.lease(key, units))
+        raise UpstreamError(
+            "the credit of this key is in use by too many calls at once",
+            code="credit_busy",
+            fix="try again in a moment",
+        )
+
+    def bill(self, charged: Charged) -> bytes:
+        """Our object in an answer."""
+        return msgspec.json.encode(
+            {
+                "receipt": charged.call_id,
+                "receipt_id": charged.receipt_id,
+                "status": "final",
+                "price": format_units(charged.price_units),
+                "currency": self._currency,
+                "sources": [],
+            }
+        )
+
+
+class _Call:
+    """One call on its way."""
+
+    __slots__ = ("_hold", "_max", "_model", "_relay", "_request", "_request_digest", "settled")
+
+    def __init__(
+        self,
+        relay: Relay,
+        request: Request,
+        model: RelayedModel,
+        hold: Hold,
+        request_digest: str,
+        most: tuple[int, int],
+    ) -> None:
+        self._relay, self._request, self._model, self._hold = relay, request, model, hold
+        self._request_digest, self._max = request_digest, most
+        self.settled = False
+
+    async def whole(self, exchange: Exchange, send: Send) -> None:
+        """A plain answer."""
+        body = await exchange.whole()
+        usage = usage_of(body)
+        charged = await self._charge(usage, body, counted=len(body) // 4)
+        headers = (*self._headers(), *_passed(exchange))
+        await respond(send, 200, with_bill(body, self._relay.bill(charged)), JSON, headers)
+        self._relay.metrics.call("answered")
+
+    async def stream(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        """A stream, passed on as it comes."""
+        passing = StreamPass(
+            self._request.shape, include_usage=self._request.include_usage, one=self._request.answers == 1
+        )
+        hasher = _Digest()
+        gone = asyncio.Event()
+        watch = asyncio.create_task(_watch(receive, gone, exchange))
+        begun = False
+        try:
+            while not gone.is_set():
+                data = await exchange.read()
+                if not data:
+                    break
+                hasher.update(data)
+                ready = passing.feed(data)
+                if not begun:
+                    begun = True
+                    headers = [*_STREAM, *self._headers(), *_passed(exchange)]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                if ready:
+                    await send({"type": "http.response.body", "body": ready, "more_body": True})
+                if passing.finished:
+                    break
+            if gone.is_set():
+                await self._cut(passing, hasher)
+                return
+            if not passing.finished:
+                raise UpstreamError("the upstream ended its stream too early", code="upstream_broken", fix="try again")
+            charged = await self._charge(passing.usage, hasher, counted=passing.deltas)
+            await send({"type": "http.response.body", "body": passing.end(self._relay.bill(charged))})
+            self._relay.metrics.call("answered")
+        except Exception as error:
+            if not self.settled:
+                await self._cut(passing, hasher)
+            if gone.is_set():
+                return
+            if not begun:
+                raise
+            await send({"type": "http.response.body", "body": error_event(failure_of(error))})
+            self._relay.metrics.call("failed")
+        except asyncio.CancelledError:
+            if not self.settled:
+                self._charge_later(passing, hasher)
+            raise
+        finally:
+            watch.cancel()
+
+    async def _cut(self, passing: StreamPass, hasher: _Digest) -> None:
+        """The stream will not end as it should: what was passed on is charged, if anything was."""
+        if passing.deltas:
+            await self._charge(None, hasher, counted=passing.deltas)
+        self._relay.metrics.call("left")
+
+    def _charge_later(self, passing: StreamPass, hasher: _Digest) -> None:
+        if passing.deltas:
+            self._submit(self._used(None, hasher, passing.deltas), lambda _: None)
+
+    def _headers(self) -> Headers:
+        return ((b"headwater-receipt", self._hold.call_id.encode()),)
+
+    async def _charge(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Charged:
+        """Charge, and wait until the receipt is durable."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Charged] = loop.create_future()
+
+        def done(outcome: Charged | BaseException) -> None:
+            loop.call_soon_threadsafe(_settle, waiter, outcome)
+
+        self._submit(self._used(usage, answer, counted), done)
+        return await waiter
+
+    def _submit(self, used: Used, done: Callable[[Charged | BaseException], None]) -> None:
+        self._relay.meter.charge(self._hold, used, done)
+        self.settled = True
+
+    def _used(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Used:
+        prompt_max, answer_max = self._max
+        said = usage or UsageSaid(min(prompt_max, self._request.prompt_bytes // 4), counted)
+        prompt, completion = min(said.prompt, prompt_max), min(said.completion, answer_max)
+        within = (prompt, completion) == (said.prompt, said.completion)
+        return Used(
+            model=self._model.name,
+            model_digest=self._model.digest,
+            request_digest=self._request_digest,
+            answer_digest=digest(answer) if isinstance(answer, bytes) else answer.text(),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            price_units=min(self._model.prices.price(prompt, completion), self._hold.units),
+            usage_from="count" if usage is None else "upstream" if within else "bound",
+        )
+
+
+class _Digest:
+    """SHA-256 of a stream as it came, written like `digest`."""
+
+    __slots__ = ("_state", "update")
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+        self.update = self._state.update
+
+    def text(self) -> str:
+        return "sha256:" + self._state.hexdigest()
+
+
+def _settle(waiter: asyncio.Future[Charged], outcome: Charged | BaseException) -> None:
+    if waiter.done():
+        return
+    if isinstance(outcome, Charged):
+        waiter.set_result(outcome)
+    else:
+        waiter.set_exception(outcome)
+
+
+async def _watch(receive: Receive, gone: asyncio.Event, exchange: Exchange) -> None:
+    """Drop the upstream as soon as nobody listens."""
+    with contextlib.suppress(Exception):
+        await until_gone(receive)
+    gone.set()
+    exchange.abandon()
+
+
+async def _refusal(exchange: Exchange, send: Send) -> None:
+    """Pass an upstream's refusal on: the caller's faults as they came, the operator's without their text."""
+    body = await exchange.whole()
+    status = exchange.status
+    if status in _OPERATORS_FAULT or status >= 500 or not status >= 400:
+        failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
+        await respond(send, 502, failure.envelope(), JSON, (*failure.headers(), *_passed(exchange)))
+        return
+    try:
+        fine = isinstance(msgspec.json.decode(body, type=_Error).error, dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fine = False
+    if not fine:
+        body = Failure(status, "upstream_refused", f"the upstream refused with status {status}").envelope()
+    retried = b"true" if status in (408, 429) else b"false"
+    await respond(send, status, body, JSON, ((b"x-should-retry", retried), *_passed(exchange)))
+
+
+class _Name(msgspec.Struct):
+    model: Any = None
+
+
+_decode_name = msgspec.json.Decoder(_Name).decode
+
+
+class _Error(msgspec.Struct):
+    error: Any
+
+
+def _passed(exchange: Exchange) -> Headers:
+    """Headers of the upstream that clients act on."""
+    return tuple((name, value) for name, value in exchange.headers if name in _PASSED)
+
+
+_PASSED: Final = frozenset(
+    [
+        b"retry-after",
+        *(
+            b"x-ratelimit-" + kind + what
+            for kind in (b"limit-", b"remaining-", b"reset-")
+            for what in (b"requests", b"tokens")
+        ),
+    ]
+)

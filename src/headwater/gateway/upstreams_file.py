@@ -1,0 +1,158 @@
+"""Reads the file that names upstream servers and the models they answer.
+
+    [upstream.local]
+    base_url = "http://127.0.0.1:8000/v1"
+    key_env = "LOCAL_KEY"                 # or key_file; neither for a server without keys
+    connect_s = 5                         # also head_s, silence_s and connections
+
+    [model."qwen"]
+    targets = [{ upstream = "local", model = "Qwen/Qwen3-0.6B" }]   # in order of preference
+    request_price = "0.001"               # in the currency; also input_token_price, output_token_price
+    answer_tokens_max = 4096
+
+An unknown word is refused with the nearest known one: a mistyped price would cost somebody money.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from headwater.core.canonical import digest_of
+from headwater.core.errors import InvalidError
+from headwater.core.money import parse_units
+from headwater.gateway.relay import RelayedModel
+from headwater.models.upstream import Limits, Origin, Target, Upstream, Upstreams
+from headwater.splits import Prices
+
+_LIMITS: Final = tuple(field.name for field in fields(Limits))
+_UPSTREAM: Final = ("base_url", "key_env", "key_file", *_LIMITS)
+_PRICES: Final = ("request_price", "input_token_price", "output_token_price")
+_MODEL: Final = ("targets", "answer_tokens_max", *_PRICES)
+_ANSWER_TOKENS_MAX: Final = 4_096
+_NAME_CHARS_MAX: Final = 200
+
+
+def read_upstreams(
+    text: str, *, environment: Mapping[str, str], folder: Path
+) -> tuple[dict[str, RelayedModel], Upstreams]:
+    """The models and upstreams that a file names.
+
+    Args:
+        text: its TOML.
+        environment: where `key_env` is looked up.
+        folder: where a relative `key_file` is looked up.
+
+    Raises:
+        InvalidError: ``upstreams_invalid``, with the place.
+    """
+    try:
+        file = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong(f"not TOML: {error}", "mend the line it names") from None
+    _known(file, ("upstream", "model"), "the file")
+    upstreams = [_upstream(name, table, environment, folder) for name, table in _tables(file, "upstream")]
+    names = [upstream.name for upstream in upstreams]
+    models: dict[str, RelayedModel] = {}
+    targets: dict[str, Sequence[Target]] = {}
+    for name, table in _tables(file, "model"):
+        models[name], targets[name] = _model(name, table, names)
+    return models, Upstreams(upstreams, targets)
+
+
+def _tables(file: Mapping[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
+    tables = file.get(kind, {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise _wrong(f"{kind} holds no tables", f"write [{kind}.NAME]")
+    for name in tables:
+        if not 0 < len(name) <= _NAME_CHARS_MAX or not name.isprintable():
+            raise _wrong(f"{kind} {name[:80]!r}", f"use 1 to {_NAME_CHARS_MAX} printable characters")
+    return list(tables.items())
+
+
+def _upstream(name: str, table: dict[str, Any], environment: Mapping[str, str], folder: Path) -> Upstream:
+    where = f"upstream.{name}"
+    _known(table, _UPSTREAM, where)
+    limits: dict[str, Any] = {}
+    for key in _LIMITS:
+        if key in table:
+            value = table[key]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
+                raise _wrong(f"{where}.{key} is {value!r}", "give a number above 0")
+            limits[key] = int(value) if key == "connections" else float(value)
+    return Upstream(
+        name,
+        Origin.parse(_text(table, "base_url", where)),
+        Limits(**limits),
+        _secret(table, where, environment, folder),
+    )
+
+
+def _secret(table: dict[str, Any], where: str, environment: Mapping[str, str], folder: Path) -> str | None:
+    if "key_env" in table and "key_file" in table:
+        raise _wrong(f"{where} has key_env and key_file", "give one of them")
+    if "key_env" in table:
+        variable = _text(table, "key_env", where)
+        secret = environment.get(variable, "").strip()
+        missing = f"{where}.key_env: the environment has no {variable}"
+    elif "key_file" in table:
+        path = folder / _text(table, "key_file", where)
+        try:
+            secret = path.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise _wrong(f"{where}.key_file cannot be read: {error}", "check its path and its rights") from None
+        missing = f"{where}.key_file is empty"
+    else:
+        return None
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise _wrong(missing, "put the upstream's API key there, in one line of ASCII")
+    return secret
+
+
+def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[RelayedModel, tuple[Target, ...]]:
+    where = f"model.{name}"
+    _known(table, _MODEL, where)
+    rows = table.get("targets")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise _wrong(f"{where}.targets is missing or no list", 'write [{ upstream = "NAME", model = "MODEL" }]')
+    targets = []
+    for row in rows:
+        _known(row, ("upstream", "model"), f"{where}.targets")
+        upstream = _text(row, "upstream", f"{where}.targets")
+        if upstream not in upstreams:
+            raise _wrong(f"{where}.targets names the upstream {upstream!r}", _nearest(upstream, upstreams))
+        targets.append(Target(upstream, _text(row, "model", f"{where}.targets")))
+    most = table.get("answer_tokens_max", _ANSWER_TOKENS_MAX)
+    if type(most) is not int or not 1 <= most <= 2**20:
+        raise _wrong(f"{where}.answer_tokens_max is {most!r}", "give a whole number from 1 to 1048576")
+    units = [parse_units(_text(table, key, where), where=f"{where}.{key}") if key in table else 0 for key in _PRICES]
+    if min(units) < 0:
+        raise _wrong(f"{where} has a negative price", "prices are >= 0")
+    said = {"name": name, "targets": [[t.upstream, t.model] for t in targets]}
+    return RelayedModel(name, Prices(*units), most, digest_of(said)), tuple(targets)
+
+
+def _text(table: Mapping[str, Any], key: str, where: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str) or not value:
+        raise _wrong(f"{where}.{key} is missing or no text", "write it as a string in quotes")
+    return value
+
+
+def _known(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise _wrong(f"{where} has an unknown {key[:80]!r}", _nearest(key, known))
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+
+
+def _wrong(message: str, fix: str) -> InvalidError:
+    return InvalidError(f"upstreams: {message}", code="upstreams_invalid", fix=fix)

@@ -1,0 +1,452 @@
+"""The path of a call that another server answers: hold, answer, receipt, ledger.
+
+Beside `flow.py`: the same receipt, division and books, in another order. The price's ceiling is *held*
+in memory, out of credit that this process has leased; when the answer is whole its receipt is made,
+signed and appended, many at a time with one sync; then the last bytes leave; then the books follow, many
+at a time with one commit. So a call costs one wait for the disk, shared with others, and a crash loses no
+charge that was promised: the log has the receipts, the books are brought up to it.
+
+Invariants: a call is charged at most once and only if it answered; what is held never exceeds what is
+leased; a receipt exists before its answer ends and before its payouts are booked.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
+from headwater.core.ids import CallId, ReceiptId, call_id
+from headwater.flow import pseudonym
+from headwater.ledger import transfer_id
+from headwater.receipts import ModelUse, Receipt, ReceiptAttribution, SignedReceipt, Signer, Usage, issue
+from headwater.splits import COMMONS, Policy, divide_receipt, payouts_of
+from headwater.store.call_store import FinishedCall
+from headwater.store.key_store import KeyRecord
+from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, metered_key
+from headwater.store.receipt_log import ReceiptLog
+
+GROUP_MAX: Final = 256
+LEASE_CALLS: Final = 64
+"""How many calls like the last one a lease shall cover."""
+
+GATHER_S: Final = 0.01
+"""How long the books wait for more to write in one commit."""
+
+LANE: Final = "metered"
+"""How receipts of this path are marked, so that a restart knows which to book."""
+
+IDLE_S: Final = 2.0
+"""After so long without a call a lease is given back."""
+
+BEHIND_MAX: Final = 20_000
+"""Receipts that may wait for the books before new calls are refused."""
+
+_NO_DIGEST: Final = "sha256:" + "0" * 64
+_log = logging.getLogger("headwater.meter")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Credit held for one call at work."""
+
+    call_id: CallId
+    key: KeyRecord
+    units: int
+    began_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a call turned out to be."""
+
+    model: str
+    model_digest: str
+    request_digest: str
+    answer_digest: str
+    prompt_tokens: int
+    completion_tokens: int
+    price_units: int
+    usage_from: str  # "upstream" when it said so within bounds, "bound" when it said more, "count" when we counted
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """A call whose receipt is durable."""
+
+    call_id: CallId
+    receipt_id: ReceiptId
+    price_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterState:
+    """How the meter is doing; for /readyz and /metrics."""
+
+    held: int  # calls at work
+    waiting: int  # answers that wait for their receipt
+    behind: int  # receipts that wait for the books
+    error: str | None  # why the books do not follow, a stable code
+
+
+@dataclass(slots=True)
+class _Purse:
+    """What one payer has here. Guarded by the meter's lock."""
+
+    lease: Lease | None = None
+    held: int = 0  # ceilings of calls at work
+    spent: int = 0  # prices that are not booked yet
+    last_units: int = 0  # of the last hold
+    used_s: float = 0.0
+
+    @property
+    def units(self) -> int:
+        """What is leased."""
+        return 0 if self.lease is None else self.lease.units
+
+    @property
+    def free(self) -> int:
+        """What may still be held."""
+        return self.units - self.held - self.spent
+
+
+Done = Callable[["Charged | BaseException"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    hold: Hold
+    used: Used
+    at_ns: int
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class MeterParts:
+    """Everything the meter runs on."""
+
+    store: MeteredStore
+    log: ReceiptLog
+    signer: Signer
+    policy: Policy
+    registry_digest: Callable[[], str]
+    now_ns: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
+
+
+class Meter:
+    """Holds, charges and books. Any thread may hold, charge and release; one writes receipts, one keeps the books."""
+
+    def __init__(self, parts: MeterParts) -> None:
+        self.parts = parts
+        self._lock = threading.Lock()  # guards everything below
+        self._asked = threading.Condition(self._lock)
+        self._due = threading.Condition(self._lock)
+        self._purses: dict[str, _Purse] = {}
+        self._jobs: deque[_Job] = deque()
+        self._unbooked: list[Metered] = []
+        self._logged = 0  # receipts in the log, `_unbooked` included
+        self._working = 0
+        self._error: str | None = None
+        self._stopping = False
+        self._books = threading.Lock()  # held by whoever changes leases or the ledger
+        self._nonces = 0
+        self._life = parts.random_bytes(8).hex()
+        self._threads: tuple[threading.Thread, ...] = ()
+        self._attribution = _nobody(parts.policy)
+        self._signed_by = parts.signer.address
+        self._policy_digest = parts.policy.digest
+
+    # Life
+
+    def start(self) -> int:
+        """Bring the books up to the log, then begin; how many calls had to be booked.
+
+        Raises:
+            HeadwaterError: log or books cannot be read or written.
+        """
+        parts = self.parts
+        payers = {pseudonym(key.key_id): key.key_id for key in parts.store.api_keys()}
+        self._logged = len(parts.log)
+        missing = []
+        for logged in parts.log.entries(parts.store.mark):
+            receipt = Receipt.from_bytes(logged.raw)
+            if _is_metered(receipt) and receipt.payer in payers:
+                missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
+        booked = parts.store.recover(missing, logged=self._logged, at_ns=parts.now_ns())
+        self._threads = (
+            threading.Thread(target=self._write_receipts, name="meter-receipts", daemon=True),
+            threading.Thread(target=self._keep_books, name="meter-books", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+        return booked
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Write what waits, give the leases back, and stop."""
+        with self._lock:
+            self._stopping = True
+            self._asked.notify_all()
+            self._due.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def state(self) -> MeterState:
+        """How it is doing."""
+        with self._lock:
+            return MeterState(self._working, len(self._jobs), len(self._unbooked), self._error)
+
+    # A call, on any thread
+
+    def hold(self, key: KeyRecord, units: int) -> Hold | None:
+        """Hold a call's ceiling in memory; None when the lease does not cover it: then call `lease` and ask again.
+
+        Raises:
+            UpstreamError: ``books_behind`` when the books cannot be written: nothing more is promised then.
+        """
+        with self._lock:
+            if self._stopping or len(self._unbooked) >= BEHIND_MAX:
+                raise UpstreamError(
+                    "the books cannot be written at the moment", code="books_behind", fix="try again in a moment"
+                )
+            purse = self._purses.get(key.key_id)
+            if purse is None or purse.free < units:
+                return None
+            purse.held += units
+            purse.last_units = units
+            self._working += 1
+        return Hold(call_id(self.parts.random_bytes(16)), key, units, self.parts.now_ns())
+
+    def lease(self, key: KeyRecord, units: int) -> None:
+        """Set more of a payer's credit aside, so that `units` can be held. Waits for the disk.
+
+        Raises:
+            RefusedError: ``insufficient_credit`` or ``budget_exceeded``.
+        """
+        with self._books:
+            with self._lock:
+                purse = self._purses.setdefault(key.key_id, _Purse())
+                if purse.free >= units:
+                    return
+                least = purse.units + units - purse.free
+                purse.used_s = time.monotonic()
+                asked = Renewal(
+                    key.key_id, self.parts.policy.currency, purse.lease, least, least + (LEASE_CALLS - 1) * units
+                )
+            self._book((), (asked,), 0)
+
+    def release(self, hold: Hold) -> None:
+        """The call did not answer: nothing is charged."""
+        with self._lock:
+            self._purses[hold.key.key_id].held -= hold.units
+            self._working -= 1
+
+    def charge(self, hold: Hold, used: Used, done: Done) -> None:
+        """The call answered. `done` is called on the meter's thread once the receipt is durable, or cannot be.
+
+        Raises:
+            RefusedError: ``charge_above_reserve``.
+        """
+        if not 0 <= used.price_units <= hold.units:
+            raise RefusedError(
+                f"price {used.price_units} nano, {hold.units} were held", code="charge_above_reserve", fix="hold more"
+            )
+        job = _Job(hold, used, self.parts.now_ns(), done)
+        with self._lock:
+            self._jobs.append(job)
+            if len(self._jobs) == 1:
+                self._asked.notify()
+
+    # Receipts, on a thread of their own
+
+    def _write_receipts(self) -> None:
+        while True:
+            with self._lock:
+                while not self._jobs and not self._stopping:
+                    self._asked.wait()
+                if not self._jobs:
+                    return
+                jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_MAX))]
+            self._write_group(jobs)
+
+    def _write_group(self, jobs: Sequence[_Job]) -> None:
+        try:
+            made = [self._receipt(job) for job in jobs]
+            entries = self.parts.log.append_many([(signed.raw, signed.signature) for signed in made])
+        except Exception as error:
+            if not isinstance(error, HeadwaterError):
+                _log.exception("receipts could not be made")
+            with self._lock:
+                for job in jobs:
+                    self._purses[job.hold.key.key_id].held -= job.hold.units
+                self._working -= len(jobs)
+            for job in jobs:
+                job.done(error)
+            return
+        calls = [
+            _metered(signed.receipt, entry.id, job.hold.key.key_id, job.hold.began_ns)
+            for job, signed, entry in zip(jobs, made, entries, strict=True)
+        ]
+        with self._lock:
+            for job in jobs:
+                purse = self._purses[job.hold.key.key_id]
+                purse.held -= job.hold.units
+                purse.spent += job.used.price_units
+            self._working -= len(jobs)
+            self._unbooked += calls
+            self._logged = entries[-1].index + 1
+            self._due.notify()
+        for job, one in zip(jobs, calls, strict=True):
+            job.done(Charged(one.call.call_id, one.call.receipt_id, one.call.price_units))
+
+    def _receipt(self, job: _Job) -> SignedReceipt:
+        used, policy = job.used, self.parts.policy
+        account = replace(self._attribution, parameters=(("lane", LANE), ("usage", used.usage_from)))
+        receipt = Receipt(
+            call_id=job.hold.call_id,
+            issued_at_ns=job.at_ns,
+            operator=self._signed_by,
+            payer=pseudonym(job.hold.key.key_id),
+            model=ModelUse(used.model, used.model_digest, None),
+            request_digest=used.request_digest,
+            answer_digest=used.answer_digest,
+            usage=Usage(used.prompt_tokens, used.completion_tokens),
+            currency=policy.currency,
+            price=used.price_units,
+            policy_digest=self._policy_digest,
+            registry_digest=self.parts.registry_digest(),
+            attribution=account,
+            payouts=payouts_of(divide_receipt(used.price_units, account, policy)),
+        )
+        return issue(receipt, self.parts.signer)
+
+    # Books, on a thread of their own
+
+    def settle_books(self) -> None:
+        """Book what is logged, now. Waits for the disk.
+
+        Raises:
+            HeadwaterError: the books cannot be written.
+        """
+        with self._books:
+            self._bring_up(time.monotonic())
+
+    def _keep_books(self) -> None:
+        pause_s = 0.0
+        while True:
+            with self._lock:
+                self._due.wait_for(lambda: self._unbooked or self._stopping, IDLE_S)
+                last = self._stopping and not self._jobs and not self._working
+            if not last:
+                time.sleep(pause_s or GATHER_S)  # more calls in one commit: nobody waits for this one
+            try:
+                with self._books:
+                    self._bring_up(time.monotonic(), close=last)
+            except HeadwaterError as error:
+                _log.error("the books could not be written: %s", error.code)
+                with self._lock:
+                    self._error = error.code
+                pause_s = min(2 * pause_s + 0.1, 5.0)
+                if last:
+                    return  # the log has the receipts; the next start books them
+                continue
+            pause_s, self._error = 0.0, None
+            if last:
+                return
+
+    def _bring_up(self, now_s: float, *, close: bool = False) -> None:
+        """Book everything logged, renew the leases it was held in and give idle ones back."""
+        with self._lock:
+            calls, logged = tuple(self._unbooked), self._logged
+            booked: dict[str, int] = {}
+            for one in calls:
+                booked[one.call.key_id] = booked.get(one.call.key_id, 0) + one.call.price_units
+            renewals = []
+            for key_id, purse in self._purses.items():
+                if purse.lease is None:
+                    continue
+                spent = booked.get(key_id, 0)
+                if spent:
+                    purse.used_s = now_s
+                    wanted = purse.held + purse.spent - spent + LEASE_CALLS * purse.last_units
+                    # What may be held while this is written is what is free now: never lease less than that.
+                    renewals.append(self._renewal(key_id, purse, purse.units - spent, wanted))
+                elif not purse.held and not purse.spent and (close or now_s - purse.used_s > IDLE_S):
+                    renewals.append(self._renewal(key_id, purse, 0, 0))
+                    purse.lease = None  # so that nothing is held meanwhile
+        if calls or renewals:
+            self._book(calls, renewals, logged)
+
+    def _renewal(self, key_id: str, purse: _Purse, least: int, wanted: int) -> Renewal:
+        return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted)
+
+    def _book(self, calls: Sequence[Metered], renewals: Sequence[Renewal], logged: int) -> None:
+        """Write the books and take over the new leases. The caller holds `_books`; `logged` counts up to `calls`."""
+        self._nonces += 1
+        try:
+            leases = self.parts.store.book(
+                calls,
+                renewals,
+                logged=logged,
+                at_ns=self.parts.now_ns(),
+                nonce=f"{self._life}-{self._nonces}",
+            )
+        except BaseException:
+            with self._lock:
+                for renewal in renewals:
+                    self._purses[renewal.key_id].lease = renewal.lease
+            raise
+        with self._lock:
+            for renewal in renewals:
+                self._purses[renewal.key_id].lease = leases.get(renewal.key_id)
+            for one in calls:
+                self._purses[one.call.key_id].spent -= one.call.price_units
+            del self._unbooked[: len(calls)]
+
+
+def _nobody(policy: Policy) -> ReceiptAttribution:
+    """The attribution of an answer in which nothing registered was offered: all of it is the residual."""
+    return ReceiptAttribution(
+        estimator="none",
+        version="1",
+        grade="A",
+        parameters=(),
+        seed=0,
+        reference_digest=_NO_DIGEST,
+        index_digest=None,
+        scorer_digest=_NO_DIGEST,
+        tokens=0,
+        base_microbits=0,
+        total_microbits=0,
+        model_weight_ppm=policy.model_weight_ppm,
+        shares=(),
+        residual_ppb=10**9,
+        residual_account=COMMONS,
+    )
+
+
+def _is_metered(receipt: Receipt) -> bool:
+    return dict(receipt.attribution.parameters).get("lane") == LANE
+
+
+def _metered(receipt: Receipt, identity: ReceiptId, key_id: str, began_ns: int) -> Metered:
+    """What the books need of a receipt."""
+    call = FinishedCall(
+        call_id=receipt.call_id,
+        key_id=key_id,
+        model=receipt.model.name,
+        asset=receipt.currency,
+        price_units=receipt.price,
+        reserve_id=transfer_id(metered_key(receipt.call_id), 0),
+        receipt_id=identity,
+        request_digest=receipt.request_digest,
+        answer_digest=receipt.answer_digest,
+        began_ns=began_ns,
+        at_ns=receipt.issued_at_ns,
+    )
+    return Metered(call, tuple((payout.account, payout.amount) for payout in receipt.payouts))

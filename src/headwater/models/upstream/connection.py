@@ -1,0 +1,251 @@
+"""One kept-alive HTTP/1.1 connection to an upstream: bytes out, a parsed response in, nothing in between.
+
+A general client costs ten times what the rest of a call costs; this one speaks only what a model
+server is asked: a request with a body, a response that is short or a long stream. One exchange at a
+time, back-pressure by pausing the socket, limits on heads and bodies. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import httptools
+
+from headwater.core.errors import UpstreamError
+
+HEAD_BYTES_MAX: Final = 64 * 2**10
+WAITING_BYTES_MAX: Final = 256 * 2**10
+"""Bytes of a stream that may wait for the reader before the socket is paused."""
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Stale(Exception):
+    """A kept-alive connection turned out to be closed before a byte of the response came: try another."""
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection. `send` begins an exchange; `head` and `read` follow it."""
+
+    __slots__ = (
+        "_body",
+        "_done",
+        "_error",
+        "_head_bytes",
+        "_headers",
+        "_keep",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_started",
+        "_transport",
+        "_waiter",
+        "_waiting",
+        "exchanges",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._body: deque[bytes] = deque()
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._error: Exception | None = None
+        self._paused = self._keep = self._started = False
+        self._done = True
+        self._waiting = self._head_bytes = 0
+        self.exchanges = 0
+        self.status = 0
+        self.headers: Headers = ()
+
+    # Our side
+
+    @property
+    def usable(self) -> bool:
+        """Whether another exchange may begin on it."""
+        transport = self._transport
+        return self._done and self._error is None and transport is not None and not transport.is_closing()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole response has been read from the socket."""
+        return self._done
+
+    def send(self, request: bytes) -> None:
+        """Begin an exchange with the bytes of a whole request."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise Stale
+        self._parser = httptools.HttpResponseParser(self)
+        self._body.clear()
+        self._headers, self.headers, self.status = [], (), 0
+        self._done = self._keep = self._started = False
+        self._waiting = self._head_bytes = 0
+        self.exchanges += 1
+        transport.write(request)
+
+    async def head(self) -> None:
+        """Wait for the status and the headers.
+
+        Raises:
+            Stale: the connection was closed before any byte came, and it had been used before.
+            UpstreamError: ``upstream_broken``.
+        """
+        while not self.status:
+            self._raise()
+            await self._wait()
+
+    async def read(self) -> bytes:
+        """What has come of the body, waiting for at least one byte; empty at the end.
+
+        Raises:
+            UpstreamError: ``upstream_broken`` when the connection ends before the body does.
+        """
+        while not self._body:
+            if self._done:
+                return b""
+            self._raise()
+            await self._wait()
+        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._waiting = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def whole(self, bytes_max: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: ``upstream_broken``, or ``upstream_too_large`` beyond `bytes_max`.
+        """
+        first = await self.read()
+        if self._done and not self._body:
+            self._check_size(len(first), bytes_max)
+            return first
+        pieces, size = [first], len(first)
+        while piece := await self.read():
+            pieces.append(piece)
+            size += len(piece)
+            self._check_size(size, bytes_max)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Drop the connection; whatever is under way on it ends."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check_size(self, size: int, bytes_max: int) -> None:
+        if size > bytes_max:
+            self.close()
+            raise UpstreamError(
+                f"the upstream's answer is larger than {bytes_max} bytes", code="upstream_too_large", fix="ask for less"
+            )
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def fail(self, error: Exception) -> None:
+        """End whatever is under way with `error`, and the connection with it."""
+        if self._error is None:
+            self._error = error
+        self._wake()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._done:
+            self.fail(_broken("the upstream sent bytes nobody asked for"))
+            return
+        self._started = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(_broken(f"the upstream does not speak HTTP: {error}"))
+            return
+        if not self.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fail(_broken(f"the upstream's headers exceed {HEAD_BYTES_MAX} bytes"))
+                return
+        if self._waiting > WAITING_BYTES_MAX and not self._paused and self._transport is not None and not self._done:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """The other side will send no more."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The socket is closed."""
+        self._transport = None
+        if self._done:
+            return
+        if not self._started:
+            self._error = self._error or (Stale() if self.exchanges > 1 else _broken("the upstream closed at once"))
+        elif self.status and self._ends_at_close():
+            self._done = True  # a body without a length ends with its connection
+        else:
+            self._error = self._error or _broken("the connection to the upstream broke before its answer ended")
+        self._wake()
+
+    def _ends_at_close(self) -> bool:
+        return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
+    # The parser's side
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; an interim response (1xx) is passed over."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = []
+            return
+        self.status, self.headers = status, tuple(self._headers)
+        self._keep = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._body.append(data)
+        self._waiting += len(data)
+
+    def on_message_complete(self) -> None:
+        """The response is whole."""
+        if not self.status:
+            return
+        self._done = True
+        if not self._keep and self._transport is not None:
+            self._transport.close()
+
+
+def _broken(message: str) -> UpstreamError:
+    return UpstreamError(message, code="upstream_broken", fix="try again, or ask the operator to look at the upstream")

@@ -1,0 +1,246 @@
+"""Connections to one upstream, kept and reused: the newest idle one first, a bounded number in all.
+
+A request is sent again only where nothing of it can have been answered: when no connection could be
+made, or a kept one turned out to be closed before a byte came. Time limits are the caller's to choose;
+every one of them ends in an error that says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from headwater.core.errors import InvalidError, UpstreamError
+from headwater.models.upstream.connection import Connection, Headers, Stale
+
+ANSWER_BYTES_MAX: Final = 64 * 2**20
+IDLE_S: Final = 30.0
+"""How long an unused connection is kept; most servers close theirs later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an upstream listens."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str  # in front of every route, without a slash at the end: "/v1"
+
+    @classmethod
+    def parse(cls, base_url: str) -> Self:
+        """The origin of a base URL such as ``https://host/v1``.
+
+        Raises:
+            InvalidError: ``upstream_url_invalid``.
+        """
+        try:
+            parts = urlsplit(base_url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        fine = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.password)
+        if not fine or parts.query or parts.fragment or any(c <= " " or c > "~" for c in base_url):
+            raise InvalidError(
+                f"{base_url[:200]!r} is not the base URL of an upstream",
+                code="upstream_url_invalid",
+                fix="write it like https://host:port/v1, without user, query or fragment",
+            )
+        tls = parts.scheme == "https"
+        return cls(str(parts.hostname), port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long each step may take, in seconds, and how many connections there may be."""
+
+    connect_s: float = 5.0
+    head_s: float = 300.0  # from the request to the response's head: a slow model thinks for minutes
+    silence_s: float = 120.0  # between two pieces of a stream
+    connections: int = 1_024
+
+
+class Exchange:
+    """One request and its response. Leave it by `async with`: what was not read to the end is dropped."""
+
+    __slots__ = ("_connection", "_limits", "_pool", "headers", "status")
+
+    def __init__(self, pool: Pool, connection: Connection, limits: Limits) -> None:
+        self._pool, self._connection, self._limits = pool, connection, limits
+        self.status: int = connection.status
+        self.headers: Headers = connection.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its name in lower case."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def read(self) -> bytes:
+        """What has come of the body; empty at the end.
+
+        Raises:
+            UpstreamError: ``upstream_broken`` or ``upstream_timeout``.
+        """
+        with _within(self._limits.silence_s, "the upstream fell silent", self._connection):
+            return await self._connection.read()
+
+    async def whole(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: ``upstream_broken``, ``upstream_timeout`` or ``upstream_too_large``.
+        """
+        with _within(self._limits.silence_s, "the upstream fell silent", self._connection):
+            return await self._connection.whole(ANSWER_BYTES_MAX)
+
+    def abandon(self) -> None:
+        """Nobody wants the rest: the connection is dropped, and whoever reads is told that it broke."""
+        self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool._give_back(self._connection)
+
+
+class Pool:
+    """Connections to `origin`. Belongs to one event loop."""
+
+    def __init__(self, origin: Origin, limits: Limits | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        self.origin, self.limits = origin, limits or Limits()
+        self._tls = (tls or ssl.create_default_context()) if origin.tls else None
+        self._idle: deque[tuple[Connection, float]] = deque()
+        self._open: set[Connection] = set()
+        self._room = asyncio.Semaphore(self.limits.connections)
+        self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Connections there are, idle ones included."""
+        return len(self._open)
+
+    async def request(self, request: bytes) -> Exchange:
+        """Send a whole request and wait for the head of its response.
+
+        Args:
+            request: request line, headers and body, as `write_request` makes them.
+
+        Raises:
+            UpstreamError: ``upstream_unreachable``, ``upstream_timeout`` or ``upstream_broken``.
+        """
+        await self._room.acquire()
+        connection: Connection | None = None
+        try:
+            while True:
+                connection = self._take() or await self._connect()
+                try:
+                    with _within(self.limits.head_s, "the upstream did not answer", connection):
+                        connection.send(request)
+                        await connection.head()
+                except Stale:
+                    self._drop(connection)
+                    continue
+                return Exchange(self, connection, self.limits)
+        except BaseException:
+            if connection is not None:
+                self._drop(connection)
+            self._room.release()
+            raise
+
+    async def aclose(self) -> None:
+        """Close every connection, those at work too."""
+        self._closed = True
+        for connection in list(self._open):
+            self._drop(connection)
+        self._idle.clear()
+
+    def _take(self) -> Connection | None:
+        now_s = asyncio.get_running_loop().time()
+        while self._idle and now_s - self._idle[0][1] > IDLE_S:
+            self._drop(self._idle.popleft()[0])
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if connection.usable:
+                return connection
+            self._drop(connection)
+        return None
+
+    def _give_back(self, connection: Connection) -> None:
+        self._room.release()
+        if connection.usable and not self._closed:
+            self._idle.append((connection, asyncio.get_running_loop().time()))
+        else:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        connection.close()
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        origin = self.origin
+        try:
+            async with asyncio.timeout(self.limits.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop), origin.host, origin.port, ssl=self._tls
+                )
+        except TimeoutError:
+            raise _unreachable(origin, f"no connection in {self.limits.connect_s:g} s") from None
+        except (OSError, ssl.SSLError) as error:
+            raise _unreachable(origin, getattr(error, "strerror", None) or type(error).__name__) from None
+        self._open.add(connection)
+        return connection
+
+
+def write_request(origin: Origin, route: str, headers: Headers, body: bytes) -> bytes:
+    """The bytes of a POST of JSON.
+
+    Args:
+        route: below the origin's path, such as ``/chat/completions``.
+        headers: further headers; values are the operator's, never a caller's.
+    """
+    head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\ncontent-type: application/json\r\n"
+    extra = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode("ascii"), extra, len(body), body)
+
+
+class _within(contextlib.AbstractContextManager["_within"]):
+    """A time limit by one timer: cheaper than a task, and it ends the connection, so that nothing waits on it."""
+
+    __slots__ = ("_connection", "_seconds", "_timer", "_what")
+
+    def __init__(self, seconds: float, what: str, connection: Connection) -> None:
+        self._seconds, self._what, self._connection = seconds, what, connection
+
+    def __enter__(self) -> Self:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._connection.fail(
+            UpstreamError(
+                f"{self._what} within {self._seconds:g} s", code="upstream_timeout", fix="try again, or ask for less"
+            )
+        )
+
+
+def _unreachable(origin: Origin, why: str) -> UpstreamError:
+    return UpstreamError(
+        f"the upstream at {origin.authority} cannot be reached: {why}",
+        code="upstream_unreachable",
+        fix="try again; the operator may have to start it",
+    )

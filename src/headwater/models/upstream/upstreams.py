@@ -1,0 +1,149 @@
+"""Several OpenAI-compatible upstreams, by model name, in order of preference.
+
+A call goes to the first upstream of its model whose breaker allows it, and to the next one only as
+long as nothing was answered: unreachable, no head in time, or a status that says "not now". After the
+first byte it is never sent again. The operator's keys are put in here and leave this module only
+towards their own upstream. Knows nothing of prices or callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headwater.core.errors import UpstreamError
+from headwater.models.upstream.breaker import Breaker
+from headwater.models.upstream.connection import Headers
+from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write_request
+
+_NOT_NOW: Final = frozenset((500, 502, 503, 504, 529))
+_BUSY: Final = 429
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One server and how it is reached."""
+
+    name: str
+    origin: Origin
+    limits: Limits
+    secret: str | None = None  # its API key; never logged, never shown
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.name!r}, {self.origin.authority!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model as one upstream calls it."""
+
+    upstream: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """How one upstream is doing; for /readyz and /metrics."""
+
+    name: str
+    open: int  # connections
+    failures: int  # in a row
+    paused: bool
+
+
+class _Line:
+    """An upstream at work: its pool, its breaker and the headers every request to it has."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.breaker = Breaker()
+        self.pool: Pool | None = None
+        secret = upstream.secret
+        self.headers: Headers = (
+            (b"accept", b"application/json, text/event-stream"),
+            (b"user-agent", b"headwater"),
+            *(((b"authorization", b"Bearer " + secret.encode("ascii")),) if secret else ()),
+        )
+
+
+class Upstreams:
+    """Where each model is asked. Pools are opened on the event loop that asks first."""
+
+    def __init__(self, upstreams: Sequence[Upstream], targets: Mapping[str, Sequence[Target]]) -> None:
+        self._lines = {upstream.name: _Line(upstream) for upstream in upstreams}
+        self._targets = {model: tuple(wanted) for model, wanted in targets.items()}
+
+    def targets(self, model: str) -> tuple[Target, ...]:
+        """Where `model` is asked, in order of preference."""
+        return self._targets[model]
+
+    def state(self) -> tuple[UpstreamState, ...]:
+        """How they are doing."""
+        return tuple(
+            UpstreamState(name, line.pool.open if line.pool else 0, line.breaker.failures, line.breaker.paused)
+            for name, line in self._lines.items()
+        )
+
+    async def ask(
+        self, model: str, route: str, bodies: Mapping[str, bytes], secret: str | None = None
+    ) -> tuple[Exchange, Target]:
+        """Send a request to the first upstream that can take it.
+
+        Args:
+            route: below the base URL, such as ``/chat/completions``.
+            bodies: the request's body by the name the model has upstream.
+            secret: the caller's own key for the upstream, used instead of the operator's.
+
+        Returns:
+            The exchange, whose status may still be an error of the caller's making, and who answered.
+
+        Raises:
+            UpstreamError: nobody could be reached; ``upstream_paused`` when all are being left alone.
+        """
+        last: UpstreamError | None = None
+        targets = self._targets[model]
+        for place, target in enumerate(targets):
+            line = self._lines[target.upstream]
+            loop = asyncio.get_running_loop()
+            if not line.breaker.allows(loop.time()):
+                continue
+            if line.pool is None:
+                line.pool = Pool(line.upstream.origin, line.upstream.limits)
+            headers = line.headers if secret is None else _with_secret(line.headers, secret)
+            try:
+                exchange = await line.pool.request(
+                    write_request(line.upstream.origin, route, headers, bodies[target.model])
+                )
+            except UpstreamError as error:
+                line.breaker.failed(loop.time())
+                last = error
+                continue
+            except BaseException:
+                line.breaker.abandoned()
+                raise
+            if exchange.status in _NOT_NOW:
+                line.breaker.failed(loop.time())
+            else:
+                line.breaker.succeeded()
+            if (exchange.status in _NOT_NOW or exchange.status == _BUSY) and place + 1 < len(targets):
+                async with exchange:
+                    continue
+            return exchange, target
+        raise last or UpstreamError(
+            f"every upstream of {model} is being left alone after failures",
+            code="upstream_paused",
+            fix="try again in a moment",
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for line in self._lines.values():
+            if line.pool is not None:
+                await line.pool.aclose()
+
+
+def _with_secret(headers: Headers, secret: str) -> Headers:
+    own = (b"authorization", b"Bearer " + secret.encode("ascii"))
+    return (*(pair for pair in headers if pair[0] != b"authorization"), own)

@@ -1,0 +1,199 @@
+"""Calls whose receipts come first: booked in groups from the receipts themselves, over leases of credit.
+
+A call that another server answers is held in memory and made durable once, by its receipt. What may be
+held is a *lease*: credit set aside here for one life of one process, so that two processes never promise
+the same money. Booking is one transaction for many calls: old leases are released, each call is reserved,
+charged and paid out, new leases are taken. After a crash the log says which receipts are not booked yet,
+and the leases of dead processes are released with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headwater.core.errors import RefusedError
+from headwater.core.ids import CallId
+from headwater.ledger import Code, TransferDraft, payouts
+from headwater.ledger.accounts import CLEARING
+from headwater.store.call_store import CallStore, FinishedCall
+from headwater.store.database import Database
+from headwater.store.key_store import KeyRecord, KeyStore
+from headwater.store.ledger_booking import Batch
+from headwater.store.ledger_store import Ledger
+
+_STEPS = (
+    """
+    CREATE TABLE leases (
+      lease_id TEXT PRIMARY KEY,
+      run_id TEXT NOT NULL,
+      key_id TEXT NOT NULL,
+      asset TEXT NOT NULL,
+      units INTEGER NOT NULL
+    );
+    CREATE TABLE metered_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A call that has its receipt, and what that receipt pays."""
+
+    call: FinishedCall
+    payouts: tuple[tuple[str, int], ...]  # (account, nano units), sum = price
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Credit of a payer set aside for one process."""
+
+    lease_id: str
+    key_id: str
+    asset: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a payer's lease is to become: at least what must not be lost, at most what is wanted."""
+
+    key_id: str
+    asset: str
+    lease: Lease | None  # the one it replaces
+    least_units: int
+    wanted_units: int  # with `least_units` 0 as well, the lease is given back
+
+
+class MeteredStore:
+    """Leases and bookings in `db`, for the run of `calls`."""
+
+    def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, calls: CallStore) -> None:
+        self.db, self._ledger, self._keys, self._calls = db, ledger, keys, calls
+        db.migrate("metered", _STEPS)
+
+    # Leases
+
+    def _lease(self, key_id: str, asset: str, least: int, wanted: int, at_ns: int, nonce: str) -> Lease:
+        available = self._ledger.available(f"payer:{key_id}", asset)
+        left = self._budget_left(key_id)
+        if available < least:
+            raise RefusedError(
+                f"{key_id} is short of {least - available} nano {asset}",
+                code="insufficient_credit",
+                fix="deposit credit for this key, or ask for less",
+            )
+        if left is not None and left < least:
+            raise RefusedError(
+                f"{key_id} has {left} nano of its budget left, this needs {least}",
+                code="budget_exceeded",
+                fix="use a key with a larger budget, or ask for less",
+            )
+        units = min(max(least, wanted), available, available if left is None else left)
+        self._keys.commit_units(key_id, units)
+        lease_id = self._ledger.reserve(
+            f"payer:{key_id}", units, key=f"lease:{nonce}:{key_id}", asset=asset, cause=f"lease:{nonce}", at_ns=at_ns
+        )
+        self.db.execute(
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?)", (lease_id, self._calls.run_id, key_id, asset, units)
+        )
+        return Lease(lease_id, key_id, asset, units)
+
+    def _budget_left(self, key_id: str) -> int | None:
+        for budget, committed in self.db.query(
+            "SELECT budget_units, committed_units FROM api_keys WHERE key_id = ?", (key_id,)
+        ):
+            return None if budget is None else budget - committed
+        return None
+
+    def _release(self, lease: Lease, at_ns: int) -> None:
+        self._ledger.release(lease.lease_id, key=f"{lease.lease_id}:release", at_ns=at_ns)
+        self._keys.commit_units(lease.key_id, -lease.units)
+        self.db.execute("DELETE FROM leases WHERE lease_id = ?", (lease.lease_id,))
+
+    # Booking
+
+    def book(
+        self, calls: Sequence[Metered], renewals: Sequence[Renewal], *, logged: int, at_ns: int, nonce: str
+    ) -> Mapping[str, Lease]:
+        """Book calls and renew the leases they were held in, in one commit.
+
+        Args:
+            logged: receipts in the log up to and including these; where recovery begins.
+            nonce: not used before.
+
+        Returns:
+            The new lease of each payer by key id; a payer whose lease was given back has none.
+
+        Raises:
+            RefusedError: ``insufficient_credit`` or ``budget_exceeded``: not even the least of a lease is there.
+        """
+        renewed: dict[str, Lease] = {}
+        with self.db.transaction():
+            for renewal in renewals:
+                if renewal.lease is not None:
+                    self._release(renewal.lease, at_ns)
+            self._book(calls)
+            for renewal in renewals:
+                least, wanted = renewal.least_units, max(renewal.least_units, renewal.wanted_units)
+                if wanted:
+                    renewed[renewal.key_id] = self._lease(renewal.key_id, renewal.asset, least, wanted, at_ns, nonce)
+            if calls:
+                self._remember(logged)
+        return renewed
+
+    def _book(self, calls: Iterable[Metered]) -> None:
+        calls = tuple(calls)
+        if not calls:
+            return
+        batches = []
+        spent: dict[str, int] = {}
+        for one in calls:
+            call = one.call
+            payer = f"payer:{call.key_id}"
+            reserve = TransferDraft(payer, CLEARING, call.price_units, call.asset, Code.RESERVE, call.call_id)
+            charge = TransferDraft(
+                payer, CLEARING, call.price_units, call.asset, Code.CHARGE, call.call_id, call.reserve_id
+            )
+            paid = payouts(one.payouts, asset=call.asset, receipt_id=call.receipt_id)
+            batches.append(Batch(metered_key(call.call_id), (reserve, charge, *paid)))
+            spent[call.key_id] = spent.get(call.key_id, 0) + call.price_units
+        self._ledger.post_each(batches, at_ns=calls[-1].call.at_ns)
+        for key_id, units in spent.items():
+            self._keys.commit_units(key_id, units)
+        self._calls.record([one.call for one in calls])
+
+    # After a restart
+
+    @property
+    def mark(self) -> int:
+        """Receipts in the log that are known to be booked, counted from the first."""
+        rows = self.db.query("SELECT value FROM metered_marks WHERE name = 'logged'")
+        return rows[0][0] if rows else 0
+
+    def recover(self, calls: Sequence[Metered], *, logged: int, at_ns: int) -> int:
+        """Release the leases of dead processes and book what their receipts say; how many calls that were.
+
+        Args:
+            calls: those whose receipts stand in the log after `mark`; what is booked already is left out.
+        """
+        with self.db.transaction():
+            for row in self.db.query("SELECT lease_id, key_id, asset, units, run_id FROM leases"):
+                if not self._calls.run_alive(row[4]):
+                    self._release(Lease(*row[:4]), at_ns)
+            missing = [call for call in calls if not self._calls.knows(call.call.call_id)]
+            self._book(missing)
+            self._remember(logged)
+        return len(missing)
+
+    def _remember(self, logged: int) -> None:
+        self.db.execute("INSERT OR REPLACE INTO metered_marks VALUES ('logged', ?)", (logged,))
+
+    def api_keys(self) -> tuple[KeyRecord, ...]:
+        """Every API key, to know payers by their pseudonyms."""
+        return self._keys.list()
+
+
+def metered_key(call_id: CallId) -> str:
+    """The ledger's key of everything that is booked for a call of this kind."""
+    return f"{call_id}:metered"
