@@ -99,10 +99,12 @@ class LogTree:
             if level + 1 == len(self._levels):
                 self._levels.append(bytearray())
             above = self._levels[level + 1]
-            pairs = range(2 * len(above), len(below) - 2 * HASH_BYTES + 1, 2 * HASH_BYTES)
-            if not pairs:
+            start = 2 * len(above)
+            fresh = bytes(below[start : start + (len(below) - start) // (2 * HASH_BYTES) * (2 * HASH_BYTES)])
+            if not fresh:
                 return
-            above += b"".join([_sha256(b"\x01" + below[at : at + 2 * HASH_BYTES]).digest() for at in pairs])
+            pairs = range(0, len(fresh), 2 * HASH_BYTES)
+            above += b"".join([_sha256(b"\x01" + fresh[at : at + 2 * HASH_BYTES]).digest() for at in pairs])
             level += 1
 
     def leaf(self, index: int) -> bytes:

@@ -25,15 +25,14 @@ from types import TracebackType
 from typing import Final
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
-from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id, receipt_id
+from headwater.core.ids import check_receipt_id, is_call_id, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.receipts.log import InclusionProof, LogTree, TreeHead, leaf_hash
 from headwater.store.group_commit import GroupCommit
-from headwater.store.receipt_admission import Batch, Entry, Fresh, Group, read_batch, read_call, settle
+from headwater.store.receipt_admission import Batch, Entry, Fresh, Group, entries_of, read_batch, read_call, settle
 from headwater.store.receipt_file import (
     TornTail,
     begin_write,
-    between_writes,
     check_header,
     damaged,
     end_write,
@@ -182,6 +181,19 @@ class ReceiptLog:
             return ()
         return self._commit.submit(read_batch(receipts))
 
+    def append_each(self, receipts: Sequence[tuple[bytes, str]]) -> tuple[Entry | HeadwaterError, ...]:
+        """Store receipts of different writers: each gets its entry or its own error. See `append_many`."""
+        try:
+            return self.append_many(receipts)
+        except (InvalidError, ConflictError) as error:
+            if len(receipts) == 1:
+                return (error,)
+            # Found by halving: the good ones still share their syncs.
+            middle = len(receipts) // 2
+            return (*self.append_each(receipts[:middle]), *self.append_each(receipts[middle:]))
+        except HeadwaterError as error:
+            return (error,) * len(receipts)
+
     def get(self, identity: str) -> LoggedReceipt:
         """The receipt with this id.
 
@@ -304,8 +316,8 @@ class ReceiptLog:
                     unit.error = unit.error or error
             else:
                 for unit, indices in zip(group, settled.indices, strict=True):
-                    names = [ReceiptId(identity.hex()) for identity in unit.items.ids]
-                    unit.outcome = tuple(map(Entry, indices, names))
+                    if unit.error is None:
+                        unit.outcome = entries_of(indices, unit.items.ids)
 
     def _make_durable(self, fresh: Fresh) -> None:
         if not fresh.ids:
