@@ -210,8 +210,8 @@ class TopLayers(nn.Module):
         for module, factors in mine.items():
             heads = heads_of(self.shape, module.split(".", 3)[3])
             a, b = lora.tensors[module]
-            factors.a.weight.copy_(torch.from_numpy(a))
-            factors.b.weight.copy_(torch.from_numpy(b if heads is None else stored_rows(b, heads)))
+            factors.a.weight.copy_(torch.from_numpy(np.array(a)))
+            factors.b.weight.copy_(torch.from_numpy(np.array(b if heads is None else stored_rows(b, heads))))
 
 
 class _Head(torch.autograd.Function):
