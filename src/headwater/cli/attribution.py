@@ -22,6 +22,7 @@ from headwater.core.errors import HeadwaterError, InvalidError, MissingError, Pr
 from headwater.models import Precision, load_scorer, shipped_reference
 
 app = App(name="attribution", help="Measure who supplied an answer, in bits.")
+app.command("headwater.cli.attribution_eval:app", name="eval")  # imported when it is used: peers load slowly
 
 
 @dataclass(frozen=True, slots=True)
