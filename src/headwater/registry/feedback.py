@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from headwater.core.canonical import Json, canonical, parse_canonical
+from headwater.core.canonical import Json, canonical, digest, parse_canonical
 from headwater.core.errors import HeadwaterError, InvalidError
+from headwater.core.instants import SECOND_NS
 
 Rating = Literal["up", "down"]
 Review = Literal["pending", "accepted", "declined"]
@@ -21,6 +22,10 @@ Review = Literal["pending", "accepted", "declined"]
 SCHEMA: Final = "headwater.feedback/1"
 TEXT_CHARS_MAX: Final = 20_000
 COMMENT_CHARS_MAX: Final = 2_000
+HOUR: Final = 3_600 * SECOND_NS
+DAY: Final = 24 * HOUR
+PER_HOUR_MAX: Final = 60
+PER_DAY_MAX: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,15 @@ class Feedback:
     def trainable(self) -> bool:
         """Whether there is something to learn from: a bare rating says too little of what would be better."""
         return bool(self.chosen.strip())
+
+    @property
+    def lesson(self) -> str:
+        """Digest of what it teaches: the prompt and the better answer, in whatever spelling.
+
+        The answer rejected is no part of it: a model asked again says it in other words, and the lesson
+        is the same.
+        """
+        return digest(f"{_plain(self.prompt)}\x00{_plain(self.chosen)}".encode())
 
     def to_bytes(self) -> bytes:
         """The canonical bytes that are registered."""
@@ -120,15 +134,11 @@ def same_text(left: str, right: str) -> bool:
     return _plain(left) == _plain(right)
 
 
-def copied_from(offered: Feedback, earlier: Sequence[Feedback]) -> Feedback | None:
-    """The earlier feedback that `offered` repeats, if there is one: same prompt, same better answer.
-
-    The answer rejected may differ: a model asked again says it in other words, and the lesson is the same.
-    """
-    for one in earlier:
-        if same_text(one.prompt, offered.prompt) and one.chosen and same_text(one.chosen, offered.chosen):
-            return one
-    return None
+def within_quota(given_at_ns: Sequence[int], now_ns: int) -> bool:
+    """Whether somebody who gave feedback at these instants may give another piece now."""
+    hour = sum(at > now_ns - HOUR for at in given_at_ns)
+    day = sum(at > now_ns - DAY for at in given_at_ns)
+    return hour < PER_HOUR_MAX and day < PER_DAY_MAX
 
 
 def _plain(text: str) -> str:
