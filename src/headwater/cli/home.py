@@ -3,6 +3,7 @@
     headwater.db     registry, ledger, calls, keys, epochs        receipts.log   the receipt log
     operator.key     signs receipts and posts roots               policies/      every policy ever in force
     passages/        retrieval index                              chain/         the embedded chain, if it is used
+    adapters/        trained adapters, with their lineage
 
 This is where clocks and randomness enter. Knows nothing of commands or of HTTP.
 """
@@ -28,6 +29,7 @@ from headwater.gateway.relay import Relays
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.meter import Meter, MeterParts
 from headwater.models import Backend
+from headwater.models.adapters import AdapterStore
 from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
 from headwater.retrieval import PassageIndex, load_embedder, open_index, standing_priors
@@ -66,6 +68,7 @@ class Home:
         self.ledger = Ledger(self.db)
         self.keys = KeyStore(self.db)
         self.epochs = EpochStore(self.db)
+        self.adapters = AdapterStore(self.path / "adapters")
         self.calls = CallStore(self.db, self.ledger, self.keys, run_id=os.urandom(16).hex() if writer else None)
         self.policy_text = self._policy_text()
         self.policy = Policy.from_toml(self.policy_text)

@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from headwater.core.canonical import canonical, digest, digest_of
+from headwater.core.canonical import Json, canonical, digest, digest_of
 from headwater.core.errors import InvalidError, InvariantError, UpstreamError
 from headwater.models.adapters import CHECKPOINTS, GGUF_FILE, AdapterStore, StoredAdapter, check_name
 from headwater.models.factory.examples import Example, tokenise, with_reference, with_states
 from headwater.models.factory.network import TopLayers
 from headwater.models.factory.recipe import Recipe
-from headwater.models.factory.rows import Dataset
+from headwater.models.factory.rows import Dataset, Row
 from headwater.models.factory.task import AdapterTask
 from headwater.models.factory.training import (
     Measured,
@@ -131,6 +132,42 @@ def make(
             stored = store.publish(_draft(folder, trained), lineage, signature, files)
         shutil.rmtree(folder, ignore_errors=True)
     return Made(stored, trained, before, after, sum(example.tokens for example in training))
+
+
+def evaluate(
+    rows: Sequence[Row],
+    base: Base,
+    adapter: Lora,
+    recipe: Mapping[str, Json],
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[HeldOut, HeldOut]:
+    """Losses of the base and of an adapter on rows.
+
+    Args:
+        recipe: of the adapter's lineage record.
+        folder: where the frozen layers' output is kept while it is needed.
+
+    Raises:
+        InvalidError: rows too long, or an adapter of other weights.
+    """
+    check_fit(adapter, base.weights.shape, base.weights.digest)
+    cooked = Recipe(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        projections=tuple(recipe["projections"]),
+        layers=recipe["layers"],
+        beta=float(recipe["beta"]),
+        tokens_max=recipe["tokens_max"],
+    )
+    with one_thread(), TemporaryDirectory(dir=folder, prefix=".eval-") as temporary:
+        model, task = TopLayers(base.weights, cooked), AdapterTask(cooked.beta)
+        examples = tokenise(rows, base.tokenizer, cooked.tokens_max)
+        ready = with_states(examples, base.weights, cooked, Path(temporary) / "states", progress)
+        ready = with_reference(model, ready)
+        before = measure(model, ready, task)
+        model.load(adapter)
+        return _held_out(before), _held_out(measure(model, ready, task))
 
 
 def _run(
