@@ -122,6 +122,16 @@ class LogTree:
         size = len(self) if size is None else size
         return TreeHead(size, self.root(size))
 
+    def nodes(self, height: int, first: int, count: int) -> bytes:
+        """The roots of `count` full subtrees of 2^height leaves, from place `first` on; 32 bytes each."""
+        if not 0 <= first <= first + count <= len(self) >> height:
+            raise InvalidError(
+                f"{count} subtrees of 2^{height} leaves from place {first} are not in a log of {len(self)}",
+                code="log_index_invalid",
+                fix="ask for full subtrees only",
+            )
+        return bytes(self._levels[height][first * HASH_BYTES : (first + count) * HASH_BYTES])
+
     def prove_inclusion(self, index: int, size: int | None = None) -> InclusionProof:
         """That the leaf at `index` is among the first `size`."""
         size = self._check_size(len(self) if size is None else size)

@@ -1,4 +1,4 @@
-"""The operator's signing key on disk: 64 hex digits in a file that only its owner can read.
+"""Secret keys on disk, the operator's first of all: 64 hex digits in a file that only its owner can read.
 
 A key appears under its name whole or not at all, and an exposed or damaged file is refused rather
 than repaired: whoever could read it may have used it.
@@ -24,12 +24,17 @@ _FORM: Final = re.compile(rb"[0-9a-f]{64}\n?")
 
 
 def load_signer(path: Path) -> KeySigner:
-    """The signer whose key is in `path`.
+    """The signer whose key is in `path`; refused as `load_secret` says, or as no key of the curve."""
+    return KeySigner(load_secret(path))
+
+
+def load_secret(path: Path) -> bytes:
+    """The 32 secret bytes in `path`, whatever they are the key of.
 
     Raises:
         MissingError: no such file.
         RefusedError: a link, not a plain file, another user's, or readable by anyone but its owner.
-        InvalidError: not 64 hex digits, or not a key of the curve.
+        InvalidError: not 64 hex digits.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -68,7 +73,7 @@ def load_signer(path: Path) -> KeySigner:
             code="key_file_invalid",
             fix="restore it from a copy, or move it away and create a new key",
         )
-    return KeySigner(bytes.fromhex(content.decode("ascii")))
+    return bytes.fromhex(content.decode("ascii"))
 
 
 def load_or_create_signer(path: Path, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> KeySigner:
@@ -76,21 +81,36 @@ def load_or_create_signer(path: Path, *, random_bytes: Callable[[int], bytes] = 
 
     Two processes that start together end up with the same key: the first file linked in wins.
     """
+
+    def make() -> bytes:
+        secret = random_bytes(KEY_BYTES)
+        KeySigner(secret)  # refuses a number outside the curve's order before it is written
+        return secret
+
+    return KeySigner(_load_or_create(path, make))
+
+
+def load_or_create_secret(path: Path, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """The 32 secret bytes in `path`, made when there are none, as carefully as a signer's."""
+    return _load_or_create(path, lambda: random_bytes(KEY_BYTES))
+
+
+def _load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
     with contextlib.suppress(MissingError):
-        return load_signer(path)
+        return load_secret(path)
+    secret = make()
     try:
-        _create(path, random_bytes(KEY_BYTES))
+        _create(path, secret)
     except OSError as error:
         raise UpstreamError(
             f"key file {path} cannot be written: {error.strerror}",
             code="key_file_not_written",
             fix="check the folder and the space left on its disk",
         ) from None
-    return load_signer(path)
+    return load_secret(path)
 
 
 def _create(path: Path, secret: bytes) -> None:
-    KeySigner(secret)  # refuses a number outside the curve's order before it is written
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -33,6 +33,7 @@ from headwater.store.receipt_admission import Batch, Entry, Fresh, Group, entrie
 from headwater.store.receipt_file import (
     TornTail,
     begin_write,
+    between_writes,
     check_header,
     damaged,
     end_write,
@@ -244,6 +245,25 @@ class ReceiptLog:
         """Size and Merkle root of the log, or of its first `size` entries."""
         with self._state:
             return self._tree.head(size)
+
+    def promised(self) -> TreeHead:
+        """The head of what was acknowledged: never of entries that their writer may still take back.
+
+        A log opened for reading catches up first, and waits for a write that is under way.
+        """
+        if self._writable:
+            return self.head()
+        with self._state:
+            self._refuse_broken(reading=True)
+            with between_writes(self._handle):
+                self.refresh()
+                os.fsync(self._handle)  # of a writer that was killed before it could sync
+                return self.head()
+
+    def nodes(self, height: int, first: int, count: int) -> bytes:
+        """The hashes of `count` full subtrees of 2^height entries, from place `first` on; 32 bytes each."""
+        with self._state:
+            return self._tree.nodes(height, first, count)
 
     def heads(self, sizes: Sequence[int]) -> tuple[TreeHead, ...]:
         """The heads the log had at several sizes, all of one moment."""
