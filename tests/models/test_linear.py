@@ -28,7 +28,7 @@ def product(precision: Precision, coded: CodedMatrix, x: np.ndarray) -> np.ndarr
     return y[:, : len(coded.codes)]
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 3e-6), ("int16", 1e-4)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 3e-6), ("int16", 1e-4), ("int8", 2e-2)])
 @pytest.mark.parametrize(("rows", "outputs", "columns"), [(8, 48, 32), (16, 50, 64), (40, 145, 576), (8, 1, 1536)])
 def test_products_match_float64(precision: Precision, tolerance: float, rows: int, outputs: int, columns: int) -> None:
     """Both arithmetics agree with float64 to their own precision, also where outputs do not fill a panel."""
@@ -42,18 +42,17 @@ def test_products_match_float64(precision: Precision, tolerance: float, rows: in
 
 
 def test_codes_are_summed_exactly() -> None:
-    """Integers that 16 bits can hold lose nothing: the largest codes everywhere, against Python integers."""
+    """Integers that the codes can hold lose nothing: the largest codes everywhere, against Python integers."""
     coded = CodedMatrix(
         np.full((48, 32), 127, dtype=np.int16), np.ones((48, 1), dtype=np.float32), np.zeros((48, 1), dtype=np.float32)
     )
-    x = np.full((8, 32), 32767.0, dtype=np.float32)
+    for precision, largest in (("int16", 32767), ("int8", 127)):
+        result = product(precision, coded, np.full((8, 32), largest, dtype=np.float32))
 
-    result = product("int16", coded, x)
-
-    assert result[0, 0] == np.float32(32 * 127 * 32767)
+        assert result[0, 0] == np.float32(32 * 127 * largest)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int16"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_a_row_does_not_depend_on_its_neighbours(precision: Precision) -> None:
     """The same row gives the same bits at every place of every batch."""
     coded = matrix(100, 96, seed=3)
@@ -79,7 +78,7 @@ def test_input_that_is_not_finite_shows_in_the_output() -> None:
     for value in (np.nan, np.inf, -np.inf):
         x = np.ones((8, 64), dtype=np.float32)
         x[0, 5] = value
-        for precision in ("float32", "int16"):
+        for precision in ("float32", "int16", "int8"):
             result = product(precision, matrix(48, 64, seed=5), x)
             assert not np.isfinite(result[0]).any()
             assert np.isfinite(result[1:]).all()

@@ -20,12 +20,16 @@ from headwater.models.scorer import LocalScorer
 from headwater.models.tokenizer import Tokenizer, byte_alphabet
 from headwater.models.weights import CodedMatrix, LlamaWeights, tiny_weights
 
-TOLERANCE = {"float32": 1e-4, "int16": 4e-3}  # bits per token on the tiny model
+TOLERANCE = {
+    "float32": 1e-4,
+    "int16": 4e-3,
+    "int8": 1.0,
+}  # bits per token on the tiny model, whose random weights magnify every rounding
 BYTES = Tokenizer((*byte_alphabet(), "<|im_start|>", "<|im_end|>"), (), (256, 257))
 WEIGHTS = tiny_weights(7)
 SCORERS = {
     precision: LocalScorer(WEIGHTS, BYTES, precision=precision, context_tokens_max=2048)
-    for precision in ("float32", "int16")
+    for precision in ("float32", "int16", "int8")
 }
 
 
@@ -42,7 +46,7 @@ def game(players: int, size: int, seed: int = 0) -> tuple[list[tuple[int, ...]],
     return contexts, answer
 
 
-@pytest.mark.parametrize("precision", ["float32", "int16"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_every_subset_of_a_game_matches_a_plain_pass(precision: Precision, plain) -> None:
     """The tree, its batches and its offsets give what one whole pass per prompt gives."""
     contexts, answer = game(4, 21)
@@ -66,7 +70,7 @@ def test_prompts_that_overlap_in_any_way_are_told_apart(contexts, answer, plain)
         assert np.abs(row - plain(WEIGHTS, context, answer)).max() < TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "int16"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_scores_are_the_same_bits_alone_and_in_any_company(precision: Precision) -> None:
     """A receipt can be replayed: one prompt alone, all together, and in another order agree to the last bit."""
     contexts, answer = game(4, 30, seed=1)
@@ -153,7 +157,7 @@ def test_the_window_itself_fits() -> None:
     assert np.isfinite(SCORERS["int16"].score([(5,) * 2044], (1, 2, 3, 4))).all()
 
 
-@pytest.mark.parametrize("precision", ["float32", "int16"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_stop_the_stage(precision: Precision, bad: float) -> None:
     """Damaged weights raise instead of giving scores."""

@@ -8,16 +8,19 @@ the vocabulary. Nothing here depends on which nodes share a group: see `tiles` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.models.attention import tree_attention
 from headwater.models.elementwise import gate, log2_probabilities, rms_norm, rotary_tables, rotate
-from headwater.models.linear import ROW_STEP, Linear, Precision, Rows, make_linear
+from headwater.models.linear import ROW_STEP, AdaptedLinear, Linear, Precision, Rows, make_linear
+from headwater.models.lora import Lora, heads_of, split_module, stored_rows
 from headwater.models.prefix_tree import PrefixTree, build_tree
 from headwater.models.weights import LlamaWeights
 
@@ -79,22 +82,55 @@ class Network:
         """Pack `weights` for `precision`; positions are known up to `context_tokens_max`."""
         self.shape = weights.shape
         self._embedding = weights.embedding
-        self._output = make_linear(weights.output, precision)
+        careful: Precision = "int16" if precision == "int8" else precision
+        self._output = make_linear(weights.output, careful)
         self._final_norm = weights.final_norm
         layers = []
         for index in range(self.shape.layers):
             stored = weights.layer(index)
-            linears = (
-                make_linear(matrix, precision)
-                for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down)
+            # What attention looks for suffers most from 8 bits, and it is a sixth of the work.
+            query_key_value = make_linear(stored.query_key_value, careful)
+            attention_output, gate_up, down = (
+                make_linear(matrix, precision) for matrix in (stored.attention_output, stored.gate_up, stored.down)
             )
-            query_key_value, attention_output, gate_up, down = linears
             layers.append(
                 _Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down)
             )
         self._layers = tuple(layers)
         self._cosine, self._sine = rotary_tables(context_tokens_max, self.shape.head_width, self.shape.rope_base)
         self._epsilon = np.float32(self.shape.norm_epsilon)
+
+    def with_adapter(self, lora: Lora) -> Network:
+        """This network with an adapter on top; the base weights are shared."""
+        adapted = copy(self)
+        by_layer: dict[int, dict[str, tuple[Rows, Rows]]] = {}
+        for module, (a, b) in lora.tensors.items():
+            index, projection = split_module(module)
+            heads = heads_of(self.shape, projection)
+            by_layer.setdefault(index, {})[projection] = (a, b if heads is None else stored_rows(b, heads))
+        adapted._layers = tuple(
+            self._adapted(layer, by_layer[index], lora.scale) if index in by_layer else layer
+            for index, layer in enumerate(self._layers)
+        )
+        return adapted
+
+    def _adapted(self, layer: _Layer, tensors: Mapping[str, tuple[Rows, Rows]], scale: float) -> _Layer:
+        """A layer whose products have the adapter's additions where its stacked projections stand."""
+        query, key = self.shape.heads * self.shape.head_width, self.shape.kv_heads * self.shape.head_width
+        stacks = {
+            "query_key_value": {"self_attn.q_proj": 0, "self_attn.k_proj": query, "self_attn.v_proj": query + key},
+            "attention_output": {"self_attn.o_proj": 0},
+            "gate_up": {"mlp.gate_proj": 0, "mlp.up_proj": self.shape.hidden},
+            "down": {"mlp.down_proj": 0},
+        }
+        changed: dict[str, Any] = {}
+        for field, places in stacks.items():
+            additions = [
+                (at, *tensors[projection], scale) for projection, at in places.items() if projection in tensors
+            ]
+            if additions:
+                changed[field] = AdaptedLinear(getattr(layer, field), additions)
+        return replace(layer, **changed)
 
     def score(self, contexts: Sequence[tuple[int, ...]], answer: tuple[int, ...]) -> NDArray[np.float64]:
         """(contexts, answer tokens) of log2 p; contexts are distinct and, like the answer, not empty."""

@@ -8,9 +8,9 @@ nothing of layers, tokens or memory layout beyond strides. numba's compile cache
 only: after a change here, clear their `__pycache__`.
 
 `float_tile`: C (+)= A B in float32.
-`code_tile`: C = X W with X in 16-bit integers with one scale per 32-block, and W in small integer
-codes with one scale and one minimum per 32-block: ``w = code * scale + minimum``. Products of a block
-are summed exactly in 32-bit integers, two per instruction lane (pairs), then scaled in float32.
+`code_tile`: C = X W with X in 16-bit or 8-bit integers with one scale per 32-block, and W in small integer
+codes with one scale and one minimum per 32-block: ``w = code * scale + minimum``. Products of a block are
+summed exactly in 32-bit integers, two or four per instruction lane (a group), then scaled in float32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic as typed_intrinsic
 
@@ -27,10 +27,10 @@ intrinsic: Any = typed_intrinsic  # called with one argument less than it is dec
 
 LANES = 16
 BLOCK = 32
-PAIRS = BLOCK // 2
 
-_F32, _I32, _I16, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(64)
+_F32, _I32, _I16, _I8, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.IntType(64)
 _VF, _VI, _VH = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(_I16, 2 * LANES)
+_VB = ir.VectorType(_I8, 4 * LANES)
 
 
 def _splat(builder: Any, value: Any, vector: Any) -> Any:
@@ -57,6 +57,35 @@ def _pair_sum(builder: Any, total: Any, left: Any, right: Any) -> Any:
         builder.shuffle_vector(product, nothing, ir.Constant(_VI, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
     )
     return builder.add(total, builder.add(even, odd))
+
+
+def _quad_sum(builder: Any, total: Any, left: Any, right: Any) -> Any:
+    """``total`` and four products in each lane; `left` holds four int8, `right` four uint8.
+
+    With AVX-512 VNNI it is one instruction, which the compiler does not find by itself; elsewhere plain
+    vector operations give the same integers.
+    """
+    if _has_quad_instruction():
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(builder.module, ir.FunctionType(_VI, [_VI, _VB, _VB]), "llvm.x86.avx512.vpdpbusd.512")
+        return builder.call(function, [total, builder.bitcast(right, _VB), builder.bitcast(left, _VB)])
+    wide = ir.VectorType(_I32, 4 * LANES)
+    product = builder.mul(
+        builder.sext(builder.bitcast(left, _VB), wide), builder.zext(builder.bitcast(right, _VB), wide)
+    )
+    nothing = ir.Constant(wide, ir.Undefined)
+    for first in range(4):
+        places = ir.Constant(_VI, list(range(first, 4 * LANES, 4)))
+        total = builder.add(total, builder.shuffle_vector(product, nothing, places))
+    return total
+
+
+def _has_quad_instruction() -> bool:
+    """Whether what is compiled for has AVX-512 VNNI; numba may be told to compile for another processor."""
+    told: Any = config
+    if told.CPU_NAME is None and told.CPU_FEATURES is None:
+        return bool(binding.get_host_cpu_features().get("avx512vnni", False))
+    return "+avx512vnni" in (told.CPU_FEATURES or "").split(",")
 
 
 def _at(builder: Any, pointer: Any, index: Any, element: Any) -> Any:
@@ -160,13 +189,16 @@ def float_tile(rows: int, vectors: int) -> Any:
     return intrinsic(typing)
 
 
-def code_tile(rows: int, vectors: int) -> Any:
+def code_tile(rows: int, vectors: int, group: int) -> Any:
     """Tile function ``f(x, x_row, xs, xm, s_row, w, scale, minimum, blocks, c, c_row)``.
 
-    Addresses and strides in elements: `x` int16 pairs as int32 (stride `x_row`), `xs` and `xm` float32 per
-    block (stride `s_row`): the block's scale, and its scale times the sum of its integers. `w` pairs
-    packed (blocks * 16, vectors * 16), `scale` and `minimum` (blocks, vectors * 16).
+    Addresses and strides in elements: `x` groups of integers as int32 (stride `x_row`), `xs` and `xm` float32
+    per block (stride `s_row`): the block's scale, and its scale times the sum of its integers. `w` groups
+    packed (blocks * 32 / group, vectors * 16), `scale` and `minimum` (blocks, vectors * 16). A group is two
+    int16 on both sides, or four int8 against four uint8.
     """
+    steps = BLOCK // group
+    dot = _pair_sum if group == 2 else _quad_sum
 
     def code(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         x, x_row, xs, xm, s_row, w, scale, minimum, blocks, c, c_row = args
@@ -179,17 +211,17 @@ def code_tile(rows: int, vectors: int) -> Any:
 
         def body(block: Any, totals: list[Any]) -> list[Any]:
             sums = [nothing] * (rows * vectors)
-            w_start, x_start = builder.mul(block, _I64(PAIRS * width)), builder.mul(block, _I64(PAIRS))
+            w_start, x_start = builder.mul(block, _I64(steps * width)), builder.mul(block, _I64(steps))
             x_starts = [builder.add(x_start, builder.mul(x_row, _I64(r))) for r in range(rows)]
-            for pair in range(PAIRS):
+            for step in range(steps):
                 columns = [
-                    _load(builder, w, builder.add(w_start, _I64(pair * width + v * LANES)), _I32, _VI)
+                    _load(builder, w, builder.add(w_start, _I64(step * width + v * LANES)), _I32, _VI)
                     for v in range(vectors)
                 ]
                 for r in range(rows):
-                    value = _splat(builder, _scalar(builder, x, builder.add(x_starts[r], _I64(pair)), _I32), _VI)
+                    value = _splat(builder, _scalar(builder, x, builder.add(x_starts[r], _I64(step)), _I32), _VI)
                     for v in range(vectors):
-                        sums[r * vectors + v] = _pair_sum(builder, sums[r * vectors + v], value, columns[v])
+                        sums[r * vectors + v] = dot(builder, sums[r * vectors + v], value, columns[v])
             s_start = builder.mul(block, _I64(width))
             scales, minima = (
                 [_load(builder, source, builder.add(s_start, _I64(v * LANES)), _F32, _VF) for v in range(vectors)]
