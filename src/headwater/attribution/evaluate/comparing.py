@@ -172,7 +172,10 @@ def skill_of(wrong: NDArray[np.float64], equal: NDArray[np.float64]) -> tuple[fl
 
 
 def calibrate(entries: Sequence[Entry], truth: Sequence[Scores], strong: Sequence[int]) -> Calibration | None:
-    """Grade C fitted on every other strong answer, its skill shown on the rest; None with fewer than four."""
+    """Grade C fitted on every other strong answer, its skill shown on the rest.
+
+    None with fewer than four such answers, or where none shares a word with a source.
+    """
     if len(strong) < 4:
         return None
     overlap = {
@@ -183,6 +186,8 @@ def calibrate(entries: Sequence[Entry], truth: Sequence[Scores], strong: Sequenc
     equal = np.array([misallocated(np.ones(len(truth[i])), truth[i]) for i in shown])
     skill, low = skill_of(wrong, equal)
     fitted = strong[::2]
+    if not any(overlap[i].any() for i in fitted):
+        return None
     return fit_calibration([overlap[i] for i in fitted], [truth[i] for i in fitted], skill=skill, skill_low=low)
 
 
