@@ -115,7 +115,7 @@ def pendings_resolve_once(book: Book) -> tuple[Problem, ...]:
         ):
             wrong = f"resolves {pending.id} between other accounts or in another asset"
         elif t.amount_units > pending.amount_units or (
-            t.state is State.VOIDED and t.amount_units != pending.amount_units
+            t.state in (State.VOIDED, State.EXPIRED) and t.amount_units != pending.amount_units
         ):
             wrong = f"{t.code.name} of {t.amount_units} nano, {pending.id} holds {pending.amount_units}"
         else:
@@ -133,7 +133,8 @@ def every_transfer_is_allowed(book: Book) -> tuple[Problem, ...]:
             check_draft(draft)
         except InvalidError as error:
             problems.append(_problem(f"transfer {t.id}", error.code, error.message))
-        if t.state is not draft.state:
+        allowed = (State.VOIDED, State.EXPIRED) if t.code is Code.RELEASE else (draft.state,)
+        if t.state not in allowed:
             problems.append(_problem(f"transfer {t.id}", "state_invalid", f"{t.code.name} is {t.state}"))
     return tuple(problems)
 

@@ -1,9 +1,10 @@
 """Transfers: immutable moves of money between two accounts, each with a reason and a cause.
 
-A transfer is *posted* (it moves balances), *pending* (it reserves) or *voided* (it releases what a
-pending one reserved). Nothing is ever edited: a pending transfer is resolved, once, by another that
-names it, which posts part or all of it (the rest is released) or voids it. A mistake is put right by a
-correction. Which accounts each code may join is a table; what is not in it is refused.
+A transfer is *posted* (it moves balances), *pending* (it reserves), *voided* (it releases what a
+pending one reserved) or *expired* (the same, at or after the pending one's deadline). Nothing is ever edited:
+a pending transfer is resolved, once, by another that names it, which posts part or all of it (the rest is
+released) or voids it. A mistake is put right by a correction. Which accounts each code may join is a table;
+what is not in it is refused.
 
 Knows nothing of keys, databases or who called.
 """
@@ -39,11 +40,12 @@ class Code(IntEnum):
 
 
 class State(StrEnum):
-    """What a transfer does to balances; it follows from the code."""
+    """What a transfer does to balances; it follows from the code and, for a release, from the deadline."""
 
     POSTED = "posted"
     PENDING = "pending"
     VOIDED = "voided"
+    EXPIRED = "expired"  # voided at or after the deadline of what it resolves
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class TransferDraft:
     code: Code
     cause: str  # the call, receipt, epoch or deposit that made it happen
     pending_id: str | None = None  # the pending transfer this one resolves
+    expires_at_ns: int | None = None  # of a RESERVE: from then on it cannot be charged
 
     @property
     def state(self) -> State:
@@ -78,6 +81,7 @@ class Transfer:
     at_ns: int
     pending_id: str | None
     state: State
+    expires_at_ns: int | None = None  # deadline of the reservation that this is or resolves
 
 
 _STATES = {Code.RESERVE: State.PENDING, Code.RELEASE: State.VOIDED}
@@ -145,6 +149,13 @@ def check_draft(draft: TransferDraft) -> None:
         )
     if pending_id is not None:
         check_key(split_transfer_id(pending_id)[0])
+    expires = draft.expires_at_ns
+    if expires is not None and (code is not Code.RESERVE or not 0 < expires < 2**63):
+        raise InvalidError(
+            f"{code.name} that expires at {expires}",
+            code="deadline_invalid",
+            fix="only a RESERVE has a deadline, in nanoseconds since 1970",
+        )
 
 
 @lru_cache(maxsize=2**12)  # the same ones come again and again within a batch
@@ -202,8 +213,11 @@ def body_digest(drafts: Sequence[TransferDraft]) -> str:
     Every string of a checked draft is visible ASCII and every amount a string, so the plain encoder
     writes the RFC 8785 bytes (a test holds it to that) at a fraction of the cost.
     """
-    rows = [
+    rows: list[list[str | int | None]] = [
         [d.debit_account, d.credit_account, str(d.amount_units), d.asset, int(d.code), d.cause, d.pending_id]
         for d in drafts
     ]
+    for row, draft in zip(rows, drafts, strict=True):
+        if draft.expires_at_ns is not None:  # only then, so that digests of old bodies stay what they were
+            row.append(str(draft.expires_at_ns))
     return digest(json.dumps(rows, separators=(",", ":")).encode())

@@ -1,4 +1,7 @@
-"""One SQLite file with transactions, numbered migrations and errors that say what to do.
+"""One SQLite file with transactions, numbered migrations and errors that say what to do; and the seam it fills.
+
+`Sql` is what a store needs of a database. `Database` is SQLite, `headwater.store.postgres.PostgresDatabase` the
+other; statements are written once, with `?` or `?1` for parameters, in the words that both engines know.
 
 Invariants: a transaction is durable when its block ends without an error (write-ahead log, synchronous
 FULL) and leaves no trace when it ends with one; threads share the connection one transaction at a
@@ -15,16 +18,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, InvariantError, Problem, UpstreamError
 
 Params = Sequence[Any]
 Row = tuple[Any, ...]
+Result = TypeVar("Result")
 
 INT64_MAX = 2**63 - 1
 """Largest integer a column holds."""
@@ -45,6 +49,58 @@ class ConstraintError(ConflictError):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message, code="constraint_failed", fix="nothing was written; correct the values and retry")
         self.kind = kind
+
+
+class Sql(Protocol):
+    """What a store needs of a database: transactions that queue for one writer, statements, sets of rows."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Everything inside is written, durably, or nothing is; one writer at a time; may be nested."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Every query inside sees the same moment. For reading only."""
+        ...
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """`work` in a transaction, again when the database asks for it to be repeated."""
+        ...
+
+    def execute(self, sql: str, params: Params = ()) -> int:
+        """Run one statement; gives the number of rows changed."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> int:
+        """Run one statement for every row, all or none; gives the number of rows changed."""
+        ...
+
+    def query(self, sql: str, params: Params = ()) -> list[Row]:
+        """All rows of a statement."""
+        ...
+
+    def query_in(self, sql: str, values: Sequence[object], *before: object) -> Iterator[Row]:
+        """The rows of a query whose ``IN ({})`` holds any of `values`; parameters `before` precede it."""
+        ...
+
+    def insert_rows(self, table: str, rows: Sequence[Params]) -> None:
+        """Insert whole rows, all or none."""
+        ...
+
+    def update_rows(self, table: str, columns: Sequence[str], key: str, rows: Sequence[Params]) -> None:
+        """Set `columns` of the rows that `key` names; a row is the new values and, last, the key. Integers only."""
+        ...
+
+    def migrate(self, module: str, steps: Sequence[str]) -> None:
+        """Bring the tables of `module` to the newest step; `steps` are SQLite's, other engines keep their own."""
+        ...
+
+    def integrity(self) -> tuple[Problem, ...]:
+        """What is damaged."""
+        ...
+
+
+_IN_CHUNK = 512
+"""Values given to one IN (…); powers of two, so that few statements are prepared and each is used again."""
 
 
 class Database:
@@ -159,6 +215,30 @@ class Database:
         """All rows of a statement; a statement with RETURNING may be given."""
         with self._lock, _clean_errors(self.path):
             return self._run(sql, params).fetchall()
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """`work` in a transaction. SQLite makes writers queue, so it never has to be repeated."""
+        with self.transaction():
+            return work()
+
+    def query_in(self, sql: str, values: Sequence[object], *before: object) -> Iterator[Row]:
+        """As `Sql.query_in`."""
+        for start in range(0, len(values), _IN_CHUNK):
+            chunk = list(values[start : start + _IN_CHUNK])
+            # Filled up to a power of two with what is there already, which changes nothing.
+            size = 1 << (len(chunk) - 1).bit_length()
+            chunk += chunk[-1:] * (size - len(chunk))
+            yield from self.query(sql.format(", ".join("?" * size)), [*before, *chunk])
+
+    def insert_rows(self, table: str, rows: Sequence[Params]) -> None:
+        """As `Sql.insert_rows`."""
+        if rows:
+            self.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+
+    def update_rows(self, table: str, columns: Sequence[str], key: str, rows: Sequence[Params]) -> None:
+        """As `Sql.update_rows`."""
+        changes = ", ".join(f"{column} = ?" for column in columns)
+        self.executemany(f"UPDATE {table} SET {changes} WHERE {key} = ?", rows)
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
         """Bring `module`'s tables to the newest step; each step (one or more statements) is applied once.

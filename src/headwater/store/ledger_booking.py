@@ -8,10 +8,11 @@ around it undoes the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
+from headwater.core.instants import format_instant
 from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.ledger import (
     Code,
@@ -25,8 +26,7 @@ from headwater.ledger import (
 )
 from headwater.ledger.accounts import DEBIT_NORMAL
 from headwater.ledger.transfers import check_key
-from headwater.store.database import Database
-from headwater.store.ledger_tables import where_in
+from headwater.store.database import Sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class _Pending:
     amount: int
     is_pending: bool
     resolved: bool
+    expires_at_ns: int | None
 
 
 def checked_digest(batch: Batch) -> str:
@@ -88,7 +89,7 @@ def checked_digest(batch: Batch) -> str:
     return body_digest(batch.drafts) if batch.digest is None else batch.digest
 
 
-def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
+def book(db: Sql, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
     """Book checked batches, each with its digest, whose keys are new. To be called inside a transaction.
 
     Raises:
@@ -101,7 +102,9 @@ def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None
     )
     pendings = _pendings(db, [d.pending_id for d in drafts if d.pending_id is not None])
     rows = _rows(db, drafts, last_account)
-    batch_rows, transfer_rows = [], []
+    batch_rows: list[tuple[int, str, str, int, int, int]] = []
+    transfer_rows: list[tuple[int, int, int, int, int, int, str, int | None]] = []
+    deadline_rows: list[tuple[int, int]] = []
     for batch_number, (batch, digest) in enumerate(batches, last_batch + 1):
         batch_rows.append((batch_number, batch.key, digest, number + 1, len(batch.drafts), at_ns))
         for place, draft in enumerate(batch.drafts):
@@ -113,11 +116,13 @@ def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None
                 debit.reserve(debit.debit_sign, amount)
                 credit.reserve(-credit.debit_sign, amount)
                 pendings[transfer_id(batch.key, place)] = _Pending(
-                    number, debit.name, credit.name, draft.asset, amount, True, False
+                    number, debit.name, credit.name, draft.asset, amount, True, False, draft.expires_at_ns
                 )
+                if draft.expires_at_ns is not None:
+                    deadline_rows.append((number, draft.expires_at_ns))
             else:
                 if draft.pending_id is not None:
-                    pending = _resolve(draft, draft.pending_id, pendings)
+                    pending = _resolve(draft, draft.pending_id, pendings, at_ns)
                     pending_number = pending.number
                     debit.reserve(debit.debit_sign, -pending.amount)
                     credit.reserve(-credit.debit_sign, -pending.amount)
@@ -130,23 +135,23 @@ def book(db: Database, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None
             transfer_rows.append(
                 (number, batch_number, debit.number, credit.number, amount, int(code), draft.cause, pending_number)
             )
-    db.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", batch_rows)
+    db.insert_rows("batches", batch_rows)
     # In the order of their tables, so that each page is written once.
     touched = sorted((row for of_asset in rows.values() for row in of_asset.values()), key=attrgetter("number"))
     new = [row for row in touched if row.number > last_account]
-    db.executemany("INSERT INTO accounts VALUES (?, ?, ?)", [(row.number, row.name, row.asset) for row in new])
-    db.executemany(
-        "INSERT INTO balances VALUES (?, ?, ?, ?)",
-        [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new],
-    )
-    db.executemany(
-        "UPDATE balances SET balance_units = ?, reserved_out_units = ?, reserved_in_units = ? WHERE account = ?",
+    db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
+    db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
+    db.update_rows(
+        "balances",
+        ("balance_units", "reserved_out_units", "reserved_in_units"),
+        "account",
         [(row.balance, row.reserved_out, row.reserved_in, row.number) for row in touched if row.number <= last_account],
     )
-    db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", transfer_rows)
+    db.insert_rows("transfers", transfer_rows)
+    db.insert_rows("deadlines", deadline_rows)
 
 
-def _rows(db: Database, drafts: Sequence[TransferDraft], last_account: int) -> dict[str, dict[str, _Row]]:
+def _rows(db: Sql, drafts: Sequence[TransferDraft], last_account: int) -> dict[str, dict[str, _Row]]:
     """Every account the drafts touch, by asset and name; a new one has a number above `last_account`."""
     rows: dict[str, dict[str, _Row]] = {}
     for asset in sorted({draft.asset for draft in drafts}):
@@ -154,8 +159,7 @@ def _rows(db: Database, drafts: Sequence[TransferDraft], last_account: int) -> d
         names.update(draft.credit_account for draft in drafts if draft.asset == asset)
         rows[asset] = known = {
             row[1]: _Row(row[0], row[1], asset, _debit_sign(row[1]), row[2], row[3], row[4])
-            for row in where_in(
-                db,
+            for row in db.query_in(
                 "SELECT account, name, balance_units, reserved_out_units, reserved_in_units"
                 " FROM accounts JOIN balances USING (account) WHERE asset = ? AND name IN ({})",
                 sorted(names),  # in the order of the index, and numbers do not depend on how sets are ordered
@@ -172,30 +176,30 @@ def _debit_sign(name: str) -> int:
     return 1 if name in DEBIT_NORMAL else -1
 
 
-def _pendings(db: Database, ids: Sequence[str]) -> dict[str, _Pending]:
+def _pendings(db: Sql, ids: Sequence[str]) -> dict[str, _Pending]:
     places: dict[str, list[int]] = {}
     for one in ids:
         key, place = split_transfer_id(one)
         places.setdefault(key, []).append(place)
     numbers: dict[int, str] = {}
-    for key, first, size in where_in(db, "SELECT key, first, size FROM batches WHERE key IN ({})", list(places)):
+    for key, first, size in db.query_in("SELECT key, first, size FROM batches WHERE key IN ({})", list(places)):
         for place in places[key]:
             if place < size:
                 numbers[first + place] = transfer_id(key, place)
     return {
-        numbers[number]: _Pending(number, debit, credit, asset, amount, code == Code.RESERVE, bool(resolved))
-        for number, debit, credit, asset, amount, code, resolved in where_in(
-            db,
+        numbers[number]: _Pending(number, debit, credit, asset, amount, code == Code.RESERVE, bool(resolved), expires)
+        for number, debit, credit, asset, amount, code, resolved, expires in db.query_in(
             "SELECT t.transfer, d.name, c.name, d.asset, t.amount_units, t.code,"
-            " EXISTS (SELECT 1 FROM transfers r WHERE r.pending = t.transfer)"
+            " EXISTS (SELECT 1 FROM transfers r WHERE r.pending = t.transfer), x.expires_at_ns"
             " FROM transfers t JOIN accounts d ON d.account = t.debit JOIN accounts c ON c.account = t.credit"
+            " LEFT JOIN deadlines x ON x.transfer = t.transfer"
             " WHERE t.transfer IN ({})",
             list(numbers),
         )
     }
 
 
-def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending]) -> _Pending:
+def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending], at_ns: int) -> _Pending:
     """The reservation that `draft` resolves; it is marked resolved, so a second one in the commit is refused."""
     pending = pendings.get(pending_id)
     if pending is None:
@@ -221,9 +225,13 @@ def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending
             code="charge_above_reserve" if draft.code is Code.CHARGE else "release_differs",
             fix="charge at most what was reserved; release all of it",
         )
-    pendings[pending_id] = _Pending(
-        pending.number, pending.debit, pending.credit, pending.asset, pending.amount, True, True
-    )
+    if draft.code is Code.CHARGE and pending.expires_at_ns is not None and at_ns >= pending.expires_at_ns:
+        raise ConflictError(
+            f"{pending_id} expired at {format_instant(pending.expires_at_ns)}",
+            code="reservation_expired",
+            fix="reserve again; what was set aside goes back to the payer",
+        )
+    pendings[pending_id] = replace(pending, resolved=True)
     return pending
 
 

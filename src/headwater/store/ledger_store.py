@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from headwater.core.canonical import digest_of
 from headwater.core.errors import ConflictError, InvalidError, MissingError, Problem
 from headwater.core.ids import AccountId
 from headwater.core.limits import BATCH_TRANSFERS_MAX, STATEMENT_LINES_MAX
@@ -36,9 +37,18 @@ from headwater.ledger import (
     statement,
     transfer_id,
 )
-from headwater.store.database import INT64_MAX, Database
+from headwater.store.database import INT64_MAX, Sql
 from headwater.store.ledger_booking import Batch, book, checked_digest
-from headwater.store.ledger_tables import MOVED, OF_ACCOUNT, STEPS, TRANSFER, Booked, read_transfer, where_in
+from headwater.store.ledger_tables import (
+    ALL_LINES,
+    MOVED,
+    OF_ACCOUNT,
+    OPEN_AND_PAST,
+    STEPS,
+    TRANSFER,
+    Booked,
+    read_transfer,
+)
 
 __all__ = ["Batch", "Ledger", "Posted"]
 
@@ -61,7 +71,7 @@ class Posted:
 class Ledger:
     """Posts to and reads from the ledger in `db`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db = db
         db.migrate("ledger", STEPS)
 
@@ -94,32 +104,32 @@ class Ledger:
                 fix=f"post at most {BATCH_TRANSFERS_MAX} transfers at once",
             )
         digests = [checked_digest(batch) for batch in batches]
-        with self.db.transaction():
-            booked = {
-                key: (digest, size, first_at_ns)
-                for key, digest, size, first_at_ns in where_in(
-                    self.db,
-                    "SELECT key, body_digest, size, at_ns FROM batches WHERE key IN ({})",
-                    [b.key for b in batches],
+        return self.db.run(lambda: self._book(batches, digests, at_ns))
+
+    def _book(self, batches: Sequence[Batch], digests: Sequence[str], at_ns: int) -> tuple[Posted, ...]:
+        booked = {
+            key: (digest, size, first_at_ns)
+            for key, digest, size, first_at_ns in self.db.query_in(
+                "SELECT key, body_digest, size, at_ns FROM batches WHERE key IN ({})", [b.key for b in batches]
+            )
+        }
+        fresh: list[tuple[Batch, str]] = []
+        results: list[Posted] = []
+        for batch, digest in zip(batches, digests, strict=True):
+            before = booked.get(batch.key)
+            if before is None:
+                booked[batch.key] = (digest, len(batch.drafts), at_ns)
+                fresh.append((batch, digest))
+            elif before[0] != digest:
+                raise ConflictError(
+                    f"key {batch.key} was used for another body ({before[0]}, now {digest})",
+                    code="idempotency_conflict",
+                    fix="use a new key for a new batch, or repeat the first one unchanged",
                 )
-            }
-            fresh: list[tuple[Batch, str]] = []
-            results: list[Posted] = []
-            for batch, digest in zip(batches, digests, strict=True):
-                before = booked.get(batch.key)
-                if before is None:
-                    booked[batch.key] = (digest, len(batch.drafts), at_ns)
-                    fresh.append((batch, digest))
-                elif before[0] != digest:
-                    raise ConflictError(
-                        f"key {batch.key} was used for another body ({before[0]}, now {digest})",
-                        code="idempotency_conflict",
-                        fix="use a new key for a new batch, or repeat the first one unchanged",
-                    )
-                _, count, first_at_ns = booked[batch.key]
-                results.append(Posted(batch.key, count, first_at_ns, before is not None))
-            if fresh:
-                book(self.db, fresh, at_ns)
+            _, count, first_at_ns = booked[batch.key]
+            results.append(Posted(batch.key, count, first_at_ns, before is not None))
+        if fresh:
+            book(self.db, fresh, at_ns)
         return tuple(results)
 
     def reserve(
@@ -132,13 +142,16 @@ class Ledger:
         cause: str,
         at_ns: int,
         body_digest: str | None = None,
+        expires_at_ns: int | None = None,
     ) -> str:
         """Set `amount_units` of a payer's credit aside for a call. Gives the id of the pending transfer.
+
+        From `expires_at_ns` on it can no longer be charged, and `expire` releases it.
 
         Raises:
             RefusedError: ``insufficient_credit``.
         """
-        draft = TransferDraft(payer, CLEARING, amount_units, asset, Code.RESERVE, cause)
+        draft = TransferDraft(payer, CLEARING, amount_units, asset, Code.RESERVE, cause, expires_at_ns=expires_at_ns)
         return self.post([draft], key=key, body_digest=body_digest, at_ns=at_ns).transfer_ids[0]
 
     def charge(self, reserve_id: str, actual_units: int, *, key: str, at_ns: int) -> Posted:
@@ -158,19 +171,39 @@ class Ledger:
         """
         return self._resolve(reserve_id, Code.RELEASE, None, key, at_ns)
 
+    def expire(self, *, at_ns: int, limit: int = 1_000) -> tuple[str, ...]:
+        """Release reservations whose deadline is at or before `at_ns`, oldest first, at most `limit` of them.
+
+        Doing it again changes nothing. Gives the ids of what was released now.
+        """
+
+        def release_all() -> tuple[str, ...]:
+            ids = [transfer_id(key, place) for key, place in self.db.query(OPEN_AND_PAST, (at_ns, limit))]
+            batches = [
+                Batch(
+                    f"expire:{digest_of(t.id)}",
+                    [
+                        TransferDraft(
+                            t.debit_account, t.credit_account, t.amount_units, t.asset, Code.RELEASE, t.cause, t.id
+                        )
+                    ],
+                )
+                for t in map(self.transfer, ids)
+            ]
+            if batches:
+                self.post_each(batches, at_ns=at_ns)
+            return tuple(ids)
+
+        return self.db.run(release_all)
+
     def _resolve(self, reserve_id: str, code: Code, amount: int | None, key: str, at_ns: int) -> Posted:
-        with self.db.transaction():
+        def resolve() -> Posted:
             t = self.transfer(reserve_id)
-            draft = TransferDraft(
-                t.debit_account,
-                t.credit_account,
-                t.amount_units if amount is None else amount,
-                t.asset,
-                code,
-                t.cause,
-                t.id,
-            )
+            units = t.amount_units if amount is None else amount
+            draft = TransferDraft(t.debit_account, t.credit_account, units, t.asset, code, t.cause, t.id)
             return self.post([draft], key=key, at_ns=at_ns)
+
+        return self.db.run(resolve)
 
     # Reading
 
@@ -244,16 +277,16 @@ class Ledger:
             if not found:
                 return statement(name, asset, 0, (), more=False)
             period = (found[0][0], since_ns, until_ns)
-            before = self._moved(name, (found[0][0], -INT64_MAX, since_ns), -1)
+            before = self._moved(name, (found[0][0], -INT64_MAX, since_ns), ALL_LINES)
             opening = before + self._moved(name, period, skip)
             rows = self.db.query(OF_ACCOUNT, (*period, limit + 1, skip))
         return statement(name, asset, opening, map(read_transfer, rows[:limit]), more=len(rows) > limit)
 
     def _moved(self, name: str, period: tuple[int, int, int], limit: int) -> int:
-        """What the first `limit` transfers of a period (-1 for all) did to an account's balance."""
+        """What the first `limit` transfers of a period did to an account's balance."""
         debit_normal, units = parse_account(name).side is Side.DEBIT, 0
         for debited, high, low in self.db.query(MOVED, (*period, limit, 0, name)):
-            moved = (high << 32) + low
+            moved = (int(high) << 32) + int(low)
             units += moved if bool(debited) == debit_normal else -moved
         return units
 

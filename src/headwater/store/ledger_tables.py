@@ -1,4 +1,4 @@
-"""The ledger's tables, the queries that read transfers from them, and rows as transfers.
+"""The ledger's tables on SQLite, the queries that read transfers from them, and rows as transfers.
 
 A transfer's row holds only what its batch and accounts do not: its id is the batch's key and its place,
 its asset that of its accounts, its state follows from its code. Balances, the only thing that is ever
@@ -7,11 +7,11 @@ updated, have narrow rows of their own, so that a batch rewrites few pages. Trig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.ledger import Code, State, Transfer, transfer_id
-from headwater.store.database import Database, Row
+from headwater.store.database import INT64_MAX, Row, Sql
 
 STEPS = (
     f"""
@@ -41,7 +41,7 @@ STEPS = (
       debit INTEGER NOT NULL REFERENCES accounts (account),
       credit INTEGER NOT NULL REFERENCES accounts (account),
       amount_units INTEGER NOT NULL CHECK (amount_units BETWEEN 0 AND {TRANSFER_UNITS_MAX}),
-      code INTEGER NOT NULL CHECK (code BETWEEN 1 AND {max(Code)}),
+      code INTEGER NOT NULL CHECK (code BETWEEN 1 AND 10),
       cause TEXT NOT NULL CHECK (cause <> ''),
       pending INTEGER REFERENCES transfers (transfer),
       CHECK (debit <> credit),
@@ -65,29 +65,42 @@ STEPS = (
     CREATE TRIGGER balances_stay BEFORE DELETE ON balances
       BEGIN SELECT RAISE(ABORT, 'a balance is never deleted'); END;
     """,
+    """
+    CREATE TABLE deadlines (
+      transfer INTEGER PRIMARY KEY REFERENCES transfers (transfer),
+      expires_at_ns INTEGER NOT NULL
+    );
+    CREATE INDEX deadlines_by_time ON deadlines (expires_at_ns);
+    CREATE TRIGGER deadlines_stay BEFORE DELETE ON deadlines
+      BEGIN SELECT RAISE(ABORT, 'a deadline is never deleted'); END;
+    CREATE TRIGGER deadlines_unchanged BEFORE UPDATE ON deadlines
+      BEGIN SELECT RAISE(ABORT, 'a deadline is never moved'); END;
+    """,
 )
+"""Migrations of SQLite files. PostgreSQL has the same tables from `store/migrations`."""
 
 TRANSFER = """
   SELECT t.transfer AS number, b.key AS key, t.transfer - b.first AS place, d.name AS debit, c.name AS credit,
          t.amount_units AS amount, d.asset AS asset, t.code AS code, t.cause AS cause, b.at_ns AS at_ns,
-         pb.key AS pending_key, t.pending - pb.first AS pending_place
+         pb.key AS pending_key, t.pending - pb.first AS pending_place, x.expires_at_ns AS expires_at_ns
   FROM transfers t
   JOIN batches b ON b.batch = t.batch
   JOIN accounts d ON d.account = t.debit
   JOIN accounts c ON c.account = t.credit
   LEFT JOIN transfers p ON p.transfer = t.pending
   LEFT JOIN batches pb ON pb.batch = p.batch
+  LEFT JOIN deadlines x ON x.transfer = coalesce(t.pending, t.transfer)
 """
 OF_ACCOUNT = f"""
   SELECT * FROM (
     {TRANSFER} WHERE t.debit = ?1 AND b.at_ns >= ?2 AND b.at_ns < ?3
     UNION ALL
     {TRANSFER} WHERE t.credit = ?1 AND b.at_ns >= ?2 AND b.at_ns < ?3
-  ) ORDER BY at_ns, number LIMIT ?4 OFFSET ?5
+  ) AS of_account ORDER BY at_ns, number LIMIT ?4 OFFSET ?5
 """
 # Halves are added up apart, because a sum of many 62-bit amounts does not fit 64 bits.
 MOVED = f"""
-  SELECT debit = ?6, sum(amount >> 32), sum(amount & 4294967295) FROM ({OF_ACCOUNT})
+  SELECT debit = ?6, sum(amount >> 32), sum(amount & 4294967295) FROM ({OF_ACCOUNT}) AS moved
   WHERE code NOT IN ({int(Code.RESERVE)}, {int(Code.RELEASE)}) GROUP BY 1
 """
 _CODES = {
@@ -95,8 +108,16 @@ _CODES = {
     for code in Code
 }
 
-_IN_CHUNK = 512
-"""Values given to one IN (…); powers of two, so that few statements are prepared and each is used again."""
+OPEN_AND_PAST = """
+  SELECT b.key, t.transfer - b.first FROM deadlines x
+  JOIN transfers t ON t.transfer = x.transfer JOIN batches b ON b.batch = t.batch
+  WHERE x.expires_at_ns <= ? AND NOT EXISTS (SELECT 1 FROM transfers r WHERE r.pending = x.transfer)
+  ORDER BY x.expires_at_ns, x.transfer LIMIT ?
+"""
+"""Reservations whose time is over and that nobody resolved: (key, place)."""
+
+ALL_LINES = INT64_MAX
+"""A LIMIT that leaves nothing out, in words that every engine knows."""
 
 _PAGE = 10_000
 
@@ -104,7 +125,7 @@ _PAGE = 10_000
 class Booked:
     """Every transfer in order, read from disk in pages each time it is iterated."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self._db = db
 
     def __iter__(self) -> Iterator[Transfer]:
@@ -116,17 +137,11 @@ class Booked:
 
 def read_transfer(row: Row) -> Transfer:
     """A transfer from a row of `TRANSFER`."""
-    _, key, place, debit, credit, amount, asset, code_number, cause, at_ns, pending_key, pending_place = row
+    _, key, place, debit, credit, amount, asset, code_number, cause, at_ns, pending_key, pending_place, expires = row
     code, state = _CODES[code_number]
+    if state is State.VOIDED and expires is not None and at_ns >= expires:
+        state = State.EXPIRED
     pending_id = None if pending_key is None else transfer_id(pending_key, pending_place)
-    return Transfer(transfer_id(key, place), debit, credit, amount, asset, code, cause, at_ns, pending_id, state)
-
-
-def where_in(db: Database, sql: str, values: Sequence[object], *before: object) -> Iterator[Row]:
-    """The rows of a query whose ``IN ({})`` holds any of `values`, however many; parameters `before` precede it."""
-    for start in range(0, len(values), _IN_CHUNK):
-        chunk = list(values[start : start + _IN_CHUNK])
-        # Filled up to a power of two with what is there already, which changes nothing.
-        size = 1 << (len(chunk) - 1).bit_length()
-        chunk += chunk[-1:] * (size - len(chunk))
-        yield from db.query(sql.format(", ".join("?" * size)), [*before, *chunk])
+    return Transfer(
+        transfer_id(key, place), debit, credit, amount, asset, code, cause, at_ns, pending_id, state, expires
+    )
