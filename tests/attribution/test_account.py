@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.attribution.account import Rules, attribute
-from headwater.attribution.budget import Budget
 from headwater.attribution.layout import Layout, Part
 from headwater.attribution.ownership import settle_ownership
 from headwater.attribution.reference import uniform_reference
