@@ -12,12 +12,13 @@ leased; a receipt exists before its answer ends and before its payouts are booke
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
@@ -29,13 +30,14 @@ from headwater.splits import COMMONS, Policy, divide_receipt, payouts_of
 from headwater.store.call_store import FinishedCall
 from headwater.store.key_store import KeyRecord
 from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, metered_key
+from headwater.store.receipt_admission import Entry
 from headwater.store.receipt_log import ReceiptLog
+from headwater.store.receipt_queue import ReceiptQueue
 
-GROUP_MAX: Final = 256
 LEASE_CALLS: Final = 64
 """How many calls like the last one a lease shall cover."""
 
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.05
 """How long the books wait for more to write in one commit."""
 
 LANE: Final = "metered"
@@ -115,17 +117,6 @@ class _Purse:
         return self.units - self.held - self.spent
 
 
-Done = Callable[["Charged | BaseException"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    hold: Hold
-    used: Used
-    at_ns: int
-    done: Done
-
-
 @dataclass(frozen=True, slots=True)
 class MeterParts:
     """Everything the meter runs on."""
@@ -140,15 +131,15 @@ class MeterParts:
 
 
 class Meter:
-    """Holds, charges and books. Any thread may hold, charge and release; one writes receipts, one keeps the books."""
+    """Holds, charges and books, for the calls of one event loop; a thread keeps the books behind them."""
 
     def __init__(self, parts: MeterParts) -> None:
         self.parts = parts
         self._lock = threading.Lock()  # guards everything below
-        self._asked = threading.Condition(self._lock)
-        self._due = threading.Condition(self._lock)
+        self._due = threading.Event()
+        self._receipts = ReceiptQueue(parts.log)
         self._purses: dict[str, _Purse] = {}
-        self._jobs: deque[_Job] = deque()
+        self._waiting = 0  # answers whose receipt is being written
         self._unbooked: list[Metered] = []
         self._logged = 0  # receipts in the log, `_unbooked` included
         self._working = 0
@@ -157,7 +148,7 @@ class Meter:
         self._books = threading.Lock()  # held by whoever changes leases or the ledger
         self._nonces = 0
         self._life = parts.random_bytes(8).hex()
-        self._threads: tuple[threading.Thread, ...] = ()
+        self._thread: threading.Thread | None = None
         self._attribution = _nobody(parts.policy)
         self._signed_by = parts.signer.address
         self._policy_digest = parts.policy.digest
@@ -179,29 +170,27 @@ class Meter:
             if _is_metered(receipt) and receipt.payer in payers:
                 missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
         booked = parts.store.recover(missing, logged=self._logged, at_ns=parts.now_ns())
-        self._threads = (
-            threading.Thread(target=self._write_receipts, name="meter-receipts", daemon=True),
-            threading.Thread(target=self._keep_books, name="meter-books", daemon=True),
-        )
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._keep_books, name="books", daemon=True)
+        self._thread.start()
         return booked
 
+    async def drain(self) -> None:
+        """Wait until every answer that was charged has its receipt."""
+        await self._receipts.close()
+
     def close(self, timeout_s: float = 30.0) -> None:
-        """Write what waits, give the leases back, and stop."""
-        with self._lock:
-            self._stopping = True
-            self._asked.notify_all()
-            self._due.notify_all()
-        for thread in self._threads:
-            thread.join(timeout_s)
+        """Book what waits, give the leases back, and stop. Blocks."""
+        self._stopping = True
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def state(self) -> MeterState:
         """How it is doing."""
         with self._lock:
-            return MeterState(self._working, len(self._jobs), len(self._unbooked), self._error)
+            return MeterState(self._working, self._waiting, len(self._unbooked), self._error)
 
-    # A call, on any thread
+    # A call
 
     def hold(self, key: KeyRecord, units: int) -> Hold | None:
         """Hold a call's ceiling in memory; None when the lease does not cover it: then call `lease` and ask again.
@@ -246,72 +235,48 @@ class Meter:
             self._purses[hold.key.key_id].held -= hold.units
             self._working -= 1
 
-    def charge(self, hold: Hold, used: Used, done: Done) -> None:
-        """The call answered. `done` is called on the meter's thread once the receipt is durable, or cannot be.
+    async def charge(self, hold: Hold, used: Used) -> Charged:
+        """The call answered: when this returns its receipt is on the disk, and its price is taken.
 
         Raises:
             RefusedError: ``charge_above_reserve``.
+            HeadwaterError: the receipt cannot be written; the call is not charged.
         """
         if not 0 <= used.price_units <= hold.units:
             raise RefusedError(
                 f"price {used.price_units} nano, {hold.units} were held", code="charge_above_reserve", fix="hold more"
             )
-        job = _Job(hold, used, self.parts.now_ns(), done)
+        signed = self._receipt(hold, used)
+        written = self._receipts.submit(signed.raw, signed.signature)
+        self._waiting += 1
+        written.add_done_callback(partial(self._written, hold, signed))  # also when nobody waits for it any more
+        entry = await asyncio.shield(written)
+        return Charged(hold.call_id, entry.id, used.price_units)
+
+    def _written(self, hold: Hold, signed: SignedReceipt, written: asyncio.Future[Entry]) -> None:
+        """The receipt is on the disk, or cannot be: what was held is spent, or free again."""
+        failed = written.cancelled() or written.exception() is not None
         with self._lock:
-            self._jobs.append(job)
-            if len(self._jobs) == 1:
-                self._asked.notify()
+            self._waiting -= 1
+            self._working -= 1
+            purse = self._purses[hold.key.key_id]
+            purse.held -= hold.units
+            if failed:
+                return
+            entry = written.result()
+            purse.spent += signed.receipt.price
+            self._unbooked.append(_metered(signed.receipt, entry.id, hold.key.key_id, hold.began_ns))
+            self._logged = entry.index + 1
+        self._due.set()
 
-    # Receipts, on a thread of their own
-
-    def _write_receipts(self) -> None:
-        while True:
-            with self._lock:
-                while not self._jobs and not self._stopping:
-                    self._asked.wait()
-                if not self._jobs:
-                    return
-                jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_MAX))]
-            self._write_group(jobs)
-
-    def _write_group(self, jobs: Sequence[_Job]) -> None:
-        try:
-            made = [self._receipt(job) for job in jobs]
-            entries = self.parts.log.append_many([(signed.raw, signed.signature) for signed in made])
-        except Exception as error:
-            if not isinstance(error, HeadwaterError):
-                _log.exception("receipts could not be made")
-            with self._lock:
-                for job in jobs:
-                    self._purses[job.hold.key.key_id].held -= job.hold.units
-                self._working -= len(jobs)
-            for job in jobs:
-                job.done(error)
-            return
-        calls = [
-            _metered(signed.receipt, entry.id, job.hold.key.key_id, job.hold.began_ns)
-            for job, signed, entry in zip(jobs, made, entries, strict=True)
-        ]
-        with self._lock:
-            for job in jobs:
-                purse = self._purses[job.hold.key.key_id]
-                purse.held -= job.hold.units
-                purse.spent += job.used.price_units
-            self._working -= len(jobs)
-            self._unbooked += calls
-            self._logged = entries[-1].index + 1
-            self._due.notify()
-        for job, one in zip(jobs, calls, strict=True):
-            job.done(Charged(one.call.call_id, one.call.receipt_id, one.call.price_units))
-
-    def _receipt(self, job: _Job) -> SignedReceipt:
-        used, policy = job.used, self.parts.policy
+    def _receipt(self, hold: Hold, used: Used) -> SignedReceipt:
+        policy = self.parts.policy
         account = replace(self._attribution, parameters=(("lane", LANE), ("usage", used.usage_from)))
         receipt = Receipt(
-            call_id=job.hold.call_id,
-            issued_at_ns=job.at_ns,
+            call_id=hold.call_id,
+            issued_at_ns=self.parts.now_ns(),
             operator=self._signed_by,
-            payer=pseudonym(job.hold.key.key_id),
+            payer=pseudonym(hold.key.key_id),
             model=ModelUse(used.model, used.model_digest, None),
             request_digest=used.request_digest,
             answer_digest=used.answer_digest,
@@ -339,25 +304,23 @@ class Meter:
     def _keep_books(self) -> None:
         pause_s = 0.0
         while True:
-            with self._lock:
-                self._due.wait_for(lambda: self._unbooked or self._stopping, IDLE_S)
-                last = self._stopping and not self._jobs and not self._working
+            self._due.wait(IDLE_S)
+            last = self._stopping
             if not last:
                 time.sleep(pause_s or GATHER_S)  # more calls in one commit: nobody waits for this one
+            self._due.clear()
             try:
                 with self._books:
                     self._bring_up(time.monotonic(), close=last)
             except HeadwaterError as error:
                 _log.error("the books could not be written: %s", error.code)
-                with self._lock:
-                    self._error = error.code
+                self._error = error.code
                 pause_s = min(2 * pause_s + 0.1, 5.0)
-                if last:
-                    return  # the log has the receipts; the next start books them
-                continue
-            pause_s, self._error = 0.0, None
+                self._due.set()
+            else:
+                pause_s, self._error = 0.0, None
             if last:
-                return
+                return  # what could not be booked is in the log, and the next start books it
 
     def _bring_up(self, now_s: float, *, close: bool = False) -> None:
         """Book everything logged, renew the leases it was held in and give idle ones back."""

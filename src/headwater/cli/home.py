@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files
@@ -21,6 +21,7 @@ from types import TracebackType
 
 from headwater.attribution.spans import Document, SpanIndex
 from headwater.attribution.spans.values import OWNER_BYTES_MAX
+from headwater.cli.adapted_models import AdaptedModels
 from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
@@ -108,7 +109,7 @@ class Home:
             raise MissingError(f"no policy {digest}", code="policy_missing", fix="ask the operator for its text")
         return path.read_text("utf-8")
 
-    def flow(self, models: dict[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
+    def flow(self, models: Mapping[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
         """The path of a call, over this home."""
         return Flow(
             Parts(
@@ -144,7 +145,7 @@ class Home:
             log=self.log,
             signer=self.signer,
             policy=self.policy,
-            registry_digest=self.registry.digest,
+            registry_digest=_now_and_then(self.registry.digest),
             now_ns=time.time_ns,
             random_bytes=os.urandom,
         )
@@ -191,9 +192,25 @@ class Home:
         return ReceiptLog.open(path, read_only=not writer)
 
 
+def _now_and_then(look: Callable[[], str]) -> Callable[[], str]:
+    """What `look` saw at most a second ago."""
+    seen, at_s = "", -1.0
+
+    def cached() -> str:
+        nonlocal seen, at_s
+        now_s = time.monotonic()
+        if now_s - at_s > 1.0 or not seen:
+            seen, at_s = look(), now_s
+        return seen
+
+    return cached
+
+
 @contextmanager
-def models(home: Home) -> Iterator[dict[str, ServedModel]]:
+def models(home: Home) -> Iterator[Mapping[str, ServedModel]]:
     """The demo model, served under its plain name and, with sources and the registered prompt, its grounded one.
+
+    Each is served with every registered adapter too, as NAME+ADAPTER, from the moment the adapter exists.
 
     Raises:
         MissingError: the model or its engine is not installed.
@@ -201,7 +218,7 @@ def models(home: Home) -> Iterator[dict[str, ServedModel]]:
     from headwater.models import LlamaBackend, load_scorer, shipped_reference  # heavy: only who answers pays for it
 
     settings = home.settings
-    with LlamaBackend(name=settings.model_name, threads=settings.threads) as backend:
+    with LlamaBackend(name=settings.model_name, threads=settings.threads, adapters=home.adapters) as backend:
         scorer = load_scorer(tokenizer=backend.tokenizer)
         base, prompt = home.newest("base_model"), home.newest("prompt")
         plain = ServedModel(
@@ -213,7 +230,7 @@ def models(home: Home) -> Iterator[dict[str, ServedModel]]:
             prompt=prompt.id if prompt else None,
             sources=settings.sources,
         )
-        yield {plain.name: plain, grounded.name: grounded}
+        yield AdaptedModels({plain.name: plain, grounded.name: grounded}, backend, scorer, home.adapters, home.registry)
 
 
 @contextmanager

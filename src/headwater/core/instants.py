@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from headwater.core.errors import InvalidError
 
@@ -11,7 +12,7 @@ SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FORM = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
+_FORM = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z")
 
 
 def format_instant(instant_ns: int) -> str:
@@ -21,7 +22,12 @@ def format_instant(instant_ns: int) -> str:
     '2023-11-14T22:13:20.123456789Z'
     """
     seconds, nanos = divmod(instant_ns, SECOND_NS)
-    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{nanos:09d}Z"
+    return f"{_second(seconds)}.{nanos:09d}Z"
+
+
+@lru_cache(maxsize=64)  # many instants of one second come together
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
 
 
 def parse_instant(text: str) -> int:
@@ -34,10 +40,14 @@ def parse_instant(text: str) -> int:
     try:
         if match is None:
             raise ValueError
-        moment = datetime.strptime(match[1] + "+0000", "%Y-%m-%dT%H:%M:%S%z")
+        seconds = _seconds(match[1])
     except ValueError:
         raise InvalidError(
             f"{text[:80]!r} is not an instant", code="instant_invalid", fix="write it like 2026-11-22T14:00:00Z"
         ) from None
-    seconds = (moment - _EPOCH) // timedelta(seconds=1)
     return seconds * SECOND_NS + int((match[2] or "").ljust(9, "0") or 0)
+
+
+@lru_cache(maxsize=64)
+def _seconds(text: str) -> int:
+    return (datetime.fromisoformat(text + "+00:00") - _EPOCH) // timedelta(seconds=1)

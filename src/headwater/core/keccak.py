@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from Crypto.Hash import keccak as _keccak
+from sha3 import keccak_256 as _keccak
 
 
 def keccak256(raw: bytes) -> bytes:
@@ -11,4 +11,5 @@ def keccak256(raw: bytes) -> bytes:
     >>> keccak256(b"").hex()
     'c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470'
     """
-    return _keccak.new(digest_bits=256, data=raw).digest()
+    digest: bytes = _keccak(raw).digest()
+    return digest

@@ -239,6 +239,7 @@ class Gateway:
             elif message["type"] == "lifespan.shutdown":
                 if self.relays is not None:
                     await self.relays.upstreams.aclose()
+                    await self.relays.meter.drain()
                 await asyncio.to_thread(self._stop)
                 await send({"type": "lifespan.shutdown.complete"})
                 return

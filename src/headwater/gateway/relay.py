@@ -219,7 +219,7 @@ class _Call:
             self._relay.metrics.call("failed")
         except asyncio.CancelledError:
             if not self.settled:
-                self._charge_later(passing, hasher)
+                await self._cut(passing, hasher)
             raise
         finally:
             watch.cancel()
@@ -230,27 +230,13 @@ class _Call:
             await self._charge(None, hasher, counted=passing.deltas)
         self._relay.metrics.call("left")
 
-    def _charge_later(self, passing: StreamPass, hasher: _Digest) -> None:
-        if passing.deltas:
-            self._submit(self._used(None, hasher, passing.deltas), lambda _: None)
-
     def _headers(self) -> Headers:
         return ((b"headwater-receipt", self._hold.call_id.encode()),)
 
     async def _charge(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Charged:
         """Charge, and wait until the receipt is durable."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Charged] = loop.create_future()
-
-        def done(outcome: Charged | BaseException) -> None:
-            loop.call_soon_threadsafe(_settle, waiter, outcome)
-
-        self._submit(self._used(usage, answer, counted), done)
-        return await waiter
-
-    def _submit(self, used: Used, done: Callable[[Charged | BaseException], None]) -> None:
-        self._relay.meter.charge(self._hold, used, done)
-        self.settled = True
+        self.settled = True  # from here on the meter settles it, whatever happens to this task
+        return await self._relay.meter.charge(self._hold, self._used(usage, answer, counted))
 
     def _used(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Used:
         prompt_max, answer_max = self._max
@@ -280,15 +266,6 @@ class _Digest:
 
     def text(self) -> str:
         return "sha256:" + self._state.hexdigest()
-
-
-def _settle(waiter: asyncio.Future[Charged], outcome: Charged | BaseException) -> None:
-    if waiter.done():
-        return
-    if isinstance(outcome, Charged):
-        waiter.set_result(outcome)
-    else:
-        waiter.set_exception(outcome)
 
 
 async def _watch(receive: Receive, gone: asyncio.Event, exchange: Exchange) -> None:

@@ -131,6 +131,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here goes by a caller's address
         http=_BoundedHead,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",

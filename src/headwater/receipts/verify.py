@@ -311,7 +311,7 @@ def _path(nodes: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def _base64(high: int) -> fields.Rule:
-    def rule(value: Json, where: str) -> None:
+    def rule(value: Json, where: fields.Where) -> None:
         meaning = f"base64 of at most {high} bytes"
         if type(value) is not str or len(value) > (high + 2) // 3 * 4:
             raise fields.wrong(value, where, meaning)

@@ -39,6 +39,14 @@ class ReceiptQueue:
             RefusedError: ``receipts_waiting``, too many receipts wait for the disk.
             HeadwaterError: as `ReceiptLog.append`.
         """
+        return await self.submit(raw, signature)
+
+    def submit(self, raw: bytes, signature: str) -> asyncio.Future[Entry]:
+        """Hand in one receipt; the future is done, in the order of handing in, when it is on the disk or refused.
+
+        Raises:
+            RefusedError: ``receipts_waiting``.
+        """
         if len(self._waiting) >= self._waiting_max:
             raise RefusedError(
                 f"{len(self._waiting)} receipts wait for the disk", code="receipts_waiting", fix="retry in a second"
@@ -47,7 +55,7 @@ class ReceiptQueue:
         self._waiting.append(((raw, signature), future))
         if self._drained is None or self._drained.done():
             self._drained = asyncio.create_task(self._drain())
-        return await future
+        return future
 
     async def close(self) -> None:
         """Wait until everything that was handed in is on the disk or refused."""

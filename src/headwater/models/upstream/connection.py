@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 import httptools
 
@@ -36,7 +36,9 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_keep",
+        "_late_s",
         "_loop",
+        "_overdue",
         "_parser",
         "_paused",
         "_started",
@@ -58,11 +60,24 @@ class Connection(asyncio.Protocol):
         self._paused = self._keep = self._started = False
         self._done = True
         self._waiting = self._head_bytes = 0
+        self._late_s, self._overdue = 0.0, ("", 0.0)
         self.exchanges = 0
         self.status = 0
         self.headers: Headers = ()
 
     # Our side
+
+    def expect_within(self, seconds: float, otherwise: str) -> None:
+        """Something must come within so many seconds, or the exchange ends with `otherwise`; see `end_if_late`."""
+        self._late_s, self._overdue = self._loop.time() + seconds, (otherwise, seconds)
+
+    def end_if_late(self, now_s: float) -> None:
+        """End the exchange if it is overdue."""
+        if not self._done and now_s > self._late_s:
+            what, seconds = self._overdue
+            self.fail(
+                UpstreamError(f"{what} within {seconds:g} s", code="upstream_timeout", fix="try again, or ask for less")
+            )
 
     @property
     def usable(self) -> bool:
@@ -79,7 +94,7 @@ class Connection(asyncio.Protocol):
         """Begin an exchange with the bytes of a whole request."""
         transport = self._transport
         if transport is None or transport.is_closing():
-            raise Stale
+            raise Stale if self.exchanges else _broken("the upstream closed at once")
         self._parser = httptools.HttpResponseParser(self)
         self._body.clear()
         self._headers, self.headers, self.status = [], (), 0
@@ -175,8 +190,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # the loop's own kind is no subclass everywhere
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -184,6 +198,8 @@ class Connection(asyncio.Protocol):
             self.fail(_broken("the upstream sent bytes nobody asked for"))
             return
         self._started = True
+        if self.status:
+            self._late_s = self._loop.time() + self._overdue[1]
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -8,7 +8,6 @@ every one of them ends in an error that says which.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ from headwater.core.errors import InvalidError, UpstreamError
 from headwater.models.upstream.connection import Connection, Headers, Stale
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20
+TICK_S: Final = 0.25
+"""How often time limits are looked at."""
+
 IDLE_S: Final = 30.0
 """How long an unused connection is kept; most servers close theirs later."""
 
@@ -91,8 +93,8 @@ class Exchange:
         Raises:
             UpstreamError: ``upstream_broken`` or ``upstream_timeout``.
         """
-        with _within(self._limits.silence_s, "the upstream fell silent", self._connection):
-            return await self._connection.read()
+        self._connection.expect_within(self._limits.silence_s, "the upstream fell silent")
+        return await self._connection.read()
 
     async def whole(self) -> bytes:
         """The whole body.
@@ -100,8 +102,8 @@ class Exchange:
         Raises:
             UpstreamError: ``upstream_broken``, ``upstream_timeout`` or ``upstream_too_large``.
         """
-        with _within(self._limits.silence_s, "the upstream fell silent", self._connection):
-            return await self._connection.whole(ANSWER_BYTES_MAX)
+        self._connection.expect_within(self._limits.silence_s, "the upstream fell silent")
+        return await self._connection.whole(ANSWER_BYTES_MAX)
 
     def abandon(self) -> None:
         """Nobody wants the rest: the connection is dropped, and whoever reads is told that it broke."""
@@ -124,6 +126,7 @@ class Pool:
         self._open: set[Connection] = set()
         self._room = asyncio.Semaphore(self.limits.connections)
         self._closed = False
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def open(self) -> int:
@@ -145,9 +148,9 @@ class Pool:
             while True:
                 connection = self._take() or await self._connect()
                 try:
-                    with _within(self.limits.head_s, "the upstream did not answer", connection):
-                        connection.send(request)
-                        await connection.head()
+                    connection.expect_within(self.limits.head_s, "the upstream did not answer")
+                    connection.send(request)
+                    await connection.head()
                 except Stale:
                     self._drop(connection)
                     continue
@@ -164,6 +167,8 @@ class Pool:
         for connection in list(self._open):
             self._drop(connection)
         self._idle.clear()
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _take(self) -> Connection | None:
         now_s = asyncio.get_running_loop().time()
@@ -200,7 +205,17 @@ class Pool:
         except (OSError, ssl.SSLError) as error:
             raise _unreachable(origin, getattr(error, "strerror", None) or type(error).__name__) from None
         self._open.add(connection)
+        if self._watch is None:
+            self._watch = loop.call_later(TICK_S, self._end_late)
         return connection
+
+    def _end_late(self) -> None:
+        """One timer for all connections: an exchange that is overdue ends with its error, up to a tick late."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for connection in list(self._open):
+            connection.end_if_late(now_s)
+        self._watch = loop.call_later(TICK_S, self._end_late) if self._open else None
 
 
 def write_request(origin: Origin, route: str, headers: Headers, body: bytes) -> bytes:
@@ -213,29 +228,6 @@ def write_request(origin: Origin, route: str, headers: Headers, body: bytes) -> 
     head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\ncontent-type: application/json\r\n"
     extra = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode("ascii"), extra, len(body), body)
-
-
-class _within(contextlib.AbstractContextManager["_within"]):
-    """A time limit by one timer: cheaper than a task, and it ends the connection, so that nothing waits on it."""
-
-    __slots__ = ("_connection", "_seconds", "_timer", "_what")
-
-    def __init__(self, seconds: float, what: str, connection: Connection) -> None:
-        self._seconds, self._what, self._connection = seconds, what, connection
-
-    def __enter__(self) -> Self:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _expire(self) -> None:
-        self._connection.fail(
-            UpstreamError(
-                f"{self._what} within {self._seconds:g} s", code="upstream_timeout", fix="try again, or ask for less"
-            )
-        )
 
 
 def _unreachable(origin: Origin, why: str) -> UpstreamError:
