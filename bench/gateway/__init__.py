@@ -1,0 +1,1 @@
+"""The gateway beside other gateways: one mock upstream, one load, interleaved runs on loopback."""

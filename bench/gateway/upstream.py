@@ -1,0 +1,133 @@
+"""A mock upstream: answers as a model server does, at the least cost a process can have.
+
+    python -m bench.gateway.upstream PORT
+
+It serves the gateways that are measured, so it must not be what limits them: one protocol on the bare
+event loop, answers made beforehand, a stream of 54 events 2 ms apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+EVENTS = 54
+GAP_S = 0.002
+WORDS = "The quick answer of a server that is not a model but takes its place in a measurement of what stands before it. "
+
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-mock",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "gpt-4o-mini",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": WORDS * 5, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 180, "completion_tokens": 120, "total_tokens": 300},
+    },
+    separators=(",", ":"),
+).encode()
+
+
+def _event(delta: dict[str, object], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return _chunk([choice])
+
+
+def _chunk(choices: list[dict[str, object]], usage: dict[str, int] | None = None) -> bytes:
+    body: dict[str, object] = {
+        "id": "chatcmpl-mock",
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": "gpt-4o-mini",
+        "choices": choices,
+    }
+    if usage is not None:
+        body["usage"] = usage
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+STREAM = [
+    _event({"role": "assistant", "content": ""}),
+    *(_event({"content": f"word{i} "}) for i in range(EVENTS - 3)),
+    _event({}, "stop"),
+]
+USAGE = _chunk([], {"prompt_tokens": 180, "completion_tokens": EVENTS - 3, "total_tokens": 177 + EVENTS})
+DONE = b"data: [DONE]\n\n"
+
+
+def _plain(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def _piece(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+_ANSWER = _plain(ANSWER)
+_MODELS = _plain(b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":1,"owned_by":"mock"}]}')
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Mock(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            length = 0
+            place = head.find(b"content-length:")
+            if place >= 0:
+                length = int(head[place + 15 :].split(b"\r\n", 1)[0])
+            if len(self._buffer) < end + 4 + length:
+                return
+            body, self._buffer = self._buffer[end + 4 : end + 4 + length], self._buffer[end + 4 + length :]
+            self._answer(head, body)
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"get "):
+            self.transport.write(_MODELS)
+        elif b'"stream":true' in body or b'"stream": true' in body:
+            usage = b'"include_usage":true' in body or b'"include_usage": true' in body
+            self._task = asyncio.get_running_loop().create_task(self._stream(usage))
+        else:
+            self.transport.write(_ANSWER)
+
+    async def _stream(self, usage: bool) -> None:
+        self.transport.write(_HEAD)
+        for event in STREAM:
+            self.transport.write(_piece(event))
+            await asyncio.sleep(GAP_S)
+        self.transport.write((_piece(USAGE) if usage else b"") + _piece(DONE) + b"0\r\n\r\n")
+
+
+async def main(port: int) -> None:
+    """Serve until killed."""
+    server = await asyncio.get_running_loop().create_server(Mock, "127.0.0.1", port, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(main(int(sys.argv[1])))
