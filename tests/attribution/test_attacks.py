@@ -119,10 +119,10 @@ def test_a_source_cut_in_ten_earns_its_owner_no_more(scorer, honest) -> None:
     words = GOLD.split(" ")
     size = -(-len(words) // 10)
     pieces = [("gold", " ".join(words[at : at + size]) + " ") for at in range(0, len(words), size)]
-    found = measure(scorer, *pieces, HONEST[1], passes=24)
+    found = measure(scorer, *pieces, HONEST[1], passes=96)
 
     assert bits(found, "gold") == pytest.approx(bits(honest, "gold"), abs=2)
-    assert paid(found, "gold") <= 1.05 * paid(honest, "gold")
+    assert 0.8 * paid(honest, "gold") < paid(found, "gold") <= 1.05 * paid(honest, "gold")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_a_source_that_pushes_the_model_away_keeps_its_negative_bits_and_is_not_
 
 
 def test_a_citation_by_number_of_an_unused_source_earns_it_little(scorer) -> None:
-    """The answer cites the wrong source: the number's own bits are all it gets."""
+    """The answer cites the wrong source: the number's own bits are all it gets, a seventh of the pool here."""
     numbered = [(owner, f"[{i}] {text}") for i, (owner, text) in enumerate((*HONEST, ("unused", FAR)), start=1)]
     found = measure(scorer, *numbered, answer="The span of the Ketter bridge is 84 metres [3].")
 
-    assert paid(found, "unused") < 0.15
+    assert paid(found, "unused") < 0.2
     assert paid(found, "gold") > 2 * paid(found, "unused")
 
 

