@@ -1,7 +1,10 @@
 """Near-duplicate documents share one credit: MinHash sketches, bands, and clusters by earliest member.
 
 Sketches are made by `rensa` over shingles of three tokens, which still overlap when every eighth or
-tenth word was changed. Two documents with a common band are compared sketch against sketch.
+tenth word was changed. Two documents with a common band are compared sketch against sketch, and those
+that are alike word by word: pages of one template are alike in what is the template's, so only the
+surroundings of words that were changed count as evidence. Whole passages that are the same do not, and need
+not: the k-gram table settles whose they are. What is decided of two documents depends on these two alone.
 
 Knows nothing of owners or of exact copying, which the k-gram table settles.
 """
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 from headwater.attribution.spans.memory import compiled
 from headwater.attribution.spans.segment import SKETCH_WORDS, Segment
 from headwater.attribution.spans.tokens import finish
+from headwater.attribution.spans.vocabulary import hashes_by_id
 
 SHINGLE_TOKENS = 3
 SKETCHED_TOKENS_MIN = 24
@@ -30,8 +34,15 @@ BANDS = SKETCH_WORDS // BAND_WORDS
 SAME_WORDS_MIN = 56
 """Fewest equal words of two sketches of near-duplicates: a Jaccard similarity of 0.44.
 
-Changing every tenth word leaves about 0.54; pages that share a template but not their content stay below.
+Changing every tenth word leaves about 0.54, changing every eighth 0.45.
 """
+
+EVIDENCE_PERCENT_MIN = 60
+"""Share of the shingles about changed words that the earlier document must hold too."""
+
+_ALIKE_MAX = 3  # most similar documents that are compared word by word
+_HOLDERS_MAX = 4  # documents noted for one band: a template's bands have thousands
+_TRIED_MAX = BANDS * _HOLDERS_MAX
 
 _SEED = 42
 
@@ -57,11 +68,11 @@ def sketch_documents(hashes: NDArray[np.uint64], lengths: NDArray[np.int64]) -> 
 
 
 def join_clusters(
-    new: Segment, numbers: list[int], others: list[Segment], heads: Mapping[str, str]
+    new: Segment, numbers: list[int], others: list[Segment], heads: Mapping[str, str], *, gram_tokens: int
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Put new documents into clusters with those they nearly repeat.
 
-    A document joins the cluster of the earliest document it resembles. One that is earlier than a
+    A document joins the cluster of the earliest document it is an edited copy of. One that is earlier than a
     cluster's head becomes its head.
 
     Args:
@@ -69,11 +80,13 @@ def join_clusters(
         numbers: which of its documents are new and own words, ascending.
         others: all other segments.
         heads: document -> earliest near-duplicate, so far.
+        gram_tokens: k; runs of so many equal words are exact copies and no evidence.
 
     Returns:
         (changed entries of `heads`, (document, head) of the new documents that joined one).
     """
     table = _Table(new, sorted(numbers))
+    reader = _Reader()
     links: dict[str, set[str]] = {}
     at: dict[str, int] = {}
     if table.rows.size:
@@ -81,6 +94,10 @@ def join_clusters(
             for other, mine in table.similar(segment):
                 one, two = segment.document_id(other), new.document_id(mine)
                 at[one], at[two] = segment.registered_at(other), new.registered_at(mine)
+                theirs, ours = reader.read(segment, other), reader.read(new, mine)
+                later, earlier = (ours, theirs) if (at[one], one) < (at[two], two) else (theirs, ours)
+                if not _is_edited(later, earlier, gram_tokens):
+                    continue
                 links.setdefault(two, set()).add(one)
     current, changed = dict(heads), dict[str, str]()
     fresh = {new.document_id(number) for number in numbers}
@@ -110,6 +127,23 @@ def join_clusters(
     return sorted(changed.items()), joined
 
 
+class _Reader:
+    """Token hashes of single documents."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[int, NDArray[np.uint64]] = {}
+
+    def read(self, segment: Segment, document: int) -> NDArray[np.uint64]:
+        """The tokens of one document."""
+        held = self._hashes.get(id(segment))
+        if held is None:
+            symbols = int(segment["symbol_starts"].size) - 2
+            held = self._hashes[id(segment)] = hashes_by_id(np.asarray(segment["vocabulary"]), symbols)
+        starts = segment["document_starts"]
+        tokens = np.asarray(segment["tokens"][int(starts[document]) : int(starts[document + 1]) - 1])
+        return held[tokens]
+
+
 class _Table:
     """Bands of new documents, to be met by others."""
 
@@ -118,7 +152,7 @@ class _Table:
         rows = np.asarray(new.arrays["sketch_rows"])[numbers] if numbers else np.empty(0, np.int32)
         self._numbers = np.array(numbers, dtype=np.int64)[rows >= 0]
         self.rows = rows[rows >= 0].astype(np.int64)
-        size = 1 << max(4, (2 * self.rows.size * BANDS).bit_length())
+        size = 1 << max(4, (2 * self.rows.size * BANDS).bit_length())  # half full at most
         self._keys = np.zeros(size if self.rows.size else 0, dtype=np.uint64)
         self._holders = np.zeros(self._keys.size, dtype=np.int32)
         self._within = np.empty((0, 2), dtype=np.int64)
@@ -151,6 +185,11 @@ class _Table:
 
 
 @compiled
+def _shingle(hashes, at):
+    return finish(hashes[at] * np.uint64(3) + hashes[at + 1] * np.uint64(5) + hashes[at + 2] * np.uint64(7))
+
+
+@compiled
 def _shingles(hashes, begins, ends):
     total = 0
     for i in range(begins.size):
@@ -160,7 +199,7 @@ def _shingles(hashes, begins, ends):
     at = 0
     for i in range(begins.size):
         for j in range(begins[i], ends[i] - 2):
-            out[at] = finish(hashes[j] * np.uint64(3) + hashes[j + 1] * np.uint64(5) + hashes[j + 2] * np.uint64(7))
+            out[at] = _shingle(hashes, j)
             at += 1
         offsets[i + 1] = at
     return out, offsets
@@ -175,68 +214,134 @@ def _band_key(sketches, row, band):
 
 
 @compiled
-def _alike(one, row, other, other_row):
+def _is_edited(later, earlier, gram_tokens):
+    """Whether the words of a text are those of another but for changes here and there.
+
+    Args:
+        later, earlier: token hashes.
+        gram_tokens: k.
+    """
+    size = 64
+    while size < 16 * earlier.size:
+        size *= 2
+    held = np.zeros(size >> 3, dtype=np.uint8)  # a bit for each shingle of the earlier one, by hash
+    for i in range(earlier.size - 2):
+        bit = np.intp(_shingle(earlier, i) & np.uint64(size - 1))
+        held[bit >> 3] |= np.uint8(1 << (bit & 7))
+    count = later.size - 2
+    same = np.zeros(max(0, count), dtype=np.uint8)
+    for i in range(count):
+        bit = np.intp(_shingle(later, i) & np.uint64(size - 1))
+        same[i] = held[bit >> 3] >> (bit & 7) & 1
+    # A shingle is evidence unless it lies k or more words inside a stretch of k equal words.
+    evidence = agreeing = begin = 0
+    while begin < count:
+        if not same[begin]:
+            evidence += 1
+            begin += 1
+            continue
+        end = begin
+        while end < count and same[end]:
+            end += 1
+        near = end - begin
+        if near + 2 >= gram_tokens:  # only what is near its ends
+            near = min(near, (begin > 0) * (gram_tokens - 2) + (end < count) * (gram_tokens - 2))
+        evidence += near
+        agreeing += near
+        begin = end
+    return 100 * agreeing >= EVIDENCE_PERCENT_MIN * evidence
+
+
+@compiled
+def _sameness(one, row, other, other_row):
+    """How many words of two sketches are equal."""
     same = 0
     for i in range(SKETCH_WORDS):
         same += one[row, i] == other[other_row, i]
-    return same >= SAME_WORDS_MIN
+    return same
 
 
 @compiled
 def _fill_bands(sketches, rows, keys, holders):
-    """Enter the bands of all rows, each for its first holder; returns (earliest alike, row) of those that have one."""
+    """Enter the bands of all rows; returns (earlier row, row) for the most similar ones among those alike."""
     mask = np.uint64(keys.size - 1)
-    pairs = []
-    tried = np.empty(BANDS, dtype=np.int64)
+    pairs = np.empty((1024, 2), dtype=np.int64)
+    count = 0
+    tried = np.empty(_TRIED_MAX, dtype=np.int64)
+    best = np.empty((_ALIKE_MAX, 2), dtype=np.int64)  # equal words, row
     for n in range(rows.size):
-        tries, earliest = 0, np.int64(-1)
+        tries = kept = 0
         for band in range(BANDS):
             key = _band_key(sketches, rows[n], band)
-            slot = key & mask
-            while keys[slot] != np.uint64(0) and keys[slot] != key:
+            slot, seen = key & mask, 0
+            while keys[slot] != np.uint64(0):
+                if keys[slot] == key:
+                    seen += 1
+                    earlier = np.int64(holders[slot])
+                    if earlier != n and not _among(tried, tries, earlier):
+                        tried[tries] = earlier
+                        tries += 1
+                        kept = _keep(best, kept, _sameness(sketches, rows[earlier], sketches, rows[n]), earlier)
+                    if seen == _HOLDERS_MAX:
+                        break
                 slot = (slot + np.uint64(1)) & mask
-            if keys[slot] == np.uint64(0):
+            if seen < _HOLDERS_MAX:
                 keys[slot], holders[slot] = key, n
-                continue
-            earlier = np.int64(holders[slot])
-            if earlier != n and not _among(tried, tries, earlier):
-                tried[tries] = earlier
-                tries += 1
-                if (earliest < 0 or earlier < earliest) and _alike(sketches, rows[earlier], sketches, rows[n]):
-                    earliest = earlier
-        if earliest >= 0:
-            pairs.append((earliest, np.int64(n)))
-    out = np.empty((len(pairs), 2), dtype=np.int64)
-    for i in range(len(pairs)):
-        out[i, 0], out[i, 1] = pairs[i]
-    return out
+        if count + kept > pairs.shape[0]:
+            grown = np.empty((2 * pairs.shape[0], 2), dtype=np.int64)
+            grown[:count] = pairs[:count]
+            pairs = grown
+        for i in range(kept):
+            pairs[count, 0], pairs[count, 1] = best[i, 1], n
+            count += 1
+    return pairs[:count].copy()
+
+
+@compiled
+def _keep(best, kept, same, row):
+    """Keep a row among the most similar ones, earlier ones first among equals."""
+    if same < SAME_WORDS_MIN:
+        return kept
+    at = kept
+    while at > 0 and (best[at - 1, 0] < same or (best[at - 1, 0] == same and best[at - 1, 1] > row)):
+        if at < best.shape[0]:
+            best[at] = best[at - 1]
+        at -= 1
+    if at < best.shape[0]:
+        best[at, 0], best[at, 1] = same, row
+    return min(kept + 1, best.shape[0])
 
 
 @compiled
 def _meet(sketches, rows, new_sketches, new_rows, keys, holders):
-    """(row, new row) pairs that share a band and are alike."""
+    """(row, new row) for the new rows most similar to each row among those alike."""
     mask = np.uint64(keys.size - 1)
-    pairs = []
-    tried = np.empty(BANDS, dtype=np.int64)
+    pairs = np.empty((1024, 2), dtype=np.int64)
+    count = 0
+    tried = np.empty(_TRIED_MAX, dtype=np.int64)
+    best = np.empty((_ALIKE_MAX, 2), dtype=np.int64)
     for n in range(rows.size):
-        tries = 0
+        tries = kept = 0
         for band in range(BANDS):
             key = _band_key(sketches, rows[n], band)
-            slot = key & mask
-            while keys[slot] != np.uint64(0) and keys[slot] != key:
+            slot, seen = key & mask, 0
+            while keys[slot] != np.uint64(0) and seen < _HOLDERS_MAX:
+                if keys[slot] == key:
+                    seen += 1
+                    holder = np.int64(holders[slot])
+                    if not _among(tried, tries, holder):
+                        tried[tries] = holder
+                        tries += 1
+                        kept = _keep(best, kept, _sameness(sketches, rows[n], new_sketches, new_rows[holder]), holder)
                 slot = (slot + np.uint64(1)) & mask
-            if keys[slot] == np.uint64(0):
-                continue
-            holder = np.int64(holders[slot])
-            if not _among(tried, tries, holder):
-                tried[tries] = holder
-                tries += 1
-                if _alike(sketches, rows[n], new_sketches, new_rows[holder]):
-                    pairs.append((np.int64(n), holder))
-    out = np.empty((len(pairs), 2), dtype=np.int64)
-    for i in range(len(pairs)):
-        out[i, 0], out[i, 1] = pairs[i]
-    return out
+        if count + kept > pairs.shape[0]:
+            grown = np.empty((2 * pairs.shape[0], 2), dtype=np.int64)
+            grown[:count] = pairs[:count]
+            pairs = grown
+        for i in range(kept):
+            pairs[count, 0], pairs[count, 1] = n, best[i, 1]
+            count += 1
+    return pairs[:count].copy()
 
 
 @compiled

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,12 @@ from headwater.attribution.spans.segment import (
 from headwater.attribution.spans.suffix_array import SYMBOLS_MAX, suffix_array
 from headwater.attribution.spans.tokens import fold_arrays, scan
 from headwater.attribution.spans.values import Document
-from headwater.attribution.spans.vocabulary import Vocabulary, hashes_by_id
+from headwater.attribution.spans.vocabulary import Vocabulary, hashes_by_id, intern
 from headwater.core.errors import InvalidError
 
-_CHUNK_TOKENS = 1 << 16
-_SKETCH_BATCH_TOKENS = 1 << 20
+_CHUNK_TOKENS = 1 << 13  # what is known of them while they are read stays in the nearest cache
+_BLOCK_TOKENS = 1 << 22
+_SKETCH_BATCH_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,15 @@ class _Row:
     sketch: NDArray[np.uint32] | None
 
 
+@dataclass(slots=True)
+class _Block:
+    """A stretch of tokens: ids, distances, and how many there are."""
+
+    ids: NDArray[np.int32]
+    deltas: NDArray[np.uint8]
+    used: int = 0
+
+
 class Draft:
     """Documents on their way into one segment."""
 
@@ -60,51 +71,62 @@ class Draft:
         self._vocabulary = Vocabulary()
         self._rows: list[_Row] = []
         self._starts = [0]
-        # Buffers grow in place: large blocks are moved by the memory manager, not copied.
-        self._ids: NDArray[np.int32] = np.empty(_CHUNK_TOKENS, dtype=np.int32)
-        self._deltas: NDArray[np.uint8] = np.empty(_CHUNK_TOKENS, dtype=np.uint8)
+        self._blocks: list[_Block] = []
+        self._room = 0  # tokens that still fit the last block
         self._long_at: list[NDArray[np.int64]] = []
         self._long_delta: list[NDArray[np.int64]] = []
         self._unsketched: list[NDArray[np.uint64]] = []
         self._unsketched_rows: list[int] = []
         self._unsketched_tokens = 0
-        self._sketches: dict[int, NDArray[np.uint32]] = {}
         room = _CHUNK_TOKENS + 32
         self._scratch = np.empty(room, np.uint64), np.empty(room, np.uint32), np.empty(room, np.uint32)
+        self._fold = fold_arrays()
 
     @property
     def documents(self) -> int:
         """Documents so far."""
         return len(self._rows)
 
-    def add(self, document: Document) -> None:
-        """Take in a document.
+    def add(self, document: Document) -> bytes:
+        """Take in a document; returns the SHA-256 of its text.
 
         Raises:
             InvalidError: the segment would outgrow what a suffix array can number.
         """
         raw = document.raw
         text = np.frombuffer(raw, dtype=np.uint8)
-        hashes, starts, ends = self._scratch
-        at, before, words = 0, 0, 0
-        kept: list[NDArray[np.uint64]] = []
-        while at < text.size:
-            count, at = scan(text, at, hashes, starts, ends, *fold_arrays())
-            self._make_room(count + 1)
-            self._vocabulary.intern(hashes[:count], self._ids[self.tokens : self.tokens + count])
-            before = self._measure(starts[:count], before)
+        vocabulary, words, at, before = self._vocabulary, 0, 0, 0
+        while True:
+            hashes, starts, ends = self._scratch
+            wanted = min(_CHUNK_TOKENS, text.size - at) + 32
+            ids, deltas = self._make_room(wanted + 1)
+            vocabulary.make_room(wanted)
+            last = before
+            count, at, vocabulary.size, before, long = _read(
+                text, at, before, hashes[:wanted], starts, ends, *self._fold, vocabulary.rows, vocabulary.size,
+                ids, deltas,
+            )  # fmt: skip
+            if long:
+                self._note_long(deltas[:count], starts[:count], last)
+            self._use(count)
             words += count
-            kept.append(hashes[:count].copy())
-        self._make_room(1)
-        self._ids[self.tokens] = 0
-        self._measure(np.array([len(raw)], dtype=np.uint32), before)
+            self._unsketched.append(hashes[:count].copy())
+            if at >= text.size:
+                break
+        ids, deltas = self._make_room(1)
+        ids[0] = 0
+        step = len(raw) - before
+        deltas[0] = min(step, DELTA_LONG)
+        if step >= DELTA_LONG:
+            self._long_at.append(np.array([self.tokens], dtype=np.int64))
+            self._long_delta.append(np.array([step], dtype=np.int64))
+        self._use(1)
         if self.tokens > SYMBOLS_MAX:
             raise InvalidError(
                 f"document {document.id!r} takes the segment to {self.tokens} tokens (max {SYMBOLS_MAX})",
                 code="segment_too_large",
                 fix="register it in parts",
             )
-        self._unsketched.extend(kept)
         self._unsketched_rows.append(words)
         self._unsketched_tokens += words
         digest = hashlib.sha256(raw).digest()
@@ -113,6 +135,7 @@ class Draft:
         self.size_bytes += len(raw)
         if self._unsketched_tokens >= _SKETCH_BATCH_TOKENS:
             self._sketch()
+        return digest
 
     def add_segment(self, segment: Segment) -> None:
         """Take in the documents of a segment that were not removed."""
@@ -125,12 +148,9 @@ class Draft:
         long_at, long_delta = np.asarray(arrays["long_at"]), np.asarray(arrays["long_delta"])
         for begin, end in _runs(segment):
             first, last = int(starts[begin]), int(starts[end])
-            self._make_room(last - first)
-            remap.take(
-                np.asarray(arrays["tokens"][first:last], dtype=np.int32),
-                out=self._ids[self.tokens : self.tokens + last - first],
-            )
-            self._deltas[self.tokens : self.tokens + last - first] = arrays["deltas"][first:last]
+            ids, deltas = self._make_room(last - first)
+            remap.take(np.asarray(arrays["tokens"][first:last], dtype=np.int32), out=ids[: last - first])
+            deltas[: last - first] = arrays["deltas"][first:last]
             low, high = np.searchsorted(long_at, [first, last])
             self._long_at.append(np.asarray(long_at[low:high] - first + self.tokens, dtype=np.int64))
             self._long_delta.append(np.array(long_delta[low:high], dtype=np.int64))
@@ -148,7 +168,7 @@ class Draft:
                 )
                 self._starts.append(self.tokens + int(starts[document + 1]) - first)
                 self.size_bytes += size
-            self.tokens += last - first
+            self._use(last - first)
             if self.tokens > SYMBOLS_MAX:
                 raise InvalidError(
                     f"merging gives {self.tokens} tokens (max {SYMBOLS_MAX})",
@@ -165,31 +185,25 @@ class Draft:
         lengths = np.diff(starts)[rank] if rank else np.zeros(0, np.int64)
         document_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         moved = np.array(rank, dtype=np.int64)
-        self._ids.resize(self.tokens + PADDING, refcheck=False)
-        self._deltas.resize(self.tokens, refcheck=False)
-        self._ids[self.tokens :] = 0
-        tokens, deltas = self._ids, self._deltas
+        tokens, deltas = self._flat()
         if not np.array_equal(moved, np.arange(moved.size)):
-            tokens, deltas = np.zeros_like(self._ids), np.empty_like(self._deltas)
-            _gather(self._ids, starts, moved, document_starts, tokens)
-            _gather(self._deltas, starts, moved, document_starts, deltas)
+            tokens = _moved(tokens, starts, moved, document_starts)
+            deltas = _moved(deltas, starts, moved, document_starts)
         long_at, long_delta = self._long(starts, moved, document_starts)
-        self._ids, self._deltas = np.empty(0, np.int32), np.empty(0, np.uint8)
         anchors = np.empty(-(-self.tokens // ANCHOR_TOKENS), dtype=np.int64)
         _anchor(deltas, long_delta, anchors)
         order = suffix_array(tokens[: self.tokens], self._vocabulary.size + 1)
-        table, repeats = gram_table(tokens, order, document_starts.astype(np.int32), self.gram_tokens)
-        fences = np.empty(2 * -(-self.tokens // FENCE_PLACES), dtype=np.uint64)
-        _fence(tokens, order, fences)
         symbols = np.zeros(self._vocabulary.size + 2, dtype=np.int32)
         _count_symbols(tokens, self.tokens, symbols)
+        table, states = gram_table(tokens, order, symbols, self.gram_tokens)
+        fences = np.empty(2 * -(-self.tokens // FENCE_PLACES), dtype=np.uint64)
+        _fence(tokens, order, fences)
+        stairs = np.ascontiguousarray(fences.reshape(-1, 2)[::FENCE_PLACES]).reshape(-1)
         arrays: dict[str, NDArray[np.generic]] = {
             "tokens": tokens,
             "order": order,
-            "bucket_starts": table.bucket_starts,
-            "fingerprints": table.fingerprints,
-            "entries": table.entries,
-            "groups": table.groups.reshape(-1),
+            "lines": table.lines,
+            "frequent": table.frequent,
             "vocabulary": self._vocabulary.rows,
             "deltas": deltas,
             "anchors": anchors,
@@ -198,27 +212,45 @@ class Draft:
             "document_starts": document_starts.astype(np.int32),
             "symbol_starts": symbols,
             "fences": fences,
+            "stairs": stairs,
         }
         arrays.update(_document_arrays(rows))
         held = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}
-        return Segment(held, repeats=repeats)
+        return Segment(held, states=states)
 
-    def _make_room(self, tokens: int) -> None:
-        if self.tokens + tokens + PADDING > self._ids.size:
-            size = self._ids.size + self._ids.size // 4 + tokens + PADDING
-            self._ids.resize(size, refcheck=False)
-            self._deltas.resize(size, refcheck=False)
+    def _make_room(self, tokens: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Where the next tokens and their distances go, at least so many."""
+        if tokens > self._room:
+            self._room = max(tokens, _BLOCK_TOKENS if self._blocks else _CHUNK_TOKENS)
+            self._blocks.append(_Block(np.empty(self._room, np.int32), np.empty(self._room, np.uint8)))
+        block = self._blocks[-1]
+        return block.ids[block.used :], block.deltas[block.used :]
 
-    def _measure(self, starts: NDArray[np.uint32], before: int) -> int:
-        """Note how far each token is from the one before; returns where the last begins."""
-        long = _distances(starts, before, self._deltas[self.tokens : self.tokens + starts.size])
-        if long:
-            steps = np.diff(starts.astype(np.int64), prepend=np.int64(before)).astype(np.int64)
-            at = np.flatnonzero(steps >= DELTA_LONG)
-            self._long_at.append(at + self.tokens)
-            self._long_delta.append(steps[at])
-        self.tokens += starts.size
-        return int(starts[-1]) if starts.size else before
+    def _use(self, tokens: int) -> None:
+        """Count tokens that were written where `_make_room` said."""
+        self._blocks[-1].used += tokens
+        self._room -= tokens
+        self.tokens += tokens
+
+    def _flat(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """All tokens, padded, and their distances, in order of arrival; the blocks are used up."""
+        ids = np.empty(self.tokens + PADDING, dtype=np.int32)
+        deltas = np.empty(self.tokens, dtype=np.uint8)
+        at = 0
+        for block in self._blocks:
+            ids[at : at + block.used] = block.ids[: block.used]
+            deltas[at : at + block.used] = block.deltas[: block.used]
+            at += block.used
+        ids[at:] = 0
+        self._blocks = []
+        return ids, deltas
+
+    def _note_long(self, deltas: NDArray[np.uint8], starts: NDArray[np.uint32], last: int) -> None:
+        """List distances that do not fit a byte: `starts` are of the next tokens, `last` of the one before."""
+        at = np.flatnonzero(deltas == DELTA_LONG)
+        before = np.where(at > 0, starts[at - 1], last).astype(np.int64)
+        self._long_at.append(at + self.tokens)
+        self._long_delta.append(starts[at].astype(np.int64) - before)
 
     def _long(
         self, starts: NDArray[np.int64], moved: NDArray[np.int64], document_starts: NDArray[np.int64]
@@ -284,13 +316,47 @@ def _document_arrays(rows: list[_Row]) -> dict[str, NDArray[np.generic]]:
     }
 
 
+def _moved(
+    source: NDArray[Any], starts: NDArray[np.int64], moved: NDArray[np.int64], new_starts: NDArray[np.int64]
+) -> NDArray[Any]:
+    """The documents of `source` in their new order, and what is behind them as it is."""
+    out = np.empty_like(source)
+    _gather(source, starts, moved, new_starts, out)
+    out[new_starts[-1] :] = source[new_starts[-1] :]
+    return out
+
+
 @compiled
 def _gather(source, starts, moved, new_starts, out):
-    """Lay the documents of `source` out in their new order."""
     for i in range(moved.size):
         begin = starts[moved[i]]
         for j in range(new_starts[i + 1] - new_starts[i]):
             out[new_starts[i] + j] = source[begin + j]
+
+
+@compiled
+def _read(text, at, before, hashes, starts, ends, pages, entries, sequences, rows, size, ids, deltas):
+    """Tokenise from a byte on, number the words and measure the distances between them.
+
+    Args:
+        before: where the token before begins.
+        hashes: as many as there is room for; `starts` and `ends` have no less.
+        rows, size: the vocabulary, with room for as many words.
+
+    Returns:
+        (tokens, next byte, size of the vocabulary, where the last token begins, distances that did not fit).
+    """
+    count, at = scan(text, at, hashes, starts, ends, pages, entries, sequences)
+    _, size = intern(hashes[:count], ids, 0, rows, size)
+    long = 0
+    for i in range(count):
+        step = np.int64(starts[i]) - before
+        before = np.int64(starts[i])
+        if step >= DELTA_LONG:
+            long += 1
+            step = DELTA_LONG
+        deltas[i] = step
+    return count, at, size, before, long
 
 
 @compiled
@@ -308,20 +374,6 @@ def _anchor(deltas, long_delta, anchors):
 
 
 @compiled
-def _distances(starts, before, deltas):
-    """Write the bytes between neighbouring tokens; returns how many did not fit."""
-    long = 0
-    for i in range(starts.size):
-        step = np.int64(starts[i]) - before
-        before = np.int64(starts[i])
-        if step >= DELTA_LONG:
-            long += 1
-            step = DELTA_LONG
-        deltas[i] = step
-    return long
-
-
-@compiled
 def _count_symbols(tokens, size, starts):
     """First place of each symbol in the suffix array, and the end."""
     for i in range(size):
@@ -332,7 +384,7 @@ def _count_symbols(tokens, size, starts):
 
 @compiled
 def _fence(tokens, order, fences):
-    """Write the first four tokens of every 48th suffix as two words that compare as the tokens do."""
+    """Write the first four tokens of every 32nd suffix as two words that compare as the tokens do."""
     for i in range(fences.size >> 1):
         if i + 16 < fences.size >> 1:
             prefetch(tokens, np.intp(order[(i + 16) * FENCE_PLACES]))

@@ -15,31 +15,38 @@ from __future__ import annotations
 import numpy as np
 from numba.np.numpy_support import carray
 
-from headwater.attribution.spans.grams import bucket_of, gram_hash
+from headwater.attribution.spans.grams import (
+    LINE_POSITIONS,
+    LINE_WORDS,
+    first_slot,
+    gram_hash,
+    line_of,
+    next_slot,
+    occurrences_at,
+    place_of,
+)
 from headwater.attribution.spans.memory import compiled, i32_at, i64_at, prefetch, u8_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
-    ROW_BUCKET_STARTS,
-    ROW_BUCKETS,
     ROW_DEAD,
-    ROW_DISTINCT,
     ROW_DOCUMENT_STARTS,
     ROW_DOCUMENTS,
-    ROW_ENTRIES,
-    ROW_FINGERPRINTS,
-    ROW_GROUP_COUNT,
-    ROW_GROUPS,
+    ROW_FREQUENT,
+    ROW_FREQUENT_COUNT,
     ROW_ID_BYTES,
     ROW_ID_STARTS,
+    ROW_LINE_COUNT,
+    ROW_LINES,
     ROW_ORDER,
     ROW_REGISTERED,
     ROW_SIZE,
+    ROW_SYMBOL_STARTS,
+    ROW_SYMBOLS,
     ROW_TOKENS,
     ROW_VOCABULARY,
     ROW_VOCABULARY_SIZE,
 )
 
 _BLOCK = 256
-_GROUP_BIT = 1 << 31
 
 
 @compiled
@@ -107,18 +114,18 @@ def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, fo
     """
     row = rows[segment]
     token_ids(hashes, count, row, ids)
-    if row[ROW_DISTINCT] == 0:
+    lines = row[ROW_LINE_COUNT]
+    if lines == 0:
         return
     documents, size = row[ROW_DOCUMENTS], row[ROW_SIZE]
     tokens = carray(i32_at(row[ROW_TOKENS]), size)
-    starts = carray(u32_at(row[ROW_BUCKET_STARTS]), row[ROW_BUCKETS] + 1)
-    prints = carray(u8_at(row[ROW_FINGERPRINTS]), row[ROW_DISTINCT])
-    entries = carray(u32_at(row[ROW_ENTRIES]), row[ROW_DISTINCT])
-    groups = carray(u32_at(row[ROW_GROUPS]), 3 * row[ROW_GROUP_COUNT])
+    words = carray(u32_at(row[ROW_LINES]), LINE_WORDS * lines)
+    pairs = carray(u64_at(row[ROW_LINES]), 8 * lines)
+    whole = carray(u8_at(row[ROW_LINES]), 64 * lines)
+    frequent = carray(u32_at(row[ROW_FREQUENT]), 2 * row[ROW_FREQUENT_COUNT])
     document_starts = carray(i32_at(row[ROW_DOCUMENT_STARTS]), documents + 1)
-    place = np.empty(_BLOCK, dtype=np.int64)
-    hashed = np.empty(_BLOCK, dtype=np.uint64)
-    low, high = np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.int64)
+    place, hashed = np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.uint64)
+    line, slot = np.empty(_BLOCK, dtype=np.int64), np.empty(_BLOCK, dtype=np.int64)
     document = np.int64(0)
     unknown = -1  # last token that this segment does not hold
     seen = 0
@@ -133,80 +140,72 @@ def find_grams(hashes, count, rows, segment, gram_tokens, weights, ids, best, fo
             if unknown < i:
                 place[kept] = i
                 hashed[kept] = gram_hash(ids, i, gram_tokens, weights)
-                low[kept] = bucket_of(hashed[kept], row[ROW_BUCKETS])
-                prefetch(starts, low[kept])
+                line[kept] = line_of(hashed[kept], lines)
+                prefetch(words, line[kept] * LINE_WORDS)
                 kept += 1
-        for c in range(kept):
-            bucket = low[c]
-            low[c], high[c] = starts[bucket], starts[bucket + 1]
-            if low[c] < high[c]:
-                prefetch(prints, low[c])
         hits = 0
         for c in range(kept):
-            wanted = np.uint8(hashed[c] & np.uint64(255))
-            at = low[c]
-            while at < high[c] and prints[at] != wanted:
-                at += 1
-            if at < high[c]:
-                prefetch(entries, at)
-                place[hits], hashed[hits], low[hits], high[hits] = place[c], hashed[c], at, high[c]
+            at, here = first_slot(pairs, line[c], hashed[c] & np.uint64(255))
+            if at >= 0:
+                position = np.intp(words[LINE_WORDS * at + LINE_POSITIONS + here])
+                prefetch(tokens, position)
+                prefetch(tokens, position + gram_tokens - 1)  # often another cache line
+                place[hits], hashed[hits], line[hits], slot[hits] = place[c], hashed[c], at, here
                 hits += 1
         for c in range(hits):
-            entry = np.int64(entries[low[c]])
-            if entry & _GROUP_BIT:
-                prefetch(groups, 3 * (entry ^ _GROUP_BIT))
-            else:
-                prefetch(tokens, entry)
-                prefetch(tokens, entry + gram_tokens - 1)  # often another cache line
-        for c in range(hits):
-            entry = np.int64(entries[low[c]])
-            if entry & _GROUP_BIT:
-                first = np.intp(groups[3 * (entry ^ _GROUP_BIT) + 2])
-                prefetch(tokens, first)
-                prefetch(tokens, first + gram_tokens - 1)
-        for c in range(hits):
-            i = place[c]
-            wanted = np.uint8(hashed[c] & np.uint64(255))
-            for at in range(low[c], high[c]):
-                if prints[at] != wanted:
+            i, at, here = place[c], line[c], slot[c]
+            print_ = np.uint8(hashed[c] & np.uint64(255))
+            while at >= 0:
+                first = np.int64(words[LINE_WORDS * at + LINE_POSITIONS + here])
+                if _same(tokens, first, ids, i, gram_tokens):
+                    break
+                at, here = next_slot(whole, at, here + 1, print_)
+            if at < 0:
+                continue
+            occurrences = occurrences_at(words, frequent, at, here)
+            if row[ROW_DEAD] != 0:
+                first, occurrences = _living(row, document_starts, first, occurrences, gram_tokens)
+                if occurrences == 0:
                     continue
-                entry = np.int64(entries[at])
-                occurrences, first, group = np.int64(1), np.int64(entry), np.int64(-1)
-                if entry & _GROUP_BIT:
-                    group = entry ^ _GROUP_BIT
-                    occurrences, first = np.int64(groups[3 * group + 1]), np.int64(groups[3 * group + 2])
-                same = True
-                for j in range(gram_tokens):
-                    if tokens[first + j] != ids[i + j]:
-                        same = False
-                        break
-                if not same:
-                    continue
-                if row[ROW_DEAD] != 0:
-                    first, occurrences = _living(row, document_starts, groups, group, first)
-                    if occurrences == 0:
-                        break
-                if not document_starts[document] <= first < document_starts[document + 1]:
-                    document = document_of(document_starts, documents, first)
-                if found[i] == 0 or precedes(rows, segment, document, best[i, 0], best[i, 1]):
-                    best[i, 0], best[i, 1], best[i, 2] = segment, document, first
-                found[i] += occurrences
-                break
+            if not document_starts[document] <= first < document_starts[document + 1]:
+                document = document_of(document_starts, documents, first)
+            if found[i] == 0 or precedes(rows, segment, document, best[i, 0], best[i, 1]):
+                best[i, 0], best[i, 1], best[i, 2] = segment, document, first
+            found[i] += occurrences
 
 
 @compiled
-def _living(row, document_starts, groups, group, first):
+def _same(tokens, position, ids, at, gram_tokens):
+    """Whether a segment's k tokens from a position are those of a text."""
+    bits = np.int32(0)
+    for j in range(gram_tokens):
+        bits |= tokens[position + j] ^ ids[at + j]
+    return bits == 0
+
+
+@compiled
+def _living(row, document_starts, first, occurrences, gram_tokens):
     """First position and number of occurrences of a k-gram in documents that were not removed."""
     dead = carray(u8_at(row[ROW_DEAD]), row[ROW_DOCUMENTS])
-    if group < 0:
+    if occurrences == 1:
         return first, np.int64(1 - dead[document_of(document_starts, row[ROW_DOCUMENTS], first)])
     order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
-    begin = np.int64(groups[3 * group])
-    earliest, occurrences = np.int64(-1), np.int64(0)
-    for rank in range(begin, begin + np.int64(groups[3 * group + 1])):
+    begin = gram_place(row, first, gram_tokens)
+    earliest, living = np.int64(-1), np.int64(0)
+    for rank in range(begin, begin + occurrences):
         position = np.int64(order[rank])
         if not dead[document_of(document_starts, row[ROW_DOCUMENTS], position)]:
-            occurrences += 1
+            living += 1
             if earliest < 0 or position < earliest:
                 earliest = position
-    return earliest, occurrences
+    return earliest, living
+
+
+@compiled
+def gram_place(row, position, gram_tokens):
+    """First place in the suffix array of the k-gram that stands at a position."""
+    tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
+    order = carray(i32_at(row[ROW_ORDER]), row[ROW_SIZE])
+    symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
+    low, high = np.int64(symbols[tokens[position]]), np.int64(symbols[tokens[position] + 1])
+    return place_of(tokens, order, low, high, position, gram_tokens)

@@ -13,6 +13,7 @@ snapshot and is never blocked.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -345,13 +346,12 @@ class SpanIndex:
             self._publish()
             ingest = Ingest(self._settings)
             draft, fresh = self._draft(), dict[str, Document | None]()
-            digests = dict[str, tuple[str | None, int, str]]()
+            digests = dict[str, tuple[str | None, int, bytes]]()
             for document in documents:
                 if self._is_known(document, digests):
                     ingest.skipped += 1
                     continue
-                draft.add(document)
-                digests[document.id] = document.owner, document.registered_at, digest(document.raw)
+                digests[document.id] = document.owner, document.registered_at, draft.add(document)
                 # Texts are kept only while they may still go to the journal.
                 if draft.tokens <= TAIL_TOKENS_MAX:
                     fresh[document.id] = document
@@ -427,16 +427,16 @@ class SpanIndex:
             )
         return held
 
-    def _is_known(self, document: Document, fresh: dict[str, tuple[str | None, int, str]]) -> bool:
+    def _is_known(self, document: Document, fresh: dict[str, tuple[str | None, int, bytes]]) -> bool:
         held = self.snapshot.find(document.id)
         if held is not None:
             segment, number = held
-            known = segment.owner(number), segment.registered_at(number), "sha256:" + segment.digest(number).hex()
+            known = segment.owner(number), segment.registered_at(number), segment.digest(number)
         elif document.id in fresh:
             known = fresh[document.id]
         else:
             return False
-        if known != (document.owner, document.registered_at, digest(document.raw)):
+        if known != (document.owner, document.registered_at, hashlib.sha256(document.raw).digest()):
             raise ConflictError(
                 f"document {document.id!r} is registered with another text, owner or time",
                 code="document_conflict",
@@ -466,6 +466,7 @@ class SpanIndex:
     ) -> list[tuple[str, str]]:
         """Report what new documents own and copy; returns the changes to clusters."""
         owning = ingest.take(new, numbers, others)
-        changes, joined = join_clusters(new, owning, others, self._shelf.clusters)
+        gram_tokens = self._settings.gram_tokens
+        changes, joined = join_clusters(new, owning, others, self._shelf.clusters, gram_tokens=gram_tokens)
         ingest.clusters.extend(joined)
         return changes

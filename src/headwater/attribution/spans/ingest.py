@@ -9,10 +9,13 @@ that an older registration now turns out to have held first change hands. Knows 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba.np.numpy_support import carray
 
 from headwater.attribution.spans.finding import precedes
+from headwater.attribution.spans.grams import AGAIN, COPIED, state_of
 from headwater.attribution.spans.memory import compiled, i32_at
 from headwater.attribution.spans.segment import ROW_DOCUMENT_STARTS, ROW_DOCUMENTS, ROW_SIZE, ROW_TOKENS, Segment
 from headwater.attribution.spans.snapshot import Settings, Snapshot
@@ -52,8 +55,8 @@ class Ingest:
             gone[wanted] = 1
             before.append(new.without(gone))
         old = Snapshot(before, self._settings, clusters={}, registered="")
-        assert new.repeats is not None, "only a segment just built has new documents"
-        words, taken = ownership(view.rows, old.rows, self._settings.row, len(others), wanted, hashes, *new.repeats)
+        assert new.states is not None, "only a segment just built has new documents"
+        words, taken = ownership(view.rows, old.rows, self._settings.row, len(others), wanted, hashes, new.states)
         starts = np.asarray(new.arrays["document_starts"], dtype=np.int64)
         self._documents += len(numbers)
         self._tokens += int((starts[wanted + 1] - starts[wanted] - 1).sum())
@@ -79,7 +82,7 @@ class Ingest:
 
 
 @compiled
-def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, again, copied):
+def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, states):
     """Words of some documents of one segment, and k-grams they take from documents that were there before.
 
     Args:
@@ -88,7 +91,7 @@ def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, again, c
         segment: the one that holds the documents.
         numbers: (n,) which documents.
         hashes_by_id: token hash of each id of the segment.
-        again, copied: what repeats inside the segment, as `Repeats` says.
+        states: what repeats inside the segment, as `gram_table` says.
 
     Returns:
         (n, 2) int64 own words and others' words; (m, 4) int64 document, segment and document it takes
@@ -101,26 +104,29 @@ def ownership(rows, old_rows, settings, segment, numbers, hashes_by_id, again, c
     words = np.zeros((numbers.size, 2), dtype=np.int64)
     taken = np.empty((64, 4), dtype=np.int64)
     lines = 0
-    nobody = np.empty((0, 3), dtype=np.int64)
+    longest: Any = 0
+    for n in range(numbers.size):
+        longest = max(longest, np.int64(starts[numbers[n] + 1] - starts[numbers[n]] - 1))
+    room = np.empty(longest, dtype=np.uint64)
+    alone = old_rows.shape[0] == 0
+    before, held = np.empty((0, 3), dtype=np.int64), np.empty(0, dtype=np.int64)
     for n in range(numbers.size):
         document = numbers[n]
         first, count = np.int64(starts[document]), np.int64(starts[document + 1] - starts[document] - 1)
-        hashes = np.empty(count, dtype=np.uint64)
+        hashes = room[:count]
         for i in range(count):
             hashes[i] = hashes_by_id[tokens[first + i]]
-        if old_rows.shape[0]:
+        if not alone:
             before, held = first_holders(hashes, old_rows, settings)
-        else:
-            before, held = nobody, np.zeros(count, dtype=np.int64)
         last_own = last_copied = -gram_tokens  # the last k-gram of its own, and of another's, so far
         for i in range(count):
-            if i + gram_tokens <= count and not is_common(hashes, i, settings):
-                position = first + i
-                other = copied[position >> 3] >> (position & 7) & 1 != 0
-                if held[i] and not other:
+            state = state_of(states, first + i)
+            if state and not is_common(hashes, i, settings):
+                other = state == COPIED
+                if not alone and held[i] and not other:
                     if precedes(rows, before[i, 0], before[i, 1], segment, document):
                         other = True
-                    elif not again[position >> 3] >> (position & 7) & 1:
+                    elif state != AGAIN:
                         lines, taken = _note(taken, lines, document, before[i, 0], before[i, 1])
                 if other:
                     last_copied = i

@@ -23,7 +23,7 @@ from headwater.core.canonical import digest, digest_of
 from headwater.core.errors import InvalidError, MissingError
 
 MANIFEST_FILE = "MANIFEST.json"
-_FORMAT = "headwater-spans-1"
+_FORMAT = "headwater-spans-2"
 _SUM_BYTES = 2048
 
 
@@ -115,7 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         MissingError: there is no index in `folder`.
-        InvalidError: the manifest is damaged.
+        InvalidError: the manifest is damaged, or of another version.
     """
     try:
         whole = (folder / MANIFEST_FILE).read_bytes()
@@ -131,7 +131,11 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("its SHA-256 does not fit")
         value = msgspec.json.decode(raw)
         if value["format"] != _FORMAT:
-            raise ValueError(f"its format is {value['format']!r}")
+            raise InvalidError(
+                f"the index has format {value['format']!r}, this version reads {_FORMAT!r}",
+                code="index_format",
+                fix="build the index again from the registered texts",
+            )
         count, words = value["registered"]
         return Manifest(
             gram_tokens=int(value["gram_tokens"]),

@@ -43,6 +43,19 @@ def _prefetch(_context, array, index):  # noqa: ARG001 - numba reads the paramet
 prefetch: Any = _prefetch
 
 
+@intrinsic
+def _zeros_below(_context, word):  # noqa: ARG001 - numba reads the parameter's name
+    """How many zero bits lie below the lowest one of a uint64, which must not be 0."""
+
+    def codegen(_context, builder, _signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), codegen
+
+
+zeros_below: Any = _zeros_below
+
+
 def _pointer_to(kind: Any) -> Any:
     @intrinsic
     def pointer(_context, address):  # noqa: ARG001 - numba reads the parameter's name

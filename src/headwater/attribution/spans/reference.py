@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.attribution.spans.draft import Draft
-from headwater.attribution.spans.grams import WEIGHTS, gram_hash
+from headwater.attribution.spans.grams import WEIGHTS, gram_hash, groups_of
 from headwater.attribution.spans.memory import compiled
 from headwater.attribution.spans.tokens import tokeniser_digest
 from headwater.attribution.spans.values import Document
@@ -55,6 +55,7 @@ class Reference:
     common: NDArray[np.uint64] = field(
         repr=False
     )  # (rows,) hashes of common k-grams, 0 is empty; no rows if there are none
+    sieve: NDArray[np.uint8] = field(repr=False)  # (rows,) a bit for what may be common: small enough to stay near
 
     def microbits(self, hashed: int) -> int:
         """Surprisal of the word with that hash."""
@@ -104,8 +105,10 @@ def read_reference(raw: bytes) -> Reference:
     word_rows = np.zeros(2 * _rows_for(words), dtype=np.uint64)
     _lay(hashes, microbits, word_rows)
     common_rows = np.zeros(_rows_for(commons) if commons else 0, dtype=np.uint64)
-    _lay_set(common, common_rows)
-    return Reference(digest(raw), raw, int(head["gram_tokens"]), word_rows, int(head["unseen_microbits"]), common_rows)
+    sieve = np.zeros(common_rows.size, dtype=np.uint8)
+    _lay_set(common, common_rows, sieve)
+    unseen = int(head["unseen_microbits"])
+    return Reference(digest(raw), raw, int(head["gram_tokens"]), word_rows, unseen, common_rows, sieve)
 
 
 def build_reference(
@@ -135,11 +138,11 @@ def build_reference(
     words = hashes[kept]
     by_hash = np.argsort(words)
     microbits = [round(MICROBITS * math.log2(mass / (int(counts[i]) + _SMOOTHING))) for i in kept[by_hash]]
-    groups = np.asarray(segment["groups"]).reshape(-1, 3).astype(np.int64)
-    groups = groups[groups[:, 1] >= common_documents_min]
-    spread = _spread(groups, np.asarray(segment["order"]), np.asarray(segment["document_starts"]))
+    tokens, order = np.asarray(segment["tokens"]), np.asarray(segment["order"])
+    groups = groups_of(tokens, order, gram_tokens, max(2, common_documents_min))
+    spread = _spread(groups, order, np.asarray(segment["document_starts"]))
     groups, spread = groups[spread >= common_documents_min], spread[spread >= common_documents_min]
-    common = _gram_hashes(groups[:, 2], np.asarray(segment["tokens"]), hashes, gram_tokens, WEIGHTS)
+    common = _gram_hashes(groups[:, 2], tokens, hashes, gram_tokens, WEIGHTS)
     common = np.sort(common[np.lexsort((common, -spread))[:common_max]])
     head = {
         "common_documents_min": common_documents_min,
@@ -176,13 +179,14 @@ def _lay(hashes, microbits, rows):
 
 
 @compiled
-def _lay_set(hashes, rows):
+def _lay_set(hashes, rows, sieve):
     mask = rows.size - 1
     for i in range(hashes.size):
         slot = np.intp(hashes[i] & np.uint64(mask))
         while rows[slot] != np.uint64(0):
             slot = (slot + 1) & mask
         rows[slot] = hashes[i]
+        sieve[(hashes[i] >> np.uint64(3)) & np.uint64(mask)] |= np.uint8(1 << (hashes[i] & np.uint64(7)))
 
 
 @compiled

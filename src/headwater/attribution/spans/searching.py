@@ -12,31 +12,28 @@ from __future__ import annotations
 import numpy as np
 from numba.np.numpy_support import carray
 
-from headwater.attribution.spans.finding import document_of, token_ids
-from headwater.attribution.spans.grams import bucket_of, gram_hash
+from headwater.attribution.spans.finding import document_of, gram_place, token_ids
+from headwater.attribution.spans.grams import LINE_POSITIONS, LINE_WORDS, gram_hash, line_of, next_slot, occurrences_at
 from headwater.attribution.spans.memory import compiled, i32_at, prefetch, u8_at, u32_at, u64_at
 from headwater.attribution.spans.segment import (
     FENCE_PLACES,
-    ROW_BUCKET_STARTS,
-    ROW_BUCKETS,
     ROW_DEAD,
-    ROW_DISTINCT,
     ROW_DOCUMENT_STARTS,
     ROW_DOCUMENTS,
-    ROW_ENTRIES,
     ROW_FENCES,
-    ROW_FINGERPRINTS,
-    ROW_GROUP_COUNT,
-    ROW_GROUPS,
+    ROW_FREQUENT,
+    ROW_FREQUENT_COUNT,
+    ROW_LINE_COUNT,
+    ROW_LINES,
     ROW_ORDER,
     ROW_SIZE,
+    ROW_STAIRS,
     ROW_SYMBOL_STARTS,
     ROW_SYMBOLS,
     ROW_TOKENS,
 )
 from headwater.attribution.spans.tracing import SETTING_GRAM_TOKENS, SETTING_WEIGHTS, tokens_of
 
-_GROUP_BIT = 1 << 31
 _LOCKED = 64  # phrases searched in lock step
 
 
@@ -88,12 +85,15 @@ def _locate(row, ids, begins, phrases, low, high):
     step, one step of each in turn, so that their reads overlap; from there it is seldom far to the end.
     """
     places = row[ROW_SIZE]
-    fences = carray(u64_at(row[ROW_FENCES]), 2 * ((places + FENCE_PLACES - 1) // FENCE_PLACES))
+    fence_count = (places + FENCE_PLACES - 1) // FENCE_PLACES
+    fences = carray(u64_at(row[ROW_FENCES]), 2 * fence_count)
+    stairs = carray(u64_at(row[ROW_STAIRS]), 2 * ((fence_count + FENCE_PLACES - 1) // FENCE_PLACES))
     symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
     order = carray(i32_at(row[ROW_ORDER]), places)
     tokens = carray(i32_at(row[ROW_TOKENS]), places)
     keys = np.zeros((phrases, 2), dtype=np.uint64)  # the first four tokens of each phrase
     left, right = np.zeros(phrases, dtype=np.int64), np.zeros(phrases, dtype=np.int64)
+    step = FENCE_PLACES * FENCE_PLACES
     for n in range(phrases):
         low[n] = high[n] = 0
         begin, length = begins[n], begins[n + 1] - begins[n]
@@ -104,33 +104,37 @@ def _locate(row, ids, begins, phrases, low, high):
             low[n], high[n] = symbols[ids[begin]], symbols[ids[begin] + 1]
             for i in range(min(4, length)):
                 keys[n, i >> 1] |= np.uint64(ids[begin + i]) << np.uint64(32 - 32 * (i & 1))
-            left[n] = (low[n] + FENCE_PLACES - 1) // FENCE_PLACES
-            right[n] = (high[n] + FENCE_PLACES - 1) // FENCE_PLACES
-    going = True
-    while going:
-        going = False
-        for n in range(phrases):
-            if left[n] >= right[n]:
-                continue
+            # Among stairs, which are few and stay near, then among the fences between two of them.
+            left[n], right[n] = (low[n] + step - 1) // step, (high[n] + step - 1) // step
+            while left[n] < right[n]:
+                middle = (left[n] + right[n]) >> 1
+                one = stairs[2 * middle]
+                if one < keys[n, 0] or (one == keys[n, 0] and stairs[2 * middle + 1] < keys[n, 1]):
+                    left[n] = middle + 1
+                else:
+                    right[n] = middle
+            right[n] = min(left[n] * FENCE_PLACES, (high[n] + FENCE_PLACES - 1) // FENCE_PLACES)
+            left[n] = max((left[n] - 1) * FENCE_PLACES, (low[n] + FENCE_PLACES - 1) // FENCE_PLACES)
+            for fence in range(left[n], right[n], 4):
+                prefetch(fences, np.intp(2 * fence))
+    for n in range(phrases):
+        while left[n] < right[n]:
             middle = (left[n] + right[n]) >> 1
             one = fences[2 * middle]
             if one < keys[n, 0] or (one == keys[n, 0] and fences[2 * middle + 1] < keys[n, 1]):
                 left[n] = middle + 1
             else:
                 right[n] = middle
-            if left[n] < right[n]:
-                prefetch(fences, np.intp(left[n] + right[n]) >> 1 << 1)
-                going = True
     for n in range(phrases):
         if low[n] < high[n]:
-            fence, step = left[n], 0
+            fence, equal = left[n], 0
             if begins[n + 1] - begins[n] > 4:  # among equal fences four tokens do not tell where it begins
-                while (fence + step) * FENCE_PLACES < high[n] and (
-                    fences[2 * (fence + step)] == keys[n, 0] and fences[2 * (fence + step) + 1] == keys[n, 1]
+                while (fence + equal) * FENCE_PLACES < high[n] and (
+                    fences[2 * (fence + equal)] == keys[n, 0] and fences[2 * (fence + equal) + 1] == keys[n, 1]
                 ):
-                    step = 2 * step + 1
+                    equal = 2 * equal + 1
             left[n] = max(low[n], (fence - 1) * FENCE_PLACES)
-            right[n] = min(high[n], (fence + step) * FENCE_PLACES)
+            right[n] = min(high[n], (fence + equal) * FENCE_PLACES)
             prefetch(order, np.intp(min(left[n] + right[n], 2 * places - 1)) >> 1)
     if phrases == 1 and right[0] - left[0] <= FENCE_PLACES:  # nobody to take turns with: ask for all there is
         for rank in range(left[0], right[0], 16):
@@ -278,41 +282,30 @@ def _phrase(row, ids, begin, length, settings):
 
 @compiled
 def _gram_range(row, ids, begin, settings):
-    """Range of the suffix array of the k-gram at `begin`, or an empty one.
-
-    A k-gram that occurs once is found in its token's part by searching, which is as exact and seldom needed.
-    """
-    if row[ROW_DISTINCT] == 0:
+    """Range of the suffix array of the k-gram at `begin`, or an empty one."""
+    lines = row[ROW_LINE_COUNT]
+    if lines == 0:
         return np.int64(0), np.int64(0)
     gram_tokens = settings[SETTING_GRAM_TOKENS]
     weights = carray(u64_at(settings[SETTING_WEIGHTS]), 32)
     tokens = carray(i32_at(row[ROW_TOKENS]), row[ROW_SIZE])
-    starts = carray(u32_at(row[ROW_BUCKET_STARTS]), row[ROW_BUCKETS] + 1)
-    prints = carray(u8_at(row[ROW_FINGERPRINTS]), row[ROW_DISTINCT])
-    entries = carray(u32_at(row[ROW_ENTRIES]), row[ROW_DISTINCT])
-    groups = carray(u32_at(row[ROW_GROUPS]), 3 * row[ROW_GROUP_COUNT])
+    words = carray(u32_at(row[ROW_LINES]), LINE_WORDS * lines)
+    whole = carray(u8_at(row[ROW_LINES]), 64 * lines)
+    frequent = carray(u32_at(row[ROW_FREQUENT]), 2 * row[ROW_FREQUENT_COUNT])
     hashed = gram_hash(ids, begin, gram_tokens, weights)
-    bucket = bucket_of(hashed, row[ROW_BUCKETS])
-    for at in range(np.int64(starts[bucket]), np.int64(starts[bucket + 1])):
-        if prints[at] != np.uint8(hashed & np.uint64(255)):
-            continue
-        entry = np.int64(entries[at])
-        first = entry
-        if entry & _GROUP_BIT:
-            first = np.int64(groups[3 * (entry ^ _GROUP_BIT) + 2])
+    fingerprint = np.uint8(hashed & np.uint64(255))
+    line, slot = next_slot(whole, line_of(hashed, lines), 0, fingerprint)
+    while line >= 0:
+        first = np.int64(words[LINE_WORDS * line + LINE_POSITIONS + slot])
         same = True
         for j in range(gram_tokens):
             if tokens[first + j] != ids[begin + j]:
                 same = False
                 break
         if same:
-            if entry & _GROUP_BIT:
-                low = np.int64(groups[3 * (entry ^ _GROUP_BIT)])
-                return low, low + np.int64(groups[3 * (entry ^ _GROUP_BIT) + 1])
-            symbols = carray(i32_at(row[ROW_SYMBOL_STARTS]), row[ROW_SYMBOLS] + 1)
-            low, high = np.int64(symbols[ids[begin]]), np.int64(symbols[ids[begin] + 1])
-            low = _bound(row, ids, begin, gram_tokens, low, high, 1, False)
-            return low, low + 1
+            low = gram_place(row, first, gram_tokens)
+            return low, low + occurrences_at(words, frequent, line, slot)
+        line, slot = next_slot(whole, line, slot + 1, fingerprint)
     return np.int64(0), np.int64(0)
 
 

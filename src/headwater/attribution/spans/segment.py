@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.attribution.spans.grams import Repeats
+from headwater.attribution.spans.grams import LINE_WORDS
 
 NO_OWNER = -1
 ANCHOR_TOKENS = 64
@@ -23,18 +23,16 @@ ANCHOR_TOKENS = 64
 DELTA_LONG = 255
 """A distance between tokens that does not fit a byte, and is listed apart."""
 
-FENCE_PLACES = 48
-"""Places of the suffix array between two fences."""
+FENCE_PLACES = 32
+"""Places of the suffix array between two fences, and fences between two stairs."""
 
 SKETCH_WORDS = 128
 
 ARRAYS: Mapping[str, str] = {
     "tokens": "<i4",  # (n + padding,)
     "order": "<i4",  # (n,) suffix array
-    "bucket_starts": "<u4",
-    "fingerprints": "|u1",
-    "entries": "<u4",
-    "groups": "<u4",  # (3 * repeated,)
+    "lines": "<u4",  # (16 * lines,) the k-gram table, one cache line after another
+    "frequent": "<u4",  # (2 * rows,) first position and count of k-grams that occur often
     "vocabulary": "<u8",  # (2 * rows,) hash, id
     "deltas": "|u1",  # (n,) bytes from the token before
     "anchors": "<i8",  # (n / 64,) byte offset of every 64th token, all documents laid end to end
@@ -54,19 +52,20 @@ ARRAYS: Mapping[str, str] = {
     "sketch_rows": "<i4",  # (documents,) row of the sketch, or -1
     "sketches": "<u4",  # (128 * rows,)
     "symbol_starts": "<i4",  # (symbols + 2,) first place of each symbol in the suffix array
-    "fences": "<u8",  # (2 * n / 48,) first four tokens of every 48th suffix, in order
+    "fences": "<u8",  # (2 * n / 32,) first four tokens of every 32nd suffix, in order
+    "stairs": "<u8",  # (2 * fences / 32,) every 32nd fence
 }
 """Every array of a segment, with its type on disk; the order is the order in the file."""
 
 (
-    ROW_TOKENS, ROW_SIZE, ROW_ORDER, ROW_BUCKET_STARTS, ROW_BUCKETS, ROW_FINGERPRINTS, ROW_ENTRIES, ROW_GROUPS,
+    ROW_TOKENS, ROW_SIZE, ROW_ORDER, ROW_LINES, ROW_LINE_COUNT, ROW_FREQUENT, ROW_FREQUENT_COUNT,
     ROW_VOCABULARY, ROW_VOCABULARY_SIZE, ROW_DELTAS, ROW_ANCHORS, ROW_LONG_AT, ROW_LONG_DELTA, ROW_LONG_COUNT,
     ROW_DOCUMENT_STARTS, ROW_DOCUMENT_BASES, ROW_DOCUMENTS, ROW_REGISTERED, ROW_ID_STARTS, ROW_ID_BYTES, ROW_DEAD,
-    ROW_SYMBOL_STARTS, ROW_SYMBOLS, ROW_DISTINCT, ROW_GROUP_COUNT, ROW_FENCES,
-) = range(27)  # fmt: skip
+    ROW_SYMBOL_STARTS, ROW_SYMBOLS, ROW_FENCES, ROW_STAIRS,
+) = range(25)  # fmt: skip
 """Places in a segment's row of addresses and sizes."""
 
-ROW_LENGTH = 27
+ROW_LENGTH = 25
 
 
 class Segment:
@@ -77,18 +76,18 @@ class Segment:
         arrays: Mapping[str, NDArray[np.generic]],
         *,
         dead: NDArray[np.uint8] | None = None,
-        repeats: Repeats | None = None,
+        states: NDArray[np.uint8] | None = None,
     ) -> None:
         """Wrap arrays.
 
         Args:
             arrays: one for each name of `ARRAYS`, contiguous.
             dead: (documents,) 1 for each removed document.
-            repeats: what repeats inside the segment; known while it is new.
+            states: what `gram_table` says of the k-gram at each token; known while the segment is new.
         """
         self.arrays = arrays
         self.dead = dead
-        self.repeats = repeats
+        self.states = states
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
         return self.arrays[name]
@@ -150,13 +149,12 @@ class Segment:
         for place, name in _ADDRESSES.items():
             row[place] = self.arrays[name].ctypes.data
         row[ROW_SIZE] = self.tokens
-        row[ROW_BUCKETS] = self.arrays["bucket_starts"].size - 1
+        row[ROW_LINE_COUNT] = self.arrays["lines"].size // LINE_WORDS
+        row[ROW_FREQUENT_COUNT] = self.arrays["frequent"].size // 2
         row[ROW_VOCABULARY_SIZE] = self.arrays["vocabulary"].size // 2
         row[ROW_LONG_COUNT] = self.arrays["long_at"].size
         row[ROW_DOCUMENTS] = self.documents
         row[ROW_SYMBOLS] = self.arrays["symbol_starts"].size - 1
-        row[ROW_DISTINCT] = self.arrays["entries"].size
-        row[ROW_GROUP_COUNT] = self.arrays["groups"].size // 3
         row[ROW_DEAD] = 0 if self.dead is None else self.dead.ctypes.data
         return row
 
@@ -168,10 +166,8 @@ class Segment:
 _ADDRESSES = {
     ROW_TOKENS: "tokens",
     ROW_ORDER: "order",
-    ROW_BUCKET_STARTS: "bucket_starts",
-    ROW_FINGERPRINTS: "fingerprints",
-    ROW_ENTRIES: "entries",
-    ROW_GROUPS: "groups",
+    ROW_LINES: "lines",
+    ROW_FREQUENT: "frequent",
     ROW_VOCABULARY: "vocabulary",
     ROW_DELTAS: "deltas",
     ROW_ANCHORS: "anchors",
@@ -184,6 +180,7 @@ _ADDRESSES = {
     ROW_ID_BYTES: "id_bytes",
     ROW_SYMBOL_STARTS: "symbol_starts",
     ROW_FENCES: "fences",
+    ROW_STAIRS: "stairs",
 }
 
 

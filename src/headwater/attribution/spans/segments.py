@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +25,10 @@ from headwater.attribution.spans.segment import ARRAYS, Segment
 from headwater.core.canonical import canonical
 from headwater.core.errors import InvalidError, UpstreamError
 
-_MAGIC = b"HWSPANS1"
+_MAGIC = b"HWSPANS2"
 _ALIGNMENT = 64
 _READ_BYTES = 1 << 22
+_SHEET_BYTES = 1 << 21  # a large page of the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +57,11 @@ def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
         at += array.nbytes
     header = canonical(table)
     begin = -(-(16 + len(header)) // _ALIGNMENT) * _ALIGNMENT
-    digest = hashlib.sha256()
     target, aside = folder / name, folder / f"{name}.part"
     try:
         with aside.open("wb", buffering=0) as out:
-
-            def put(piece: bytes | memoryview) -> None:
-                digest.update(piece)
-                view = memoryview(piece)
-                while view:
-                    view = view[out.write(view) :]
-
+            paper = _Paper(out)
+            put = paper.put
             put((_MAGIC + len(header).to_bytes(8, "little") + header).ljust(begin, b"\0"))
             at = 0
             for array_name, _, _, place in table:
@@ -73,7 +70,7 @@ def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
                 if array.size:
                     put(array.view(np.uint8).data)
                 at = place + array.nbytes
-            size = out.tell()
+            sha256, size = paper.finish()
             os.fsync(out.fileno())
         os.replace(aside, target)
         sync_folder(folder)
@@ -81,7 +78,41 @@ def write_segment(folder: Path, name: str, segment: Segment) -> SegmentFile:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise disk_error(target, error) from error
-    return SegmentFile(name, digest.hexdigest(), size, segment.documents, segment.tokens)
+    return SegmentFile(name, sha256, size, segment.documents, segment.tokens)
+
+
+class _Paper:
+    """Writes a file in whole sheets, so that the system keeps it in large pages, and digests it on the way."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._digest = hashlib.sha256()
+        self._sheet = memoryview(bytearray(_SHEET_BYTES))
+        self._filled = self._size = 0
+
+    def put(self, piece: bytes | memoryview) -> None:
+        """Write bytes."""
+        rest = memoryview(piece)
+        while rest:
+            part = rest[: _SHEET_BYTES - self._filled]
+            self._sheet[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            rest = rest[len(part) :]
+            if self._filled == _SHEET_BYTES:
+                self._turn()
+
+    def finish(self) -> tuple[str, int]:
+        """SHA-256 and size of what was written."""
+        self._turn()
+        return self._digest.hexdigest(), self._size
+
+    def _turn(self) -> None:
+        view = self._sheet[: self._filled]
+        self._digest.update(view)
+        self._size += self._filled
+        self._filled = 0
+        while view:
+            view = view[self._out.write(view) :]
 
 
 def map_segment(folder: Path, known: SegmentFile) -> Segment:
@@ -98,7 +129,7 @@ def map_segment(folder: Path, known: SegmentFile) -> Segment:
     if size != known.size_bytes:
         raise _damaged(path, f"has {size} bytes, not {known.size_bytes}")
     # A plain ndarray, because looking things up through np.memmap costs microseconds each time.
-    whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    whole = _mapped(path)
     try:
         if whole[:8].tobytes() != _MAGIC:
             raise ValueError
@@ -118,6 +149,18 @@ def map_segment(folder: Path, known: SegmentFile) -> Segment:
     except (ValueError, KeyError, TypeError):
         raise _damaged(path, "is not laid out as a segment") from None
     return Segment(arrays)
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as source:
+            memory = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        raise _damaged(path, "cannot be read") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # advice: queries read all over the file
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 def check_segment(folder: Path, known: SegmentFile) -> None:

@@ -19,6 +19,7 @@ from headwater.attribution.spans.searching import count_text, count_texts, maxim
 from headwater.attribution.spans.segment import ROW_LENGTH, Segment
 from headwater.attribution.spans.tracing import (
     SETTING_COMMON,
+    SETTING_COMMON_SIEVE,
     SETTING_COMMON_SIZE,
     SETTING_ENTRIES,
     SETTING_ENTRY_ROWS,
@@ -56,6 +57,7 @@ class Settings:
         row[SETTING_UNSEEN] = reference.unseen_microbits
         if reference.gram_tokens == gram_tokens:
             row[SETTING_COMMON], row[SETTING_COMMON_SIZE] = reference.common.ctypes.data, reference.common.size
+            row[SETTING_COMMON_SIEVE] = reference.sieve.ctypes.data
         self.row = row
 
 
@@ -117,22 +119,21 @@ class Snapshot:
 
     def _trace(self, runs: list[list[int]], tokens: int) -> Trace:
         spans, covered = [], 0
+        names, make = self._names, tuple.__new__  # a span is made ten times for an answer: no detour by its signature
         for start, end, microbits, segment, document, source, count, token, length in runs:
-            document_id, owner, cluster = self._name(segment, document)
+            name = names.get((segment, document)) or self._name(segment, document)
             covered += microbits
-            spans.append(
-                Span(start, end, microbits / MICROBITS, owner, document_id, source, count, cluster, token, length)
-            )
+            document_id, owner, cluster = name
+            bits = microbits / MICROBITS
+            spans.append(make(Span, (start, end, bits, owner, document_id, source, count, cluster, token, length)))
         return Trace(tuple(spans), tokens, covered / MICROBITS, self.registered)
 
     def _name(self, segment: int, document: int) -> tuple[str, str | None, str | None]:
-        name = self._names.get((segment, document))
-        if name is None:
-            if len(self._names) >= _NAMES_MAX:
-                self._names.clear()
-            document_id = self.segments[segment].document_id(document)
-            name = document_id, self.segments[segment].owner(document), self.clusters.get(document_id)
-            self._names[segment, document] = name
+        if len(self._names) >= _NAMES_MAX:
+            self._names.clear()
+        document_id = self.segments[segment].document_id(document)
+        name = document_id, self.segments[segment].owner(document), self.clusters.get(document_id)
+        self._names[segment, document] = name
         return name
 
 

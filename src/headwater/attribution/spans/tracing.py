@@ -36,10 +36,11 @@ from headwater.attribution.spans.tokens import scan
 (
     SETTING_GRAM_TOKENS, SETTING_WEIGHTS, SETTING_PAGES, SETTING_ENTRIES, SETTING_ENTRY_ROWS, SETTING_SEQUENCES,
     SETTING_SEQUENCES_SIZE, SETTING_WORDS, SETTING_WORD_ROWS, SETTING_UNSEEN, SETTING_COMMON, SETTING_COMMON_SIZE,
-) = range(12)  # fmt: skip
+    SETTING_COMMON_SIEVE,
+) = range(13)  # fmt: skip
 """Places in the row of settings that a kernel is handed: addresses and sizes of the tables all segments share."""
 
-SETTINGS_LENGTH = 12
+SETTINGS_LENGTH = 13
 
 (
     OUT_START, OUT_END, OUT_MICROBITS, OUT_SEGMENT, OUT_DOCUMENT, OUT_SOURCE, OUT_COUNT, OUT_TOKEN, OUT_TOKENS,
@@ -89,6 +90,9 @@ def is_common(hashes, begin, settings):
         return False
     common = carray(u64_at(settings[SETTING_COMMON]), size)
     hashed = gram_hash(hashes, begin, settings[SETTING_GRAM_TOKENS], carray(u64_at(settings[SETTING_WEIGHTS]), 32))
+    sieve = carray(u8_at(settings[SETTING_COMMON_SIEVE]), size)
+    if not sieve[(hashed >> np.uint64(3)) & np.uint64(size - 1)] >> (hashed & np.uint64(7)) & np.uint64(1):
+        return False
     slot = hashed & np.uint64(size - 1)
     while common[slot] != np.uint64(0):
         if common[slot] == hashed:

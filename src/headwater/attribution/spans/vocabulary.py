@@ -26,16 +26,25 @@ class Vocabulary:
         self.rows: NDArray[np.uint64] = np.zeros(2 * _ROWS_MIN, dtype=np.uint64)
         self.size = 0  # ids given so far
 
+    def make_room(self, words: int) -> None:
+        """Grow so that `intern` can take so many new words."""
+        while self.size + words > _room_of(self.rows):
+            grown = np.zeros(self.rows.size * 2, dtype=np.uint64)
+            _rehash(self.rows, grown)
+            self.rows = grown
+
     def intern(self, hashes: NDArray[np.uint64], out: NDArray[np.int32]) -> None:
         """Write the id of each hash to `out`, giving new ones to those not seen before."""
         done = 0
         while True:
-            done, self.size = _intern(hashes, out, done, self.rows, self.size)
+            done, self.size = intern(hashes, out, done, self.rows, self.size)
             if done == hashes.size:
                 return
-            grown = np.zeros(self.rows.size * 2, dtype=np.uint64)
-            _rehash(self.rows, grown)
-            self.rows = grown
+            self.make_room(_room_of(self.rows) - self.size + 1)
+
+
+def _room_of(rows: NDArray[np.uint64]) -> int:
+    return (rows.size >> 1) * 5 // 8
 
 
 def hashes_by_id(rows: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
@@ -47,7 +56,8 @@ def hashes_by_id(rows: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 
 
 @compiled
-def _intern(hashes, out, begin, rows, size):
+def intern(hashes, out, begin, rows, size):
+    """Number words from place `begin` on until the table has no room; returns (next place, words in the table)."""
     mask = (rows.size >> 1) - 1
     room = (rows.size >> 1) * 5 // 8
     for i in range(begin, hashes.size):
