@@ -16,7 +16,7 @@ booked; the log, not the database, decides which receipt a call has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from headwater.attribution.account import Rules, attribute
 from headwater.attribution.bits import Attribution, Share
+from headwater.attribution.budget import Budget
 from headwater.attribution.evidence import (
     Answer,
     answer_bytes,
@@ -33,6 +34,7 @@ from headwater.attribution.evidence import (
     read_layout,
 )
 from headwater.attribution.layout import Layout, Part, Scorer
+from headwater.attribution.learned import Influence, LearnedRules, spread_learned
 from headwater.attribution.reference import Reference
 from headwater.attribution.reproduced import Copied, copied_tokens
 from headwater.attribution.spans import CreditRules, SpanIndex
@@ -63,7 +65,7 @@ from headwater.receipts import (
 )
 from headwater.registry import account_for, permits
 from headwater.retrieval import PassageIndex
-from headwater.splits import COMMONS, Policy, Prices, divide_receipt, payouts_of
+from headwater.splits import COMMONS, MEASURING, UNMEASURED, Measuring, Plan, Policy, Prices, divide_receipt, payouts_of
 from headwater.store.call_store import CallRecord, CallState, CallStore
 from headwater.store.key_store import KeyRecord
 from headwater.store.ledger_store import Ledger
@@ -72,6 +74,23 @@ from headwater.store.registry_store import RegistryStore
 
 COPY_RULES = CreditRules()
 """What a repeated run of words must be worth before it is paid; its digest stands in every receipt."""
+
+LEARNED_RULES = LearnedRules()
+"""How an adapter's bits are shared among what it was trained on."""
+
+Scores = Callable[[Sequence[int], Sequence[int]], tuple[Sequence[Influence], str, int]]
+"""(prompt, answer) to the influence of each training contribution, the index's digest and its seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """An adapter on top of a served model."""
+
+    name: str  # as the scorer knows it
+    contribution: ContributionId
+    digest: str  # of its factors
+    trained_on: tuple[ContributionId, ...]
+    scores: Scores | None  # None without an influence index: then nobody's part is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +105,12 @@ class ServedModel:
     base_model: ContributionId | None  # registered base model, for the residual
     prompt: ContributionId | None = None  # registered prompt put before every conversation
     sources: int = 0  # registered passages offered to every answer
+    measuring: Measuring = MEASURING  # what attribution of a call may cost
+    adapter: ServedAdapter | None = None
+
+
+Parameters = tuple[tuple[str, int | str], ...]
+"""Parameters of a receipt, sorted by name."""
 
 
 class Message(NamedTuple):
@@ -193,13 +218,32 @@ class Flow:
             idempotency_key=request.idempotency_key,
             request_digest=request.body_digest,
             model=served.name,
-            ceiling_units=served.prices.price(len(prompt), request.sampling.max_tokens),
+            ceiling_units=self._ceiling(served, len(prompt), request.sampling.max_tokens),
             asset=self.parts.policy.currency,
             at_ns=self.parts.now_ns(),
         )
         if begun.replayed:
             return begun.call
         return OpenCall(begun.call, served, layout, prompt, request.sampling)
+
+    def _ceiling(self, served: ServedModel, prompt_tokens: int, answer_tokens: int) -> int:
+        """The most a call can cost, with what measuring it may add."""
+        price = served.prices.price(prompt_tokens, answer_tokens)
+        return price + served.measuring.limit_units(price, self.parts.policy)
+
+    def plan(self, served: ServedModel, layout: Layout, prompt_tokens: int, answer_tokens: int) -> Plan:
+        """What will be spent on measuring an answer of so many tokens; the same before the call and after it."""
+        price = served.prices.price(prompt_tokens, answer_tokens)
+        of_players = 0
+        if served.measuring.scored_token_units:  # else nobody asks
+            of_players = sum(len(served.backend.tokenize(p.text, control=p.control)) for p in layout.players)
+        return served.measuring.plan(
+            players=len(layout.players),
+            fixed_tokens=prompt_tokens - of_players,
+            player_tokens=of_players,
+            answer_tokens=answer_tokens,
+            limit_units=served.measuring.limit_units(price, self.parts.policy),
+        )
 
     def _layout(self, request: CallRequest, served: ServedModel) -> Layout:
         """The prompt in parts: template and caller's words are fixed, registered prompt and sources are players."""
@@ -214,7 +258,7 @@ class Flow:
         if prompt_id is not None:
             messages.insert(0, Message("system", self._prompt_text(prompt_id)))
         asked = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
-        parts: list[Part] = []
+        parts = [] if served.adapter is None else [self._adapter(served.adapter, offer)]
         for number, piece in enumerate(render_chat(messages, system_default=None)):
             if piece.message == 0 and prompt_id is not None:
                 parts.append(self._player(prompt_id, piece.text, offer))
@@ -255,6 +299,10 @@ class Flow:
         owner = "+".join(sorted(o.contributor_id for o in contribution.owners))
         return Part(contribution.id, owner, text, registered_at_ns=contribution.registered_at_ns)
 
+    def _adapter(self, adapter: ServedAdapter, offer_units: int) -> Part:
+        """The adapter as a player: weights that are there or not."""
+        return replace(self._player(adapter.contribution, "", offer_units), kind="adapter", adapter=adapter.name)
+
     # 2. The answer
 
     def answer(self, call: OpenCall) -> Generator[Piece]:
@@ -292,9 +340,15 @@ class Flow:
             call.record.call_id,
             answer=answer_bytes(answer, self.parts.random_bytes(16)),
             evidence=layout_bytes(call.layout, self.parts.random_bytes(16)),
-            price_units=call.served.prices.price(answer.prompt_tokens, len(answer.token_ids)),
+            price_units=self._price(call.served, call.layout, answer),
             at_ns=self.parts.now_ns(),
         )
+
+    def _price(self, served: ServedModel, layout: Layout, answer: Answer) -> int:
+        """Tokens, and measuring who supplied them."""
+        tokens = len(answer.token_ids)
+        measuring = self.plan(served, layout, answer.prompt_tokens, tokens).cost_units if tokens else 0
+        return served.prices.price(answer.prompt_tokens, tokens) + measuring
 
     def _cut_short(self, call: OpenCall, given: _Given) -> None:
         if given.token_ids:
@@ -347,17 +401,20 @@ class Flow:
         if record.answer is None or record.evidence is None or record.price_units is None:
             raise InvariantError(f"{record.call_id} is answered without evidence", code="evidence_missing")
         answer = read_answer(record.answer)
-        if answer.token_ids:
-            account = self._account(served, *self._measure(served, read_layout(record.evidence), answer))
+        layout = read_layout(record.evidence)
+        tokens = len(answer.token_ids)
+        plan = self.plan(served, layout, answer.prompt_tokens, tokens) if tokens else UNMEASURED
+        if plan.passes:
+            account = self._account(served, plan, *self._measure(served, layout, answer, plan))
         else:
-            account = self._account(served, None, None)
+            account = self._account(served, plan, None, None, ())
         division = divide_receipt(record.price_units, account, self.parts.policy)
         return Receipt(
             call_id=record.call_id,
             issued_at_ns=record.updated_at_ns,  # when it was answered: the same on every attempt
             operator=self.parts.signer.address,
             payer=pseudonym(record.key_id),
-            model=ModelUse(served.name, served.backend.digest, None),
+            model=ModelUse(served.name, served.backend.digest, served.adapter.digest if served.adapter else None),
             request_digest=digest(record.evidence),
             answer_digest=digest(record.answer),
             usage=Usage(answer.prompt_tokens, len(answer.token_ids)),
@@ -369,15 +426,53 @@ class Flow:
             payouts=payouts_of(division),
         )
 
-    def _measure(self, served: ServedModel, layout: Layout, answer: Answer) -> tuple[Attribution, str | None]:
-        """The bit account of an answer, and the digest of the span index that was read for it."""
+    def _measure(
+        self, served: ServedModel, layout: Layout, answer: Answer, plan: Plan
+    ) -> tuple[Attribution, str | None, Parameters]:
+        """The bit account of an answer, the digest of the span index that was read for it, and what was learned by."""
         policy = self.parts.policy
         rules = Rules(policy.model_weight_ppm, policy.evidence_floor_millibits)
         copied, index_digest = self._copied(layout, answer)
         found = attribute(
-            served.scorer, layout, answer.token_ids, reference=served.reference, rules=rules, copied=copied
+            served.scorer,
+            layout,
+            answer.token_ids,
+            budget=Budget(plan.passes),
+            reference=served.reference,
+            rules=rules,
+            copied=copied,
         )
-        return found, index_digest
+        if served.adapter is None:
+            return found, index_digest, ()
+        found, learned = self._learned(served, served.adapter, found, layout, answer, rules)
+        return found, index_digest, learned
+
+    def _learned(
+        self,
+        served: ServedModel,
+        adapter: ServedAdapter,
+        found: Attribution,
+        layout: Layout,
+        answer: Answer,
+        rules: Rules,
+    ) -> tuple[Attribution, Parameters]:
+        """The account with the adapter's bits shared among what it was trained on, and by which index."""
+        influences: Sequence[Influence] = [Influence(name, 0.0, 0.0, 0.0) for name in adapter.trained_on]
+        used: Parameters = (("learned_rules", LEARNED_RULES.digest),)
+        if adapter.scores is not None:
+            read = prompt_ids(layout, served.backend.tokenize)
+            influences, index_digest, seed = adapter.scores(read, answer.token_ids)
+            used = (("influence_index", index_digest), ("influence_seed", seed), *used)
+        spread = spread_learned(
+            found,
+            adapter.contribution,
+            influences,
+            LEARNED_RULES,
+            model_weight_ppm=rules.model_weight_ppm,
+            evidence_floor_millibits=rules.evidence_floor_millibits,
+            measured=adapter.scores is not None,
+        )
+        return spread, used
 
     def _copied(self, layout: Layout, answer: Answer) -> tuple[tuple[Copied, ...], str | None]:
         """Answer tokens that repeat registered texts which were not in the context."""
@@ -401,7 +496,14 @@ class Flow:
             return COMMONS
         return self._owners(served.base_model)[0].account
 
-    def _account(self, served: ServedModel, found: Attribution | None, index_digest: str | None) -> ReceiptAttribution:
+    def _account(
+        self,
+        served: ServedModel,
+        plan: Plan,
+        found: Attribution | None,
+        index_digest: str | None,
+        learned: Parameters,
+    ) -> ReceiptAttribution:
         policy = self.parts.policy
         shares = tuple(self._share(share) for share in found.shares) if found else ()
         base = microbits(found.base_bits) if found else 0
@@ -410,9 +512,13 @@ class Flow:
             version=found.version if found else "1",
             grade=found.grade if found else "A",
             parameters=(
+                ("attribution_units", plan.cost_units),
                 ("copy_rules", COPY_RULES.digest),
                 ("evidence_floor_millibits", policy.evidence_floor_millibits),
+                *learned,
                 ("passes", found.passes if found else 0),
+                ("passes_allowed", plan.passes),
+                ("passes_wanted", plan.passes_wanted),
                 ("players", found.players if found else 0),
             ),
             seed=0,

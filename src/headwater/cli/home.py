@@ -21,7 +21,6 @@ from types import TracebackType
 
 from headwater.attribution.spans import Document, SpanIndex
 from headwater.attribution.spans.values import OWNER_BYTES_MAX
-from headwater.cli.adapted_models import AdaptedModels
 from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
@@ -35,7 +34,7 @@ from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
 from headwater.retrieval import PassageIndex, load_embedder, open_index, standing_priors
 from headwater.settings import Settings
-from headwater.splits import Policy, Prices
+from headwater.splits import Measuring, Policy, Prices
 from headwater.store.call_store import CallStore
 from headwater.store.database import Database
 from headwater.store.epoch_store import EpochStore
@@ -215,14 +214,25 @@ def models(home: Home) -> Iterator[Mapping[str, ServedModel]]:
     Raises:
         MissingError: the model or its engine is not installed.
     """
-    from headwater.models import LlamaBackend, load_scorer, shipped_reference  # heavy: only who answers pays for it
+    from headwater.cli.adapted_models import AdaptedModels  # heavy, as are these: only who answers pays for it
+    from headwater.models import LlamaBackend, load_scorer, shipped_reference
 
     settings = home.settings
     with LlamaBackend(name=settings.model_name, threads=settings.threads, adapters=home.adapters) as backend:
         scorer = load_scorer(tokenizer=backend.tokenizer)
         base, prompt = home.newest("base_model"), home.newest("prompt")
         plain = ServedModel(
-            settings.model_name, backend, scorer, shipped_reference(), home.prices(), base.id if base else None
+            settings.model_name,
+            backend,
+            scorer,
+            shipped_reference(),
+            home.prices(),
+            base.id if base else None,
+            measuring=Measuring(
+                settings.max_passes,
+                settings.max_cost_bps,
+                parse_units(settings.scored_token_price, where="scored_token_price"),
+            ),
         )
         grounded = replace(
             plain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from rich.markup import escape
@@ -26,7 +26,7 @@ from headwater.settle import Settlement
 def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
-        served: dict[str, ServedModel] = {}
+        served: Mapping[str, ServedModel] = {}
         index = None
         if home.settings.local_model:
             served = stack.enter_context(models(home))

@@ -111,6 +111,11 @@ class LlamaBackend:
         return self._digest
 
     @property
+    def path(self) -> Path:
+        """The file of the weights served."""
+        return self._path
+
+    @property
     def context_tokens_max(self) -> int:
         """The longest prompt and answer together, in tokens."""
         return self._context_tokens_max

@@ -11,10 +11,11 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -152,14 +153,7 @@ def evaluate(
         InvalidError: rows too long, or an adapter of other weights.
     """
     check_fit(adapter, base.weights.shape, base.weights.digest)
-    cooked = Recipe(
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        projections=tuple(recipe["projections"]),
-        layers=recipe["layers"],
-        beta=float(recipe["beta"]),
-        tokens_max=recipe["tokens_max"],
-    )
+    cooked = recipe_of(recipe)
     with one_thread(), TemporaryDirectory(dir=folder, prefix=".eval-") as temporary:
         model, task = TopLayers(base.weights, cooked), AdapterTask(cooked.beta)
         examples = tokenise(rows, base.tokenizer, cooked.tokens_max)
@@ -261,6 +255,22 @@ class _Record:
             after=_held_out(after),
             operator=self.signer.address,
         )
+
+
+def recipe_of(record: Mapping[str, Json]) -> Recipe:
+    """The recipe that a lineage record holds.
+
+    Raises:
+        InvalidError: it is not one.
+    """
+    try:
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(Recipe)}
+        typed = {name: type(default)(record[name]) for name, default in defaults.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidError(
+            f"the record holds no recipe: {error}", code="recipe_invalid", fix="train the adapter again"
+        ) from None
+    return Recipe(**typed)
 
 
 def code_digest() -> str:
