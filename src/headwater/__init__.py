@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from headwater.attribution import Attribution, Budget, Layout, Part, Reference, Share, attribute
+    from headwater.attribution.influence import InfluenceIndex, Task
     from headwater.attribution.spans import Document, SpanIndex
     from headwater.core.errors import HeadwaterError, Problem
     from headwater.core.money import allocate, normalise
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "headwater.attribution": ("Attribution", "Budget", "Layout", "Part", "Reference", "Share", "attribute"),
+    "headwater.attribution.influence": ("InfluenceIndex", "Task"),
     "headwater.attribution.spans": ("Document", "SpanIndex"),
     "headwater.core.errors": ("HeadwaterError", "Problem"),
     "headwater.core.money": ("allocate", "normalise"),
@@ -40,6 +42,7 @@ __all__ = [
     "Bundle",
     "Document",
     "HeadwaterError",
+    "InfluenceIndex",
     "Layout",
     "Ledger",
     "Part",
@@ -50,6 +53,7 @@ __all__ = [
     "Reference",
     "Share",
     "SpanIndex",
+    "Task",
     "allocate",
     "attribute",
     "divide",

@@ -1,0 +1,471 @@
+"""Builds an influence index in a folder, checkpoint by checkpoint, shard by shard.
+
+Everything decided before the first gradient is written down in ``building.json``; a build that was killed goes on
+behind its last whole shard if that description is the same, and is refused if it is another. Shards, bases and
+the manifest are each written whole or not at all; the manifest comes last. Memory depends on the batch and the row,
+never on the number of examples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from headwater.attribution.influence.capture import PROBE_EXAMPLES, Capture, trainable_linears
+from headwater.attribution.influence.curvature import (
+    STATISTICS_EXAMPLES_MAX,
+    Advance,
+    LayerBasis,
+    fit_bases,
+    not_finite,
+    row_values,
+)
+from headwater.attribution.influence.files import file_digest, whole_file
+from headwater.attribution.influence.manifest import (
+    FORMAT,
+    MANIFEST_FILE,
+    CheckpointPart,
+    Manifest,
+    Shard,
+    StoredFile,
+    read_manifest,
+    write_manifest,
+)
+from headwater.attribution.influence.model_state import (
+    State,
+    as_before,
+    entries_to_keep,
+    examples_digest,
+    load_state,
+    model_digest,
+)
+from headwater.attribution.influence.ridge import Ridge, RowSource, fit_ridge
+from headwater.attribution.influence.rows import RowLayout
+from headwater.attribution.influence.task import Task
+from headwater.core.canonical import canonical, digest_of
+from headwater.core.errors import ConflictError, InvalidError
+
+SHARD_BYTES = 64 << 20
+BUILDING_FILE = "building.json"
+POSITIONS_MAX = 1024  # positions in a batch: bounds what the model keeps for its backward pass
+BATCH_NUMBERS_MAX = 1 << 22  # gradients of a batch, in numbers
+ROW_BYTES = 9_600
+CONTRIBUTOR_BLOCK = 256
+
+Contributors = Sequence[str] | Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """What decides the numbers of an index, beside its inputs."""
+
+    damping: float = 10.0  # times the mean curvature of a layer
+    ridge: float = 0.01  # times the trace of the rows' second moment
+    clip: float = 1.0  # times the median self-influence norm; 0 leaves outliers as they are
+    bits: int = 8
+    row_bytes: int = ROW_BYTES  # for each example and checkpoint
+    batch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("damping", 0.0), ("ridge", 0.0)):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value <= low:
+                raise InvalidError(
+                    f"{name} {value} is not positive", code=f"{name}_invalid", fix=f"use {name}='auto' or more than 0"
+                )
+        if not np.isfinite(self.clip) or self.clip < 0:
+            raise InvalidError(f"clip {self.clip} is negative", code="clip_invalid", fix="use 0 or more")
+        if self.row_bytes < 64:
+            raise InvalidError(f"rows of {self.row_bytes} bytes", code="row_bytes_invalid", fix="use 64 or more")
+        if self.batch is not None and self.batch < 1:
+            raise InvalidError(f"batch of {self.batch} examples", code="batch_invalid", fix="use 1 or more")
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest: fractions as text."""
+        return {name: repr(getattr(self, name)) for name in self.__dataclass_fields__ if name != "batch"}
+
+
+DEEP = BuildSettings()
+CONVEX = BuildSettings(damping=1.0, ridge=0.003, clip=0.0)
+
+
+def automatic(model: nn.Module, modules: Sequence[str] | None) -> BuildSettings:
+    """What "auto" stands for.
+
+    A model whose one trainable layer is linear has a convex loss in it: its curvature is exact and no gradient is
+    an artefact of one training run, so little damping and no clipping. Deeper models are non-convex: more damping,
+    and examples beyond the median self-influence are scaled down to it. Both were chosen against retraining.
+    """
+    chosen = list(trainable_linears(model, modules).values())
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    own = {id(p) for p in chosen[0].parameters()}
+    return CONVEX if len(chosen) == 1 and trained <= own else DEEP
+
+
+def group_of_examples(contributors: Contributors | None, count: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Names in order of appearance, and for each example the place of its name; no contributors: none and -1.
+
+    Raises:
+        InvalidError: not one name for each example, or a contributor without examples.
+    """
+    if contributors is None:
+        return (), np.full(count, -1, dtype=np.int64)
+    if isinstance(contributors, Mapping):
+        groups = np.full(count, -1, dtype=np.int64)
+        for place, (name, members) in enumerate(contributors.items()):
+            if not len(members):
+                raise InvalidError(
+                    f"contributor {name!r} has no examples", code="contributor_empty", fix="leave it out"
+                )
+            for member in members:
+                if not 0 <= int(member) < count or groups[int(member)] != -1:
+                    raise InvalidError(
+                        f"example {member} of contributor {name!r} does not exist or has another contributor",
+                        code="contributor_examples",
+                        fix=f"give each of the {count} examples to one contributor",
+                    )
+                groups[int(member)] = place
+        if (groups < 0).any():
+            raise InvalidError(
+                f"example {int(np.argmin(groups))} has no contributor",
+                code="contributor_examples",
+                fix="give every example a contributor",
+            )
+        return tuple(str(name) for name in contributors), groups
+    names = [str(name) for name in contributors]
+    if len(names) != count:
+        raise InvalidError(
+            f"{len(names)} contributors for {count} examples",
+            code="contributor_examples",
+            fix="give one contributor for each example",
+        )
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return tuple(order), np.array([order[name] for name in names], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A build, decided: the same on every machine that works on it."""
+
+    folder: Path
+    settings: BuildSettings
+    names: tuple[str, ...]  # contributors
+    groups: NDArray[np.int64]  # (n,)
+    modules: tuple[str, ...] | None
+    examples_digest: str
+    model_digests: tuple[str, ...]
+    states: tuple[State, ...]  # empty mapping: the weights the model has
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the result."""
+        return digest_of(
+            {
+                "format": FORMAT,
+                "settings": self.settings.as_json(),
+                "contributors": list(self.names),
+                "groups": [int(x) for x in self.groups],
+                "modules": None if self.modules is None else list(self.modules),
+                "examples": self.examples_digest,
+                "models": list(self.model_digests),
+            }
+        )
+
+
+def plan_build(
+    model: nn.Module,
+    examples: Sequence[Any],
+    path: Path,
+    contributors: Contributors | None,
+    modules: Sequence[str] | None,
+    checkpoints: Sequence[State],
+    settings: BuildSettings,
+) -> Plan:
+    """Check the input and write down what is to be built.
+
+    Raises:
+        InvalidError: no examples, modules that cannot be followed, bad contributors.
+        ConflictError: the folder holds another index, finished or begun.
+    """
+    if not len(examples):
+        raise InvalidError("no examples", code="examples_empty", fix="give at least one training example")
+    chosen = None if modules is None else tuple(modules)
+    trainable_linears(model, chosen)
+    names, groups = group_of_examples(contributors, len(examples))
+    states: list[State] = [entries_to_keep(model, state) for state in checkpoints] or [{}]
+    digests = []
+    with as_before(model, states):
+        for state in states:
+            load_state(model, state)
+            digests.append(model_digest(model))
+    plan = Plan(path, settings, names, groups, chosen, examples_digest(examples), tuple(digests), tuple(states))
+    path.mkdir(parents=True, exist_ok=True)
+    begun = path / BUILDING_FILE
+    if (path / MANIFEST_FILE).exists():
+        if read_manifest(path).settings_digest != plan.fingerprint:
+            raise ConflictError(
+                f"{path.name!r} holds an index of other examples, weights or settings",
+                code="index_exists",
+                fix="build into another folder",
+            )
+    elif begun.exists():
+        if json.loads(begun.read_bytes()).get("fingerprint") != plan.fingerprint:
+            raise ConflictError(
+                f"{path.name!r} holds a stopped build of other examples, weights or settings",
+                code="build_differs",
+                fix="remove the folder, or build into another one",
+            )
+    else:
+        with whole_file(begun) as out:
+            out.write(canonical({"fingerprint": plan.fingerprint, "format": FORMAT}))
+    return plan
+
+
+def build(model: nn.Module, examples: Sequence[Any], task: Task, plan: Plan, advance: Advance) -> Manifest:
+    """Do what is left of a plan; `advance` is told of examples as they are done."""
+    if (plan.folder / MANIFEST_FILE).exists():
+        return read_manifest(plan.folder)
+    parts = []
+    with as_before(model, plan.states):
+        for number, state in enumerate(plan.states):
+            load_state(model, state)
+            prepared = prepare_checkpoint(model, examples, task, plan, number, advance)
+            for low, high in prepared.ranges:
+                write_shard(model, examples, task, plan, prepared, low, high, advance)
+            parts.append(finish_checkpoint(plan, prepared))
+    return finish(plan, parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One checkpoint's basis and how its rows are cut into shards."""
+
+    number: int
+    bases: tuple[LayerBasis, ...]
+    unused: tuple[str, ...]
+    layout: RowLayout
+    batch: int
+    ranges: tuple[tuple[int, int], ...]
+    folder: Path
+
+
+def prepare_checkpoint(
+    model: nn.Module, examples: Sequence[Any], task: Task, plan: Plan, number: int, advance: Advance
+) -> Prepared:
+    """The statistics pass, or its result if it is on disk already."""
+    folder = plan.folder / f"checkpoint-{number}"
+    folder.mkdir(exist_ok=True)
+    basis_file = folder / "basis.pt"
+    settings = plan.settings
+    if not basis_file.exists():
+        modules = trainable_linears(model, plan.modules)
+        with Capture(model, modules) as capture:
+            unused = capture.probe(task.losses, examples)
+            if plan.modules is not None and unused:
+                raise InvalidError(
+                    f"the losses do not depend on {', '.join(unused)}", code="module_unused", fix="leave it out"
+                )
+            batch = settings.batch or _batch(capture, task, examples, modules)
+            size = settings.row_bytes - 4 * len(modules)
+            bases = fit_bases(
+                capture,
+                modules,
+                examples,
+                task,
+                damping=settings.damping,
+                row_numbers=max(size * 8 // settings.bits, len(modules)),
+                batch=batch,
+                seed=settings.seed + number,
+                folder=folder,
+                advance=advance,
+            )
+        stored = {
+            "batch": batch,
+            "unused": [name for name in modules if name not in {b.name for b in bases}],
+            "bases": [(b.name, b.inputs, b.outputs, b.keep.to(torch.int32), b.weight) for b in bases],
+        }
+        buffer = io.BytesIO()
+        torch.save(stored, buffer)
+        with whole_file(basis_file) as out:
+            out.write(buffer.getbuffer())
+    else:
+        advance(min(len(examples), STATISTICS_EXAMPLES_MAX))
+    batch, unused, found = read_basis(basis_file)
+    layout = RowLayout(tuple(b.width for b in found), settings.bits)
+    each = max(1, SHARD_BYTES // layout.record.itemsize)
+    total = len(examples)
+    ranges = tuple((low, min(low + each, total)) for low in range(0, total, each))
+    return Prepared(number, found, unused, layout, batch, ranges, folder)
+
+
+def read_basis(path: Path) -> tuple[int, tuple[str, ...], tuple[LayerBasis, ...]]:
+    """Batch size, layers left out, and the basis of each layer."""
+    stored = torch.load(path, weights_only=True)
+    bases = tuple(LayerBasis(name, i, o, keep.long(), weight) for name, i, o, keep, weight in stored["bases"])
+    return int(stored["batch"]), tuple(stored["unused"]), bases
+
+
+def _batch(capture: Capture, task: Task, examples: Sequence[Any], modules: dict[str, nn.Linear]) -> int:
+    """Examples in a batch, so that neither activations nor gradients of a batch grow large."""
+    few = [examples[i] for i in range(min(PROBE_EXAMPLES, len(examples)))]
+    signals = capture.signals(task.losses, few)
+    positions = max((sum(a.shape[1] for a, _ in signal) for signal in signals.values()), default=1)
+    numbers = sum(module.weight.numel() for module in modules.values())
+    return int(np.clip(min(POSITIONS_MAX // positions, BATCH_NUMBERS_MAX // numbers), 4, 256))
+
+
+def write_shard(
+    model: nn.Module,
+    examples: Sequence[Any],
+    task: Task,
+    plan: Plan,
+    prepared: Prepared,
+    low: int,
+    high: int,
+    advance: Advance,
+) -> None:
+    """Rows of the examples from `low` to `high`, as one file; skipped if it is there."""
+    path = shard_path(prepared, low)
+    if path.exists() and path.stat().st_size == (high - low) * prepared.layout.record.itemsize:
+        advance(high - low)
+        return
+    modules = trainable_linears(model, plan.modules)
+    with Capture(model, modules) as capture, whole_file(path) as out:
+        capture.probe(task.losses, examples)
+        for start in range(low, high, prepared.batch):
+            stop = min(start + prepared.batch, high)
+            values = example_rows(capture, task, examples, prepared.bases, start, stop)
+            out.write(prepared.layout.encode(values).tobytes())
+            advance(stop - start)
+
+
+def example_rows(
+    capture: Capture, task: Task, examples: Sequence[Any], bases: Sequence[LayerBasis], start: int, stop: int
+) -> NDArray[np.float32]:
+    """(stop - start, width) rows.
+
+    Raises:
+        InvalidError: a gradient that is not finite.
+    """
+    signals = capture.signals(task.losses, [examples[i] for i in range(start, stop)])
+    values = row_values(signals, bases, stop - start)
+    if not bool(torch.isfinite(values.sum())):
+        bad = (~torch.isfinite(values)).any(1).nonzero()[:, 0] + start
+        name = next(b.name for b in bases if b.name in signals and not bool(b.row(signals[b.name]).isfinite().all()))
+        raise not_finite(name, [int(i) for i in bad])
+    rows: NDArray[np.float32] = values.numpy()
+    return rows
+
+
+def shard_path(prepared: Prepared, low: int) -> Path:
+    """File of the shard that begins with example `low`."""
+    return prepared.folder / f"rows-{low:09d}.bin"
+
+
+def open_rows(folder: Path, layout: RowLayout, shards: Sequence[Path]) -> RowSource:
+    """Memory-mapped rows."""
+    return RowSource(layout, [np.memmap(folder / path, dtype=layout.record, mode="r") for path in shards])
+
+
+def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
+    """Solve the second stage, sum up contributors, and describe what is on disk."""
+    folder, layout = prepared.folder, prepared.layout
+    paths = [shard_path(prepared, low) for low, _ in prepared.ranges]
+    source = open_rows(folder, layout, paths)
+    settings = plan.settings
+    ridge = fit_ridge(source, ridge=settings.ridge, clip=settings.clip, seed=settings.seed + prepared.number)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, places=ridge.places, inverse=ridge.inverse, strength=np.float64(ridge.strength), factors=ridge.factors
+    )
+    with whole_file(folder / "ridge.npz") as out:
+        out.write(buffer.getbuffer())
+    contributors = None
+    if plan.names:
+        contributors = _write_contributors(plan, folder / "contributors.bin", source, ridge)
+    state = plan.states[prepared.number]
+    state_file = None
+    if state:
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        with whole_file(folder / "state.pt") as out:
+            out.write(buffer.getbuffer())
+        state_file = _stored(plan.folder, folder / "state.pt")
+    return CheckpointPart(
+        model_digest=plan.model_digests[prepared.number],
+        state=state_file,
+        basis=_stored(plan.folder, folder / "basis.pt"),
+        ridge=_stored(plan.folder, folder / "ridge.npz"),
+        contributors=contributors,
+        modules=tuple(b.name for b in prepared.bases),
+        modules_unused=prepared.unused,
+        widths=layout.widths,
+        shards=tuple(
+            Shard(low, high - low, _stored(plan.folder, path))
+            for (low, high), path in zip(prepared.ranges, paths, strict=True)
+        ),
+    )
+
+
+def _write_contributors(plan: Plan, path: Path, source: RowSource, ridge: Ridge) -> StoredFile:
+    """Sum of each contributor's rows, float32, clipped and corrected: a query is one product with them."""
+    width, sample = source.layout.width, source.take(ridge.places)
+    order = np.argsort(plan.groups, kind="stable")
+    bounds = np.searchsorted(plan.groups[order], np.arange(len(plan.names) + 1))
+    sums: list[NDArray[np.float32]] = []
+    with whole_file(path) as out:
+        for low, high in pairwise(bounds):
+            total = np.zeros(width, dtype=np.float64)
+            for start in range(int(low), int(high), 256):
+                places = order[start : min(start + 256, int(high))]
+                total += ridge.factors[places].astype(np.float64) @ source.layout.decode(source.take(places))
+            sums.append(total.astype(np.float32))
+            if len(sums) == CONTRIBUTOR_BLOCK or high == bounds[-1]:
+                out.write(ridge.corrected(np.stack(sums), sample, source.layout).astype("<f4").tobytes())
+                sums.clear()
+    return _stored(plan.folder, path)
+
+
+def finish(plan: Plan, parts: Sequence[CheckpointPart]) -> Manifest:
+    """Write the manifest: from here on the index can be opened."""
+    membership = None
+    if plan.names:
+        path = plan.folder / "membership.bin"
+        with whole_file(path) as out:
+            out.write(plan.groups.astype("<i8").tobytes())
+        membership = _stored(plan.folder, path)
+    manifest = Manifest(
+        format=FORMAT,
+        examples=len(plan.groups),
+        examples_digest=plan.examples_digest,
+        contributors=plan.names,
+        membership=membership,
+        damping=repr(plan.settings.damping),
+        ridge=repr(plan.settings.ridge),
+        bits=plan.settings.bits,
+        seed=plan.settings.seed,
+        settings_digest=plan.fingerprint,
+        checkpoints=tuple(parts),
+    )
+    write_manifest(plan.folder, manifest)
+    (plan.folder / BUILDING_FILE).unlink(missing_ok=True)
+    return manifest
+
+
+def _stored(root: Path, path: Path) -> StoredFile:
+    return StoredFile(os.fspath(path.relative_to(root)), path.stat().st_size, file_digest(path))
+
+
+Progress = Callable[[int, int], None]

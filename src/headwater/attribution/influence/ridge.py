@@ -1,0 +1,139 @@
+"""The second stage of the curvature: what the training rows themselves say, solved in the space of examples.
+
+Stored rows are already whitened by layer. Their own second moment, over at most `RIDGE_ROWS_MAX` rows, corrects
+what a layer-wise approximation misses (cross-layer terms, and how training treats examples that look alike). The
+solve is ``(ridge * trace * I + Z'Z / m)^-1`` by the Woodbury identity, an m x m matrix, so it never needs more
+memory than the rows sampled. It also gives each example's self-influence, by which outliers are clipped.
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headwater.attribution.influence.rows import Floats, RowLayout, row_blocks
+
+RIDGE_ROWS_MAX = 2048
+SLAB_BYTES = 16 << 20
+
+Records = NDArray[np.void]
+
+
+class RowSource:
+    """Rows of one checkpoint, over all of its shards."""
+
+    def __init__(self, layout: RowLayout, shards: Sequence[Records]) -> None:
+        self.layout, self._shards = layout, tuple(shards)
+        self._starts = np.cumsum([0, *(len(shard) for shard in shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def block(self, low: int, high: int) -> Floats:
+        """(high - low, width) rows of consecutive examples."""
+        parts = []
+        for start, shard in zip(self._starts, self._shards, strict=False):
+            part = shard[max(low - int(start), 0) : max(high - int(start), 0)]
+            if len(part):
+                parts.append(self.layout.decode(part))
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        """Ranges of about 16 MB as float32."""
+        return row_blocks(len(self), self.layout.width, SLAB_BYTES)
+
+    def take(self, places: NDArray[np.int64]) -> Records:
+        """Records of chosen examples, in ascending order of place."""
+        which = np.searchsorted(self._starts, places, side="right") - 1
+        parts = [self._shards[s][places[which == s] - self._starts[s]] for s in np.unique(which)]
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ridge:
+    """The solve, ready for queries. Z are the sampled rows."""
+
+    places: NDArray[np.int64]  # (m,) examples whose rows it was made from
+    inverse: Floats  # (m, m): (strength * I + Z Z')^-1
+    strength: float
+    factors: Floats  # (n,) at most 1: how far each example is scaled down as an outlier
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example is in the sample; then scores need the rows once only."""
+        return len(self.places) == len(self.factors)
+
+    def corrected(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
+        """(q, width) rows r as ``r - r Z' inverse Z``; a product with stored rows then gives scores."""
+        ranges = row_blocks(len(sample), layout.width, SLAB_BYTES)
+        dots = np.concatenate([rows @ layout.decode(sample[low:high]).T for low, high in ranges], axis=1)
+        mixed = dots @ self.inverse
+        fixed = rows.copy()
+        for low, high in ranges:
+            fixed -= mixed[:, low:high] @ layout.decode(sample[low:high])
+        return fixed
+
+    def scores(self, rows: Floats, source: RowSource, sample: Records) -> Floats:
+        """(q, n) scores of query rows against all stored rows, outliers scaled down."""
+        # With every example in the sample, (1 - Z' inverse Z) Z' is strength * Z' inverse.
+        left = rows if self.complete else self.corrected(rows, sample, source.layout)
+        found = np.empty((len(rows), len(source)), dtype=np.float32)
+        for low, high in source.blocks():
+            np.matmul(left, source.block(low, high).T, out=found[:, low:high])
+        if self.complete:
+            found = np.float32(self.strength) * (found @ self.inverse)
+        found *= self.factors
+        return found
+
+
+def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Ridge:
+    """Solve for the rows of one checkpoint.
+
+    Args:
+        source: all stored rows.
+        ridge: times the trace of the rows' second moment.
+        clip: rows whose self-influence norm exceeds this multiple of the median are scaled down to it; 0: never.
+        seed: of the sample, where there are more rows than `RIDGE_ROWS_MAX`.
+    """
+    total, layout = len(source), source.layout
+    rng = np.random.default_rng(seed)
+    places = np.sort(rng.permutation(total)[:RIDGE_ROWS_MAX]).astype(np.int64)
+    sample = source.take(places)
+    size = len(places)
+    gram = np.zeros((size, size), dtype=np.float32)
+    ranges = row_blocks(size, layout.width, SLAB_BYTES)
+    for low, high in ranges:
+        left = layout.decode(sample[low:high])
+        for low_2, high_2 in ranges:
+            if low_2 < low:
+                continue
+            part = left @ (left if low_2 == low else layout.decode(sample[low_2:high_2])).T
+            gram[low:high, low_2:high_2] = part
+            gram[low_2:high_2, low:high] = part.T
+    strength = max(ridge * float(np.trace(gram)), 1e-12)
+    gram[np.diag_indices(size)] += np.float32(strength)
+    inverse: Floats = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
+    if size == total:
+        squares = strength * (1.0 - strength * np.diagonal(inverse).astype(np.float64))
+    else:
+        squares = np.empty(total)
+        for low, high in source.blocks():
+            rows = source.block(low, high)
+            dots = np.concatenate([rows @ layout.decode(sample[a:b]).T for a, b in ranges], axis=1)
+            squares[low:high] = np.einsum("nk,nk->n", rows, rows) - np.einsum("nm,nm->n", dots @ inverse, dots)
+    norms = np.sqrt(np.maximum(squares, 0.0)).astype(np.float32)
+    return Ridge(places, inverse, strength, _clip_factors(norms, clip))
+
+
+def _clip_factors(norms: Floats, clip: float) -> Floats:
+    live = norms[norms > 0]
+    if clip <= 0 or not live.size:
+        return np.ones_like(norms)
+    limit = np.float32(clip * np.median(live))
+    factors = np.divide(limit, norms, out=np.ones_like(norms), where=norms > 0)
+    return np.minimum(factors, np.float32(1.0))
