@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from headwater.core.errors import HeadwaterError
 from headwater.ledger import CASH, CLEARING, Code, TransferDraft
-from headwater.store.database import Database
+from headwater.store.database import Database, Sql
 from headwater.store.ledger_store import Batch, Ledger
 
 PAYERS = ["payer:a", "payer:b"]
@@ -129,6 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         """Start with a little credit."""
         self.folder = tempfile.TemporaryDirectory()
+        self.schema = f"model_{uuid4().hex[:12]}"
         self.reference = Reference()
         self.reopen()
         for payer in PAYERS:
@@ -139,9 +142,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """Another process opens the file."""
         if hasattr(self, "db"):
             self.db.close()
-        self.db = Database(Path(self.folder.name) / "headwater.db")
-        self.db.query("PRAGMA synchronous = OFF")  # durability has its own tests
+        self.db = self.connect()
         self.ledger = Ledger(self.db)
+
+    def connect(self) -> Sql:
+        """The database of this run."""
+        db = Database(Path(self.folder.name) / "headwater.db")
+        db.query("PRAGMA synchronous = OFF")  # durability has its own tests
+        return db
 
     @rule(some=st.lists(batches, min_size=1, max_size=3))
     def post(self, some: list[Batch]) -> None:
@@ -206,6 +214,27 @@ class LedgerMachine(RuleBasedStateMachine):
         """Leave nothing behind."""
         self.db.close()
         self.folder.cleanup()
+
+
+class PostgresLedgerMachine(LedgerMachine):
+    """The same on PostgreSQL, every run in a schema of its own."""
+
+    url = ""
+
+    def connect(self) -> Sql:
+        """The database of this run."""
+        from headwater.store.postgres import PostgresDatabase
+
+        return PostgresDatabase(self.url, schema=self.schema)
+
+
+@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_the_ledger_on_postgresql_against_the_reference(postgres, examples: int) -> None:
+    """Any sequence of batches, retries, conflicts and reconnections ends as on SQLite and in the reference."""
+    PostgresLedgerMachine.url = postgres.url()
+    run_state_machine_as_test(
+        PostgresLedgerMachine, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None)
+    )
 
 
 TestLedgerAgainstTheReference = LedgerMachine.TestCase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from headwater.ledger import (
     CLEARING,
     VAULT,
     Code,
+    State,
     Statement,
     TransferDraft,
     claimable,
@@ -32,17 +34,19 @@ from headwater.ledger import (
     payouts,
     settle,
 )
-from headwater.store.database import ConstraintError, Database
+from headwater.store.database import ConstraintError, Database, Sql
 from headwater.store.ledger_store import Batch, Ledger
+
+Opener = Callable[[], Sql]
 
 USD = "USD"
 PAYER, EARNER = "payer:key_1", "contributor:ctr_1"
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    """A ledger in which one payer has a credit of 100."""
-    one = Ledger(Database(tmp_path / "headwater.db"))
+def ledger(opener: Opener) -> Ledger:
+    """A ledger in which one payer has a credit of 100, on SQLite and on PostgreSQL."""
+    one = Ledger(opener())
     one.post([deposit(PAYER, 100, asset=USD, cause="deposit:1")], key="deposit:1", at_ns=1)
     return one
 
@@ -152,9 +156,9 @@ def test_a_key_that_comes_twice_in_one_commit_is_booked_once(ledger: Ledger) -> 
     assert not ledger.post(drafts, key="c", at_ns=1).replayed
 
 
-def test_keys_are_remembered_when_the_file_is_opened_again(ledger: Ledger) -> None:
-    """For ever means across processes."""
-    again = Ledger(Database(ledger.db.path))
+def test_keys_are_remembered_when_the_ledger_is_opened_again(ledger: Ledger, opener: Opener) -> None:
+    """For ever means across connections."""
+    again = Ledger(opener())
     assert again.post([deposit(PAYER, 100, asset=USD, cause="deposit:1")], key="deposit:1", at_ns=9).replayed
 
 
@@ -382,6 +386,52 @@ def test_only_a_fitting_reservation_can_be_resolved(ledger: Ledger) -> None:
         ledger.charge("none#0", 1, key="t", at_ns=1)
 
 
+# Deadlines
+
+
+def reserve_until(ledger: Ledger, amount: int, expires_at_ns: int, key: str = "call_9:reserve") -> str:
+    """Reserve `amount` with a deadline."""
+    return ledger.reserve(PAYER, amount, key=key, asset=USD, cause="call_9", at_ns=2, expires_at_ns=expires_at_ns)
+
+
+def test_a_reservation_expires_once_and_its_money_goes_back(ledger: Ledger) -> None:
+    """At its deadline, not before, what is set aside is released; doing it again does nothing."""
+    held = reserve_until(ledger, 60, 10)
+    reserve(ledger, 30)
+    assert ledger.expire(at_ns=9) == ()
+    assert ledger.expire(at_ns=10) == (held,)
+    assert ledger.expire(at_ns=99) == ()
+    assert units(ledger, PAYER) == (100, 30, 0)
+    states = [(line.code, line.state, line.change_units) for line in ledger.statement(PAYER, USD).lines[1:]]
+    assert states[0] == (Code.RESERVE, State.PENDING, 0)
+    assert states[-1] == (Code.RELEASE, State.EXPIRED, 0)
+    assert ledger.check() == ()
+
+
+def test_an_expired_reservation_cannot_be_charged_and_one_before_its_deadline_can(ledger: Ledger) -> None:
+    """The deadline itself is too late; a release before it is voided, not expired."""
+    held, other = reserve_until(ledger, 40, 10), reserve_until(ledger, 10, 10, "call_8:reserve")
+    with pytest.raises(ConflictError) as caught:
+        ledger.charge(held, 40, key="late", at_ns=10)
+    assert code_of(caught) == "reservation_expired"
+    ledger.charge(held, 40, key="in-time", at_ns=9)
+    released = ledger.release(other, key="early", at_ns=9)
+    assert ledger.transfer(released.transfer_ids[0]).state is State.VOIDED
+    assert ledger.expire(at_ns=10) == ()
+    assert ledger.check() == ()
+
+
+def test_a_deadline_is_part_of_the_body(ledger: Ledger) -> None:
+    """The same key with another deadline is another body; a deadline on anything but a reservation is refused."""
+    reserve_until(ledger, 5, 10)
+    assert reserve_until(ledger, 5, 10) == "call_9:reserve#0"
+    with pytest.raises(ConflictError):
+        reserve_until(ledger, 5, 11)
+    with pytest.raises(InvalidError) as caught:
+        ledger.post([replace(deposit(PAYER, 5, asset=USD, cause="d"), expires_at_ns=5)], key="d", at_ns=1)
+    assert code_of(caught) == "deadline_invalid"
+
+
 # Nothing is edited
 
 
@@ -389,6 +439,8 @@ def test_only_a_fitting_reservation_can_be_resolved(ledger: Ledger) -> None:
     "sql",
     [
         "UPDATE transfers SET amount_units = 1",
+        "UPDATE deadlines SET expires_at_ns = 1",
+        "DELETE FROM deadlines",
         "DELETE FROM transfers",
         "REPLACE INTO transfers SELECT transfer, batch, debit, credit, 1, code, cause, pending FROM transfers",
         "UPDATE batches SET body_digest = 'x'",
@@ -401,8 +453,11 @@ def test_only_a_fitting_reservation_can_be_resolved(ledger: Ledger) -> None:
         "UPDATE balances SET reserved_out_units = balance_units + 1",
     ],
 )
-def test_the_file_itself_refuses_edits(ledger: Ledger, sql: str) -> None:
-    """Whoever opens the file with our rules can neither edit nor delete what was booked, nor overdraw an account."""
+def test_the_tables_themselves_refuse_edits(ledger: Ledger, sql: str) -> None:
+    """Whoever opens them with our rules can neither edit nor delete what was booked, nor overdraw an account."""
+    if sql.startswith("REPLACE") and not isinstance(ledger.db, Database):
+        pytest.skip("only SQLite has REPLACE")
+    reserve_until(ledger, 5, 10)
     with pytest.raises(ConstraintError):
         ledger.db.execute(sql)
     assert ledger.check() == ()
@@ -480,8 +535,10 @@ def test_large_batches_are_booked_exactly(ledger: Ledger) -> None:
 # Disks
 
 
-def test_a_full_disk_leaves_the_last_commit(ledger: Ledger) -> None:
+def test_a_full_disk_leaves_the_last_commit(tmp_path: Path) -> None:
     """A batch that meets a full disk leaves no trace; after space is freed the same batch is booked."""
+    ledger = Ledger(Database(tmp_path / "headwater.db"))
+    ledger.post([deposit(PAYER, 100, asset=USD, cause="deposit:1")], key="deposit:1", at_ns=1)
     ((pages,),) = ledger.db.query("PRAGMA page_count")
     ledger.db.query(f"PRAGMA max_page_count = {pages + 8}")
     drafts = [deposit(f"payer:key_{n}", 5, asset=USD, cause="d") for n in range(5_000)]
