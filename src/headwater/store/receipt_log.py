@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.ids import check_receipt_id, is_call_id, receipt_id
@@ -54,6 +54,9 @@ from headwater.store.receipt_frames import (
 )
 from headwater.store.receipt_index import ReceiptIndex
 
+if TYPE_CHECKING:
+    from headwater.store.receipt_sealed import SealedPointer, SealedReceipts
+
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,6 +82,7 @@ class ReceiptLog:
         self._check = FIRST_CHECK  # of the last frame
         self._offsets = array("Q")
         self._known = ReceiptIndex()
+        self._sealed: SealedReceipts | None = None  # whose bytes are no longer in the file
         self._room = 0  # up to where blocks are reserved
         self._tree = LogTree()
         self._state = threading.RLock()  # guards all of the above for readers
@@ -209,6 +213,8 @@ class ReceiptLog:
         """The receipt at `index`."""
         with self._state:
             self._tree.leaf(index)  # refuses an index outside the log
+            if self._sealed is not None and index < self._sealed.pointer.size:
+                return self._at_sealed(self._sealed, index)
             start = self._offsets[index]
             end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
             self._refuse_broken(reading=True)
@@ -218,9 +224,46 @@ class ReceiptLog:
                 raise _not_read(self.path, error) from error
         parts = split_frame(frame)
         if parts is None:
+            sealed = self._newly_sealed(index)
+            if sealed is not None:
+                return self._at_sealed(sealed, index)
             raise damaged(self.path, Damage(start, f"frame {index} changed after it was read", torn=False))
         raw, signature = parts
         return LoggedReceipt(Entry(index, receipt_id(raw)), raw, "0x" + signature.hex())
+
+    def end_of(self, index: int) -> tuple[int, int]:
+        """Where the frame of an entry ends in the file, and its check; not for entries whose bytes were given back."""
+        with self._state:
+            self._tree.leaf(index)
+            end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
+            return end, self._check_on_disk(index)
+
+    def _at_sealed(self, sealed: SealedReceipts, index: int) -> LoggedReceipt:
+        raw, signature = sealed.read(index)
+        if leaf_hash(raw) != self._tree.leaf(index):
+            raise UpstreamError(
+                f"sealed receipt {index} is not the one the log holds",
+                code="segments_damaged",
+                fix="restore the segments from another copy",
+            )
+        return LoggedReceipt(Entry(index, receipt_id(raw)), raw, "0x" + signature.hex())
+
+    def _newly_sealed(self, index: int) -> SealedReceipts | None:
+        """The segments that took over since this log was opened, if they hold the entry."""
+        with self._state:
+            pointer = self._pointer()
+            if pointer is None or index >= pointer.size:
+                return None
+            self._sealed = _sealed_receipts(self.path, pointer)
+            return self._sealed
+
+    def _pointer(self) -> SealedPointer | None:
+        """Asked for only where a log has the file: reading segments takes pyarrow."""
+        if not self.path.with_name(self.path.name + ".sealed").exists():
+            return None
+        from headwater.store.receipt_sealed import read_pointer
+
+        return read_pointer(self.path)
 
     def by_call(self, call_id: str) -> tuple[Entry, ...]:
         """The receipts of a call, oldest first; the last one is in force. Empty when there is none."""
@@ -293,7 +336,8 @@ class ReceiptLog:
             self._refuse_broken(reading=True)
             before = len(self)
             try:
-                if before and self._check_on_disk() != self._check:
+                begun = self._sealed.pointer.size if self._sealed else 0
+                if before > begun and self._check_on_disk(before - 1) != self._check:
                     self._forget()
                 self._load()
             except OSError as error:
@@ -409,15 +453,23 @@ class ReceiptLog:
 
     # -- opening -----------------------------------------------------------------------------------
 
-    def _check_on_disk(self) -> int:
-        """The last frame's check as the file has it now; it stands for all frames before, too."""
-        at = self._offsets[-1] + FRAME_HEADER_BYTES - 4
+    def _check_on_disk(self, index: int) -> int:
+        """A frame's check as the file has it now; it stands for all frames before, too."""
+        at = self._offsets[index] + FRAME_HEADER_BYTES - 4
         return int.from_bytes(os.pread(self._handle, 4, at), "little")
 
     def _forget(self) -> None:
         self._end, self._check = len(FILE_HEADER), FIRST_CHECK
         self._offsets = array("Q")
-        self._known, self._tree = ReceiptIndex(), LogTree()
+        self._known, self._tree, self._sealed = ReceiptIndex(), LogTree(), None
+
+    def _begin_after_sealed(self, pointer: SealedPointer) -> None:
+        """Take ids, calls and hashes of what the file no longer holds from its segments."""
+        sealed = _sealed_receipts(self.path, pointer)
+        self._sealed, self._known = sealed, ReceiptIndex(sealed.ids, sealed.calls)
+        self._offsets = array("Q", bytes(8 * pointer.size))  # not in the file; kept so that indices are places
+        self._tree = LogTree(sealed.leaves)
+        self._end, self._check = pointer.log_end, pointer.log_check
 
     def _load(self) -> None:
         """Index the frames behind `_end`; cut a torn tail when writing, leave it when reading."""
@@ -425,6 +477,8 @@ class ReceiptLog:
         if size < len(FILE_HEADER) and not self._writable:
             return  # the writer is just making the file
         check_header(self._handle, self.path)
+        if len(self) == 0 and (pointer := self._pointer()) is not None:
+            self._begin_after_sealed(pointer)
         damage = self._index_frames(size)
         if damage is None:
             pass
@@ -457,6 +511,12 @@ class ReceiptLog:
         finally:
             self._tree.extend(leaves)
         return None
+
+
+def _sealed_receipts(path: Path, pointer: SealedPointer) -> SealedReceipts:
+    from headwater.store.receipt_sealed import SealedReceipts  # pyarrow: only a log with dropped receipts needs it
+
+    return SealedReceipts(path, pointer)
 
 
 def _not_read(path: Path, error: OSError) -> UpstreamError:
