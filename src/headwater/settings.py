@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.core.errors import InvalidError
-from headwater.core.limits import SOURCES_MAX
+from headwater.core.limits import COALITIONS_MAX, SOURCES_MAX
 from headwater.core.money import parse_units
 
 ENVIRONMENT_PREFIX = "HEADWATER_"
@@ -41,6 +41,13 @@ class Settings:
         default="", metadata={"help": "path of a TOML that names upstream servers and their models; empty for none"}
     )
     local_model: bool = field(default=True, metadata={"help": "serve the model in process too"})
+    max_passes: int = field(default=256, metadata={"help": "prompts scored to measure one answer, at most"})
+    max_cost_bps: int = field(
+        default=900, metadata={"help": "what measuring may add to a call's price, in hundredths of a percent"}
+    )
+    scored_token_price: str = field(
+        default="0", metadata={"help": "price of a token read while measuring; 0: the policy's lines pay for it"}
+    )
     threads: int = field(default=1, metadata={"help": "processor threads of the model in process"})
     maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed"})
     rpc_url: str = field(default="", metadata={"help": "JSON-RPC of the chain; empty for the embedded one"})
@@ -50,7 +57,7 @@ class Settings:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise _wrong(f"{name} is {getattr(self, name)}", f"use a whole number from {low} to {high}")
-        for name in ("request_price", "input_token_price", "output_token_price"):
+        for name in ("request_price", "input_token_price", "output_token_price", "scored_token_price"):
             if parse_units(getattr(self, name), where=name) < 0:
                 raise _wrong(f"{name} is negative: {getattr(self, name)}", "prices are >= 0")
 
@@ -67,6 +74,8 @@ _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _RANGES = (
     ("port", 0, 65_535),
     ("sources", 0, SOURCES_MAX),
+    ("max_passes", 2, COALITIONS_MAX),
+    ("max_cost_bps", 0, 10_000),
     ("threads", 1, 256),
     ("maturity_s", 0, 365 * 86_400),
     ("root_delay_s", 0, 30 * 86_400),

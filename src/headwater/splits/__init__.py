@@ -4,6 +4,7 @@ Knows nothing of ledgers, receipts on disk, models or chains: values in, values 
 """
 
 from headwater.splits.explain import explain
+from headwater.splits.measuring import MEASURING, UNMEASURED, Measuring, Plan
 from headwater.splits.policy import COMMONS, Line, Policy
 from headwater.splits.pricing import Prices
 from headwater.splits.receipt_split import divide_receipt, payouts_of, recompute_split
@@ -11,11 +12,15 @@ from headwater.splits.waterfall import Credit, Division, Findings, Payout, divid
 
 __all__ = [
     "COMMONS",
+    "MEASURING",
+    "UNMEASURED",
     "Credit",
     "Division",
     "Findings",
     "Line",
+    "Measuring",
     "Payout",
+    "Plan",
     "Policy",
     "Prices",
     "divide",

@@ -36,6 +36,8 @@ def explain(division: Division, policy: Policy) -> tuple[str, ...]:
                     f"{_money(totals[GRADE_DISCOUNT], policy)} went to the commons because the shares were"
                     " not measured exactly."
                 )
+            case "attribution":
+                sentences.append(f"{_money(amount, policy)} paid for measuring who supplied the answer.")
             case _:
                 line = rules[name]
                 percent = f"{line.bps * 100 // BPS}.{line.bps % 100:02d}"  # exact: bps are hundredths of a percent

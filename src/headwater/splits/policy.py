@@ -161,7 +161,7 @@ def _lines(rows: Any) -> tuple[Line, ...]:
         if not isinstance(row, Mapping) or set(row) != {"name", "account", "bps", "rule"}:
             raise _wrong(f"a line is {row!r}", "give name, account, bps and rule")
         name, account = _text(row, "name"), _text(row, "account")
-        if not _NAME.fullmatch(name) or name in ("contributors", "residual", "commons"):
+        if not _NAME.fullmatch(name) or name in ("attribution", "contributors", "residual", "commons"):
             raise _wrong(f"line name is {name!r}", "use lower-case letters, digits and _, and no reserved word")
         if not (account.startswith(("operator:", "contributor:", "escrow:")) or account == COMMONS):
             raise _wrong(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from headwater.attribution.bits import sure_and_unsure, weigh
 from headwater.core.errors import InvalidError
+from headwater.core.money import BPS
 from headwater.receipts import Receipt, ReceiptAttribution, ReceiptPayout
+from headwater.splits.measuring import ATTRIBUTION, ATTRIBUTION_ACCOUNT
 from headwater.splits.policy import Policy
-from headwater.splits.waterfall import Credit, Division, Findings, divide
+from headwater.splits.waterfall import Credit, Division, Findings, Payout, divide
 
 
 def divide_receipt(price_units: int, account: ReceiptAttribution, policy: Policy) -> Division:
@@ -16,7 +18,28 @@ def divide_receipt(price_units: int, account: ReceiptAttribution, policy: Policy
         for share in account.shares
         if share.weight_ppb
     )
-    return divide(price_units, policy, Findings(account.grade, credits, account.residual_ppb, account.residual_account))
+    findings = Findings(account.grade, credits, account.residual_ppb, account.residual_account)
+    cost = attribution_units(price_units, account, policy)
+    rest = divide(price_units - cost, policy, findings)
+    first = (Payout(ATTRIBUTION_ACCOUNT, cost, ATTRIBUTION),) if cost else ()
+    return Division(price_units, rest.pool_units, (*first, *rest.payouts))
+
+
+def attribution_units(price_units: int, account: ReceiptAttribution, policy: Policy) -> int:
+    """What measuring cost, as the receipt says.
+
+    Raises:
+        InvalidError: not a whole amount, or with the policy's lines above the policy's cap.
+    """
+    cost = dict(account.parameters).get("attribution_units", 0)
+    allowed = (price_units * (policy.take_cap_bps - policy.take_bps)) // BPS  # rounded down
+    if isinstance(cost, str) or not 0 <= cost <= allowed:
+        raise InvalidError(
+            f"measuring cost {cost} nano of a price of {price_units}; the policy's cap leaves {allowed}",
+            code="attribution_overcharged",
+            fix="ask the operator for a corrected receipt",
+        )
+    return cost
 
 
 def payouts_of(division: Division) -> tuple[ReceiptPayout, ...]:
