@@ -79,9 +79,9 @@ def context(
             names = tuple(name for name in names if name != "attention")
         cpu, wall = time.process_time(), time.perf_counter()
         bench = Bench(out_folder)
-        entries, missing = _entries(bench, bench.cases(cases, seed=seed, players=players), names, quiet=json)
+        entries, outside, missing = _entries(bench, bench.cases(cases, seed=seed, players=players), names, quiet=json)
         names = tuple(name for name in names if name not in missing)
-        costs = _costs(bench, entries, names, passes)
+        costs = outside | _costs(bench, entries, names, passes)
         found = compare(entries, bench.scorer, shipped_reference(), names, passes=passes, draws=DRAWS, costs=costs)
         value: dict[str, Any] = {"seed": seed, "players": players} | asdict(found)
         value |= {"left_out": list(missing), "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
@@ -98,18 +98,21 @@ def context(
 
 def _entries(
     bench: Bench, cases: Sequence[Case], names: Sequence[str], *, quiet: bool
-) -> tuple[list[Entry], tuple[str, ...]]:
-    """Every case measured, and the methods that could not be asked."""
+) -> tuple[list[Entry], dict[str, tuple[float, float]], tuple[str, ...]]:
+    """Every case measured, what an answer costs by methods from outside, and those that could not be asked."""
     wanted = [name for name in names if name in OUTSIDE]
-    entries = []
+    entries: list[Entry] = []
+    costs: dict[str, tuple[float, float]] = {}
     with progress(quiet=quiet) as bars:
         task = bars.add_task("measuring cases", total=len(cases))
         for case in cases:
             table = bench.measure(case)
-            entries.append(Entry(case, table, bench.outside(case, table, wanted)))
+            scores, cost = bench.outside(case, table, wanted)
+            entries.append(Entry(case, table, scores))
+            costs |= cost  # of one answer: the last
             bars.advance(task)
     missing = tuple(name for name in wanted if any(name not in entry.outside for entry in entries))
-    return entries, missing
+    return entries, costs, missing
 
 
 def _costs(bench: Bench, entries: Sequence[Entry], names: Sequence[str], passes: int) -> dict[str, tuple[float, float]]:

@@ -59,6 +59,7 @@ class Bench:
     def __init__(self, folder: Path | None) -> None:
         """`folder`: where tables are kept; None keeps none."""
         self.folder = folder
+        self._loaded: set[str] = set()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -105,17 +106,22 @@ class Bench:
         arrays = self._kept(f"{self._key(case)}.npz", lambda: self._measure(case).to_arrays())
         return table_from_arrays(arrays)
 
-    def outside(self, case: Case, table: CaseTable, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Scores of methods that need an index or another engine, from the disk if they were made before.
+    def outside(
+        self, case: Case, table: CaseTable, names: Sequence[str]
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, tuple[float, float]]]:
+        """Scores of methods that need an index or another engine, and (CPU, wall) seconds, from the disk if kept.
 
         A method whose packages are not installed is left out.
         """
-        found = {}
+        scores, costs = {}, {}
         for name in names:
-            arrays = self._kept(f"{self._key(case)}-{name}.npz", partial(self._score_outside, name, case, table))
+            arrays = self._kept(f"{self._key(case)}-{name}.npz", partial(self._time_outside, name, case, table))
             if "scores" in arrays:
-                found[name] = arrays["scores"].astype(np.float64)
-        return found
+                scores[name] = arrays["scores"].astype(np.float64)
+                if "cost" in arrays:
+                    cpu, wall = arrays["cost"].astype(np.float64)
+                    costs[name] = (float(cpu), float(wall))
+        return scores, costs
 
     def cost(self, case: Case, table: CaseTable, rows: Sequence[int], name: str) -> tuple[float, float]:
         """(CPU, wall) seconds of scoring some rows of a case's table by themselves, from the disk if kept."""
@@ -168,6 +174,14 @@ class Bench:
         logp = scorer.score(prompts, ids)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         return CaseTable(ids, text, logp, halves.mean(axis=2), scorer.score(held, ids), cpu, wall)
+
+    def _time_outside(self, name: str, case: Case, table: CaseTable) -> dict[str, NDArray[Any]]:
+        if name not in self._loaded:
+            self._score_outside(name, case, table)  # loads what it needs, which is not the answer's cost
+            self._loaded.add(name)
+        cpu, wall = time.process_time(), time.perf_counter()
+        made = self._score_outside(name, case, table)
+        return made | {"cost": np.array([time.process_time() - cpu, time.perf_counter() - wall])} if made else made
 
     def _score_outside(self, name: str, case: Case, table: CaseTable) -> dict[str, NDArray[Any]]:
         texts = [part.text for part in case.layout.players]
