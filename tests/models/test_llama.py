@@ -169,9 +169,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_runs(backend, tokens, s
 @pytest.mark.model
 def test_the_listener_refuses_strangers(backend) -> None:
     """Another program on the machine cannot use the model without the key."""
-    import http.client
-
-    connection = http.client.HTTPConnection(backend._host, backend._port)
+    connection = backend._engine.connect()
     connection.request("POST", "/completion", '{"prompt": [1], "n_predict": 1}', {"content-type": "application/json"})
 
     assert connection.getresponse().status == 401

@@ -48,7 +48,7 @@ from headwater.store.key_store import KeyStore
 
 MODELS: Final = "/v1/models"
 
-_NATIVE: Final = re.compile(r"/v1/(receipts|account)(/|$)")
+_NATIVE: Final = re.compile(r"/v1/(receipts|account|feedback|consent|contributions)(/|$)")
 _VERSION: Final = (b"openai-version", b"2020-10-01")
 
 _log = logging.getLogger("headwater.gateway")
@@ -280,7 +280,7 @@ class _Response:
 
 def _template(path: str) -> str:
     """A path without what the caller put into it."""
-    known = (chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account")
+    known = (chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account", "/v1/feedback", "/v1/consent", "/v1/contributions/")
     found = next((route for route in known if path.startswith(route)), "other")
     return found if path == found or found == "other" else found.rstrip("/") + "/{id}"
 

@@ -26,6 +26,7 @@ from headwater.flow import Flow
 from headwater.gateway import metrics
 from headwater.gateway.answering import Answering
 from headwater.gateway.errors import Failure, MethodError, failure_of
+from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.wire import PROBLEM, bearer
 from headwater.gateway.worker import AttributionWorker
 from headwater.receipts import InclusionProof
@@ -62,6 +63,9 @@ def native_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _told_validation)
     _health_routes(app, service)
     _record_routes(app, service)
+    feedback_routes(
+        app, service.flow, lambda request: service.keys.authenticate(bearer(request.scope)), _own_call, reviewed=True
+    )
     return app
 
 

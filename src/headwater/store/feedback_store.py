@@ -95,7 +95,7 @@ class FeedbackStore:
 
         Raises:
             ConflictError: ``idempotency_conflict``.
-            RefusedError: ``feedback_rate_limited``.
+            RefusedError: ``rate_limit_exceeded``.
         """
         content = feedback.to_bytes()
         with self._database.transaction():
@@ -117,7 +117,7 @@ class FeedbackStore:
             if not within_quota(self._times(key_id, now_ns - DAY), now_ns):
                 raise RefusedError(
                     f"{key_id} has given {PER_HOUR_MAX} pieces of feedback in an hour or {PER_DAY_MAX} in a day",
-                    code="feedback_rate_limited",
+                    code="rate_limit_exceeded",
                     fix="give it later",
                 )
             copied = self._copied(feedback)
