@@ -10,7 +10,7 @@ import pytest
 from headwater.flow import CallRequest, Message
 from headwater.models import Sampling
 from headwater.receipts import Receipt
-from headwater.splits import Measuring, recompute_split
+from headwater.splits import Measuring, earlier_answer, recompute_split
 from toy.home import ToyHome, open_home
 
 POLICY = (Path(__file__).parents[2] / "src/headwater/splits/default_policy.toml").read_text("utf-8")
@@ -72,3 +72,16 @@ def test_the_operator_may_limit_passes_alone(tmp_path, passes: int) -> None:
     assert said["passes_allowed"] == passes
     assert said["passes"] <= passes
     assert receipt.attribution.grade == "B"
+
+
+def test_a_receipt_says_who_supplied_an_earlier_answer(tmp_path) -> None:
+    """What a later answer passes on are the receipt's own weights and owners."""
+    with open_home(tmp_path) as home:
+        receipt, _, _ = call(home, Measuring())
+
+    earlier = earlier_answer(receipt)
+    assert [(part, weight) for part, _, weight in earlier.weights] == [
+        (share.contribution, share.weight_ppb) for share in receipt.attribution.shares
+    ]
+    assert earlier.residual_ppb == receipt.attribution.residual_ppb
+    assert all(owner.startswith("ctr_") for _, owner, _ in earlier.weights)

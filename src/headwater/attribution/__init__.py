@@ -8,6 +8,7 @@ from headwater.attribution.bits import Attribution, Share, microbits, weigh
 from headwater.attribution.budget import Budget
 from headwater.attribution.evidence import Answer
 from headwater.attribution.layout import AdapterScorer, Layout, Part, Scorer
+from headwater.attribution.passing_on import Earlier, pass_on
 from headwater.attribution.reference import Reference, build_reference, reference_from_bytes, uniform_reference
 from headwater.attribution.worth import WorthCache
 
@@ -16,6 +17,7 @@ __all__ = [
     "Answer",
     "Attribution",
     "Budget",
+    "Earlier",
     "Layout",
     "Part",
     "Reference",
@@ -26,6 +28,7 @@ __all__ = [
     "attribute",
     "build_reference",
     "microbits",
+    "pass_on",
     "reference_from_bytes",
     "uniform_reference",
     "weigh",

@@ -3,6 +3,7 @@
 Knows nothing of ledgers, receipts on disk, models or chains: values in, values out.
 """
 
+from headwater.splits.earlier import earlier_answer
 from headwater.splits.explain import explain
 from headwater.splits.measuring import MEASURING, UNMEASURED, Measuring, Plan
 from headwater.splits.policy import COMMONS, Line, Policy
@@ -25,6 +26,7 @@ __all__ = [
     "Prices",
     "divide",
     "divide_receipt",
+    "earlier_answer",
     "explain",
     "payouts_of",
     "recompute_split",
