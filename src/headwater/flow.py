@@ -67,10 +67,12 @@ from headwater.registry import account_for, permits
 from headwater.retrieval import PassageIndex
 from headwater.splits import COMMONS, MEASURING, UNMEASURED, Measuring, Plan, Policy, Prices, divide_receipt, payouts_of
 from headwater.store.call_store import CallRecord, CallState, CallStore
+from headwater.store.consent_store import ConsentStore
 from headwater.store.key_store import KeyRecord
 from headwater.store.ledger_store import Ledger
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.registry_store import RegistryStore
+from headwater.store.signals import agreed, register_words
 
 COPY_RULES = CreditRules()
 """What a repeated run of words must be worth before it is paid; its digest stands in every receipt."""
@@ -131,6 +133,7 @@ class CallRequest:
     idempotency_key: str | None = None
     sources: int | None = None  # overrides the model's number
     prompt: ContributionId | None = None  # overrides the model's prompt
+    contribute: bool | None = None  # whether the caller's words may be registered; None leaves it to the key's consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class OpenCall:
     layout: Layout
     prompt: tuple[int, ...]  # token ids, exactly what the model and the scorer read
     sampling: Sampling
+    words_license: str | None = None  # under which the caller's words are registered; None for not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ class Parts:
     now_ns: Callable[[], int]
     random_bytes: Callable[[int], bytes]
     spans: SpanIndex | None = None  # registered texts, for answers that repeat them
+    consents: ConsentStore | None = None  # callers who let their words be registered; without it nobody's are
 
 
 class _Given:
@@ -224,7 +229,9 @@ class Flow:
         )
         if begun.replayed:
             return begun.call
-        return OpenCall(begun.call, served, layout, prompt, request.sampling)
+        consents = self.parts.consents
+        words_license = agreed(consents, key.key_id, request.contribute) if consents else None
+        return OpenCall(begun.call, served, layout, prompt, request.sampling, words_license)
 
     def _ceiling(self, served: ServedModel, prompt_tokens: int, answer_tokens: int) -> int:
         """The most a call can cost, with what measuring it may add."""
@@ -349,6 +356,20 @@ class Flow:
         tokens = len(answer.token_ids)
         measuring = self.plan(served, layout, answer.prompt_tokens, tokens).cost_units if tokens else 0
         return served.prices.price(answer.prompt_tokens, tokens) + measuring
+
+        if call.words_license is not None:
+            with suppress(HeadwaterError):  # an answer that is paid for never fails for the sake of its question
+                self._register_words(call, call.words_license)
+
+    def _register_words(self, call: OpenCall, license_expression: str) -> None:
+        """Register what the caller wrote, with its consent."""
+        register_words(
+            self.parts.registry,
+            tuple(part.text for part in call.layout.parts if part.fixed and not part.control),
+            key_id=call.record.key_id,
+            license_expression=license_expression,
+            now_ns=self.parts.now_ns(),
+        )
 
     def _cut_short(self, call: OpenCall, given: _Given) -> None:
         if given.token_ids:

@@ -19,7 +19,10 @@ from headwater.attribution.reference import Reference, uniform_reference
 from headwater.core.ids import ContributionId
 from headwater.core.money import NANO, PPB
 from headwater.flow import Flow, Parts, ServedModel
+from headwater.gateway.relay import Relays
+from headwater.gateway.upstreams_file import read_upstreams
 from headwater.ledger import deposit
+from headwater.meter import Meter, MeterParts
 from headwater.models import Backend
 from headwater.receipts import KeySigner
 from headwater.registry import Ownership, enrolled, unenrolled
@@ -28,9 +31,11 @@ from headwater.retrieval import Passage
 from headwater.splits import Policy
 from headwater.splits.pricing import Prices
 from headwater.store.call_store import CallStore
+from headwater.store.consent_store import ConsentStore
 from headwater.store.database import Database
 from headwater.store.key_store import KeyRecord, KeyStore
 from headwater.store.ledger_store import Ledger
+from headwater.store.metered_store import MeteredStore
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.registry_store import RegistryStore
 from toy.model import ToyModel
@@ -81,9 +86,22 @@ class ToyHome:
         """A new key with credit: its secret and its record."""
         secret, record = self.keys.create(label, os.urandom(32), time.time_ns())
         if units:
-            draft = deposit(record.account, units, asset=self.currency, cause=f"deposit:{record.key_id}")
-            self.ledger.post([draft], key=f"deposit:{record.key_id}", at_ns=time.time_ns())
+            self.fund(record, units)
         return secret, record
+
+    def fund(self, key: KeyRecord, units: int) -> None:
+        """Credit for a key, once."""
+        draft = deposit(key.account, units, asset=self.currency, cause=f"deposit:{key.key_id}")
+        self.ledger.post([draft], key=f"deposit:{key.key_id}", at_ns=time.time_ns())
+
+    def relays(self, upstreams: str) -> Relays:
+        """The models that the upstreams of a TOML answer."""
+        parts, flow = MeteredStore(self.db, self.ledger, self.keys, self.calls), self.flow.parts
+        models, servers = read_upstreams(upstreams, environment={"UPSTREAM_KEY": "up-secret"}, folder=self.path)
+        meter = Meter(
+            MeterParts(parts, self.log, flow.signer, flow.policy, self.registry.digest, time.time_ns, os.urandom)
+        )
+        return Relays(models, servers, meter)
 
     def spent(self, key: KeyRecord, deposited: int = 100 * NANO) -> int:
         """Nano units the key's calls were charged."""
@@ -133,6 +151,7 @@ def open_home(path: Path, engine: Engine | None = None) -> Iterator[ToyHome]:
                 policy=policy,
                 now_ns=time.time_ns,
                 random_bytes=os.urandom,
+                consents=ConsentStore(db),
             )
         )
         try:

@@ -36,6 +36,7 @@ from headwater.retrieval import PassageIndex, load_embedder, open_index, standin
 from headwater.settings import Settings
 from headwater.splits import Measuring, Policy, Prices
 from headwater.store.call_store import CallStore
+from headwater.store.consent_store import ConsentStore
 from headwater.store.database import Database
 from headwater.store.epoch_store import EpochStore
 from headwater.store.key_file import load_or_create_signer
@@ -70,6 +71,7 @@ class Home:
         self.epochs = EpochStore(self.db)
         self.adapters = AdapterStore(self.path / "adapters")
         self.calls = CallStore(self.db, self.ledger, self.keys, run_id=os.urandom(16).hex() if writer else None)
+        self.metered = MeteredStore(self.db, self.ledger, self.keys, self.calls)
         self.policy_text = self._policy_text()
         self.policy = Policy.from_toml(self.policy_text)
         self._keep_policy()
@@ -115,6 +117,7 @@ class Home:
                 registry=self.registry,
                 passages=passages,
                 spans=spans,
+                consents=ConsentStore(self.db),
                 models=models,
                 ledger=self.ledger,
                 calls=self.calls,
@@ -140,7 +143,7 @@ class Home:
             raise MissingError(f"no upstreams at {path}", code="upstreams_missing", fix="give the path of a TOML")
         models, upstreams = read_upstreams(path.read_text("utf-8"), environment=os.environ, folder=path.parent)
         parts = MeterParts(
-            store=MeteredStore(self.db, self.ledger, self.keys, self.calls),
+            store=self.metered,
             log=self.log,
             signer=self.signer,
             policy=self.policy,

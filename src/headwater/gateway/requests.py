@@ -94,7 +94,7 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
     _refuse_unknown(body)
     stream = _flag(body, "stream")
     include_usage = _stream_options(body, stream)
-    sources, prompt = _extension(body)
+    sources, prompt, contribute = _extension(body)
     if _whole(body, "n", 1, 128, 1) != 1:
         raise _unsupported("n", "one answer a call is given")
     call = CallRequest(
@@ -111,6 +111,7 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
         idempotency_key=idempotency_key,
         sources=sources,
         prompt=prompt,
+        contribute=contribute,
     )
     return ChatRequest(call, stream, include_usage)
 
@@ -240,20 +241,20 @@ def _stream_options(body: dict[str, Any], stream: bool) -> bool:
     return _flag(options, "include_usage", "stream_options.")
 
 
-def _extension(body: dict[str, Any]) -> tuple[int | None, ContributionId | None]:
-    """The fields of our own object: how many sources, and which registered prompt."""
+def _extension(body: dict[str, Any]) -> tuple[int | None, ContributionId | None, bool | None]:
+    """The fields of our own object: how many sources, which registered prompt, and whether to register the words."""
     extension = body.get("headwater")
     if extension is None:
-        return None, None
+        return None, None, None
     if not isinstance(extension, dict):
         raise _invalid("headwater", "headwater is not an object", 'send {"sources": 4}')
     for name in extension:
-        if name not in ("sources", "prompt"):
+        if name not in ("sources", "prompt", "contribute"):
             raise RequestError(
                 f"unknown parameter {name[:80]!r} in headwater",
                 param=f"headwater.{name[:80]}",
                 code="unknown_parameter",
-                fix="use sources and prompt",
+                fix="use sources, prompt and contribute",
             )
     sources = None
     if extension.get("sources") is not None:
@@ -261,7 +262,8 @@ def _extension(body: dict[str, Any]) -> tuple[int | None, ContributionId | None]
     prompt = extension.get("prompt")
     if prompt is not None and not (isinstance(prompt, str) and prompt.startswith(_CONTRIBUTION_PREFIX)):
         raise _invalid("headwater.prompt", "prompt is not a contribution id", "send the ctb_… of a registered prompt")
-    return sources, None if prompt is None else ContributionId(prompt)
+    contribute = None if extension.get("contribute") is None else _flag(extension, "contribute", "headwater.")
+    return sources, None if prompt is None else ContributionId(prompt), contribute
 
 
 def _flag(table: dict[str, Any], name: str, prefix: str = "") -> bool:
