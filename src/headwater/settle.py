@@ -1,5 +1,6 @@
 """From receipts to money in somebody's hands: the second half of the path, run once per window.
 
+    correct a receipt that supersedes another moves money that has not settled, or pays only what is new
     close   mature receipts become one cumulative amount per account, one tree and one manifest
     post    the root goes on the chain, funded; the ledger moves what is due to *claimable*
     sync    what the chain has paid is booked
@@ -11,19 +12,20 @@ Nothing is ever in two places: due (contributor), promised (claimable) or paid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headwater.chain import Chain, Paid, PostedEpoch
 from headwater.core.canonical import digest_of
-from headwater.core.errors import ConflictError, InvariantError, MissingError, Problem, RefusedError
-from headwater.core.ids import AccountId
+from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError, Problem, RefusedError
+from headwater.core.ids import AccountId, CallId
 from headwater.core.instants import SECOND_NS
-from headwater.ledger import CASH, VAULT, claimable, enroll, fund, settle
+from headwater.ledger import CASH, VAULT, claimable, correction, enroll, fund, settle
 from headwater.ledger import paid as paid_on_chain
 from headwater.receipts import Bundle, EpochManifest, PayoutProof, Receipt
 from headwater.settlement.claim import Claim, claim_of, plan_pushes
+from headwater.settlement.disputes import Move, Version, adjustments, moves, stands
 from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, escrow_of, holder, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
 from headwater.store.epoch_store import EpochRecord, EpochStore
@@ -58,21 +60,25 @@ class Settlement:
     def close(self) -> EpochRecord:
         """Close the window of all receipts that have matured since the last epoch.
 
+        A close that was interrupted goes on with the window it had opened. A receipt that comes in meanwhile, or has
+        not matured, belongs to a later epoch; one that was corrected before its window opened does not count.
+
         Raises:
             RefusedError: no receipt has matured.
         """
         books = self.books
         last = books.epochs.last()
-        log_from = last.log_size if last else 0
-        window, receipts = self._window(last.epoch + 1 if last else 1, log_from)
+        window = self._opened_window(last)
+        receipts = self._receipts(window)
         previous = _cumulative(last)
-        payouts = [(payout.account, payout.amount) for receipt in receipts for payout in receipt.payouts]
+        payouts = self._payouts(window, receipts)
         holders = {holder(account) for account, _ in payouts} | set(previous)
         epoch = close(
             window,
             payouts,
             previous=previous,
             previous_digest=last.manifest_digest if last else None,
+            previous_amounts=_token_amounts(last),
             payees=books.epochs.add_payees(self._addresses(holders)),
             domain=self.chain.domain(window.epoch),
             token_decimals=self.chain.manifest.token_decimals,
@@ -81,23 +87,101 @@ class Settlement:
         )
         return books.epochs.add(epoch)
 
-    def _window(self, number: int, log_from: int) -> tuple[Window, list[Receipt]]:
-        now = self.books.now_ns()
-        newest = now - self.books.maturity_s * SECOND_NS
-        receipts: list[Receipt] = []
-        for logged in self.books.log.entries(log_from):
-            receipt = Receipt.from_bytes(logged.raw)
-            if receipt.issued_at_ns > newest:
-                break  # the log is in order of issue; what is younger waits for the next epoch
-            receipts.append(receipt)
-        if not receipts:
-            raise RefusedError(
-                f"no receipt since log index {log_from} is older than {self.books.maturity_s} s",
-                code="epoch_empty",
-                fix="wait until receipts have matured, or answer some calls first",
+    def _opened_window(self, last: EpochRecord | None) -> Window:
+        """The window to close: one that is open already, or all receipts that have matured since the last epoch."""
+        books = self.books
+        with books.epochs.transaction():  # nobody corrects a receipt between reading the log and keeping the window
+            unfinished = books.epochs.opened()
+            if unfinished is not None:
+                return unfinished
+            now = books.now_ns()
+            log_from, seen = last.log_size if last else 0, books.log.promised().size
+            newest, size = now - books.maturity_s * SECOND_NS, log_from
+            # The log is in order of issue; what is younger waits for the next epoch.
+            while size < seen and Receipt.from_bytes(books.log.at(size).raw).issued_at_ns <= newest:
+                size += 1
+            if size == log_from:
+                raise RefusedError(
+                    f"no receipt since log index {log_from} is older than {books.maturity_s} s",
+                    code="epoch_empty",
+                    fix="wait until receipts have matured, or answer some calls first",
+                )
+            window = Window(last.epoch + 1 if last else 1, log_from, size, books.log.root(size), now, seen)
+            books.epochs.open_window(window)
+            return window
+
+    def _receipts(self, window: Window) -> list[Receipt]:
+        log = self.books.log
+        return [Receipt.from_bytes(log.at(index).raw) for index in range(window.log_from, window.log_size)]
+
+    def _payouts(self, window: Window, receipts: Sequence[Receipt]) -> list[tuple[AccountId, int]]:
+        """What the window's receipts pay, and what corrections take back or add."""
+        books = self.books
+        ours = [receipt for receipt in receipts if receipt.currency == books.currency]
+        found = [(payout.account, payout.amount) for receipt in ours for payout in receipt.payouts]
+        spans = [span for span in books.epochs.spans() if span.log_from <= window.log_from]
+        for call in sorted({receipt.call_id for receipt in ours}):
+            chain = self._chain(call, window.log_seen)
+            if len(chain) > 1:
+                found += adjustments(chain, spans).items()
+        return found
+
+    def _chain(self, call: CallId, seen: int) -> list[Version]:
+        """The receipts of a call below `seen`, oldest first."""
+        log = self.books.log
+        entries = [entry for entry in log.by_call(call) if entry.index < seen]
+        return [version_of(Receipt.from_bytes(log.at(entry.index).raw), entry.index) for entry in entries]
+
+    # Correct
+
+    def correct(self, raw: bytes, signature: str, *, payer: AccountId) -> tuple[Move, ...]:
+        """Append a receipt that supersedes another, and book what it moves. Safe to repeat; needs the log's writer.
+
+        Before the superseded receipt's window was opened its money moves from those it named to those the new one
+        names, and a change of price is taken from or given back to `payer`. Afterwards nobody's settled money is taken:
+        only what the price adds is paid.
+
+        Raises:
+            InvalidError: it supersedes nothing, or is in another currency.
+            ConflictError: what it supersedes is not the newest receipt of its call.
+            RefusedError: `payer` has not enough credit for a higher price.
+        """
+        books = self.books
+        receipt = Receipt.from_bytes(raw)
+        if receipt.supersedes is None or receipt.currency != books.currency:
+            raise InvalidError(
+                f"receipt {receipt.id} in {receipt.currency} supersedes {receipt.supersedes}",
+                code="correction_invalid",
+                fix=f"name the receipt that it corrects, in {books.currency}",
             )
-        size = log_from + len(receipts)
-        return Window(number, log_from, size, self.books.log.root(size), now), receipts
+        with books.epochs.transaction():
+            index = books.log.append(raw, signature).index
+            chain = self._chain(receipt.call_id, index + 1)
+            spans = books.epochs.spans()
+            # What stood before is judged by the windows that had not seen this receipt.
+            before = stands(chain[:-1], [span for span in spans if span.log_seen <= index])
+            planned = moves(before, stands(chain, spans), payer=payer)
+            drafts = [
+                correction(debit, credit, units, asset=books.currency, cause=receipt.id)
+                for move in planned
+                for debit, credit, units in self._routes(move, receipt)
+            ]
+            if drafts:
+                key = f"{receipt.id}:correction"
+                books.ledger.post(drafts, key=key, body_digest=f"receipt:{receipt.id}", at_ns=books.now_ns())
+        return planned
+
+    def _routes(self, move: Move, receipt: Receipt) -> Iterator[tuple[AccountId, AccountId, int]]:
+        """A move between the accounts that really hold the money: a contributor's may still be in escrow."""
+        named = {holder(payout.account): payout.account for payout in receipt.payouts}
+        target, left = named.get(move.credit, move.credit), move.amount
+        if move.debit.startswith("contributor:"):
+            waiting = min(left, self._in_escrow(move.debit))
+            if waiting:
+                yield escrow_of(move.debit), target, waiting
+                left -= waiting
+        if left:
+            yield move.debit, target, left
 
     def _addresses(self, holders: Iterable[AccountId]) -> dict[AccountId, str]:
         """Addresses of those who can be paid on chain, in a fixed order."""
@@ -330,6 +414,18 @@ def _cumulative(record: EpochRecord | None) -> dict[AccountId, int]:
     if record is None:
         return {}
     return {row["account"]: int(row["cumulative_units"]) for row in read_manifest(record.manifest)["totals"]}
+
+
+def version_of(receipt: Receipt, index: int) -> Version:
+    """A receipt as disputes see it."""
+    return Version(index, tuple((payout.account, payout.amount) for payout in receipt.payouts))
+
+
+def _token_amounts(record: EpochRecord | None) -> tuple[int, ...]:
+    """Cumulative token units by index after an epoch."""
+    if record is None:
+        return ()
+    return tuple(int(row["cumulative_token_units"]) for row in read_manifest(record.manifest)["payees"])
 
 
 def _promised(record: EpochRecord) -> dict[AccountId, int]:

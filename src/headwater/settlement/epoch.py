@@ -5,8 +5,9 @@ log's root, every account's cumulative amount, and the payees of the tree. Its h
 the tree's root, so the chain vouches for the log and the log for every receipt.
 
 Invariants: amounts never fall from one epoch to the next; the totals of an epoch exceed those of the
-one before by exactly what its receipts paid; amounts that no address can receive wait under their
-owner's name (*held*), and so does what is finer than one token unit.
+one before by exactly what its receipts paid, corrections netted (`headwater.settlement.disputes`);
+amounts that no address can receive wait under their owner's name (*held*), and so does what is finer
+than one token unit.
 
 Knows nothing of databases or chains.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from headwater.core.canonical import Json, canonical, parse_canonical
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.ids import AccountId
@@ -23,6 +26,7 @@ from headwater.core.instants import format_instant
 from headwater.core.money import AMOUNT_MAX
 from headwater.receipts import manifest_hash
 from headwater.receipts.verify import EPOCH_SCHEMA
+from headwater.settlement.changes import ChangeSet
 from headwater.settlement.tree import Domain, Leaf, PayoutTree
 
 SCHEMA = EPOCH_SCHEMA
@@ -48,6 +52,10 @@ class Window:
     log_size: int
     log_root: bytes
     closed_at_ns: int
+    log_seen: int = 0  # receipts in the log when the window was opened: what is corrected below here does not count
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_seen", max(self.log_seen, self.log_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class Epoch:
     token_amounts: tuple[int, ...]  # cumulative token units of each payee
     tree: PayoutTree
     manifest: bytes  # canonical JSON
+    changes: bytes  # what this epoch adds to the tree before it, packed (`headwater.settlement.changes`)
 
     @property
     def data_hash(self) -> bytes:
@@ -89,6 +98,7 @@ def close(
     *,
     previous: Mapping[AccountId, int],
     previous_digest: str | None,
+    previous_amounts: Sequence[int] = (),
     payees: Sequence[Payee],
     domain: Domain,
     token_decimals: int,
@@ -99,9 +109,11 @@ def close(
 
     Args:
         window: which receipts; `domain.epoch` is the same number.
-        payouts: (account, nano units) of every payout of every receipt in the window.
+        payouts: (account, nano units) of every payout of every receipt in the window, and of every adjustment that
+            corrections make, which may be negative.
         previous: cumulative nano units per holder of the epoch before, empty for the first.
         previous_digest: digest of that epoch's manifest.
+        previous_amounts: cumulative token units of that epoch's payees, by index.
         payees: who can be paid on chain, indices 0..n-1 in order, any new ones at the end.
         domain: chain, contract, token and epoch that the root is bound to.
         token_decimals: decimals of the token, at most 9.
@@ -127,9 +139,27 @@ def close(
     amounts = tuple(totals.get(payee.account, 0) // 10 ** (UNITS_DECIMALS - token_decimals) for payee in payees)
     leaves = [Leaf(p.index, p.address, amount) for p, amount in zip(payees, amounts, strict=True)]
     tree = PayoutTree.build(leaves, domain)
-    epoch = Epoch(window, paid, tuple(sorted(totals.items())), tuple(payees), amounts, tree, b"")
-    manifest = canonical(_manifest(epoch, domain, token_decimals, previous_digest, policy_digests, registry_digest))
-    return replace(epoch, manifest=manifest)
+    fell = [account for account, units in totals.items() if units < previous.get(account, 0)]
+    if fell:
+        raise InvariantError(f"epoch {window.epoch}: {fell[0]} would have less than before", code="epoch_not_exact")
+    changes = _changes(window.epoch, previous_amounts, amounts, payees)
+    epoch = Epoch(window, paid, tuple(sorted(totals.items())), tuple(payees), amounts, tree, b"", changes.pack())
+    manifest = _manifest(epoch, domain, token_decimals, previous_digest, policy_digests, registry_digest)
+    return replace(epoch, manifest=canonical(manifest | {"changes_digest": changes.digest()}))
+
+
+def _changes(epoch: int, before: Sequence[int], amounts: Sequence[int], payees: Sequence[Payee]) -> ChangeSet:
+    """What the tree of `amounts` adds to one of `before`."""
+    width = len(before)
+    rises = [amount - (before[i] if i < width else 0) for i, amount in enumerate(amounts)]
+    changed = [i for i, rise in enumerate(rises) if rise or i >= width]
+    return ChangeSet(
+        epoch,
+        width,
+        np.array(changed, dtype=np.int64),
+        np.array([rises[i] for i in changed], dtype=np.uint64),
+        np.array([list(bytes.fromhex(p.address[2:])) for p in payees[width:]], dtype=np.uint8).reshape(-1, 20),
+    )
 
 
 def read_manifest(raw: bytes) -> Json:
@@ -161,6 +191,7 @@ def _manifest(
         "closed_at": format_instant(epoch.window.closed_at_ns),
         "log_from": epoch.window.log_from,
         "log_size": epoch.window.log_size,
+        "log_seen": epoch.window.log_seen,
         "log_root": epoch.window.log_root.hex(),
         "paid_units": str(epoch.paid_units),
         "total_units": str(sum(units for _, units in epoch.totals)),

@@ -1,19 +1,23 @@
 """Closed epochs and the indices of payees, in the home folder's database.
 
 Invariants: a payee's index and address never change; epochs are numbered without gaps and are never
-edited, only marked as posted. Knows nothing of how an epoch is computed or of chains.
+edited, only marked as posted. A window is opened before it is computed and never changes either, so a
+close that was interrupted goes on with the same receipts and the same time, and gives the same bytes.
+Knows nothing of how an epoch is computed or of chains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, MissingError
 from headwater.core.ids import AccountId
 from headwater.receipts import manifest_hash
-from headwater.settlement.epoch import Epoch, Payee
+from headwater.settlement.disputes import Span
+from headwater.settlement.epoch import Epoch, Payee, Window
 from headwater.store.database import Database, Row
 
 _STEPS = (
@@ -33,6 +37,24 @@ _STEPS = (
     CREATE TRIGGER payees_are_for_ever BEFORE UPDATE ON payees
     BEGIN SELECT RAISE(ABORT, 'a payee keeps its index and address'); END;
     CREATE TRIGGER epochs_are_for_ever BEFORE UPDATE OF epoch, log_size, manifest, closed_at_ns ON epochs
+    BEGIN SELECT RAISE(ABORT, 'a closed epoch is never edited'); END;
+    """,
+    """
+    CREATE TABLE windows (
+      epoch INTEGER PRIMARY KEY CHECK (epoch > 0),
+      log_from INTEGER NOT NULL,
+      log_size INTEGER NOT NULL CHECK (log_size > log_from),
+      log_seen INTEGER NOT NULL CHECK (log_seen >= log_size),
+      log_root BLOB NOT NULL,
+      opened_at_ns INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE changes (
+      epoch INTEGER PRIMARY KEY REFERENCES epochs (epoch),
+      packed BLOB NOT NULL
+    ) STRICT;
+    CREATE TRIGGER windows_are_for_ever BEFORE UPDATE ON windows
+    BEGIN SELECT RAISE(ABORT, 'a window is never edited'); END;
+    CREATE TRIGGER changes_are_for_ever BEFORE UPDATE ON changes
     BEGIN SELECT RAISE(ABORT, 'a closed epoch is never edited'); END;
     """,
 )
@@ -95,6 +117,57 @@ class EpochStore:
         rows = self._database.query("SELECT payee_index, account, address FROM payees ORDER BY payee_index")
         return tuple(Payee(index, AccountId(account), address) for index, account, address in rows)
 
+    def transaction(self) -> AbstractContextManager[None]:
+        """A transaction in which nobody else opens a window or corrects a receipt."""
+        return self._database.transaction()
+
+    def opened(self) -> Window | None:
+        """The window that was opened and is not closed yet, if there is one."""
+        rows = self._database.query(
+            "SELECT epoch, log_from, log_size, log_root, opened_at_ns, log_seen FROM windows"
+            " WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM epochs)"
+        )
+        return Window(*rows[0]) if rows else None
+
+    def open_window(self, window: Window) -> None:
+        """Keep a window, durably, before it is computed."""
+        self._database.execute(
+            "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                window.epoch,
+                window.log_from,
+                window.log_size,
+                window.log_seen,
+                window.log_root,
+                window.closed_at_ns,
+            ),
+        )
+
+    def spans(self) -> tuple[Span, ...]:
+        """Every window so far, oldest first, the one that is not closed yet included."""
+        known = {
+            epoch: Span(*places)
+            for epoch, *places in self._database.query("SELECT epoch, log_from, log_size, log_seen FROM windows")
+        }
+        before = 0
+        for epoch, size in self._database.query("SELECT epoch, log_size FROM epochs ORDER BY epoch"):
+            known.setdefault(epoch, Span(before, size, size))  # closed before windows were kept
+            before = size
+        return tuple(span for _, span in sorted(known.items()))
+
+    def changes(self, epoch: int) -> bytes:
+        """The packed change set of an epoch.
+
+        Raises:
+            MissingError: it has not been closed, or was closed before change sets were kept.
+        """
+        rows = self._database.query("SELECT packed FROM changes WHERE epoch = ?", (epoch,))
+        if not rows:
+            raise MissingError(
+                f"epoch {epoch} has no change set", code="changes_missing", fix="its manifest has all amounts"
+            )
+        return bytes(rows[0][0])
+
     def add(self, epoch: Epoch) -> EpochRecord:
         """Keep a closed epoch; keeping the same one again changes nothing.
 
@@ -116,6 +189,7 @@ class EpochStore:
                 "INSERT INTO epochs VALUES (?, ?, ?, ?, NULL)",
                 (window.epoch, window.log_size, epoch.manifest, window.closed_at_ns),
             )
+            self._database.execute("INSERT INTO changes VALUES (?, ?)", (window.epoch, epoch.changes))
         return self.get(window.epoch)
 
     def posted(self, epoch: int, transaction_hash: str) -> None:
