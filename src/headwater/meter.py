@@ -167,7 +167,7 @@ class Meter:
         missing = []
         for logged in parts.log.entries(parts.store.mark):
             receipt = Receipt.from_bytes(logged.raw)
-            if _is_metered(receipt) and receipt.payer in payers:
+            if is_metered(receipt) and receipt.payer in payers:
                 missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
         booked = parts.store.recover(missing, logged=self._logged, at_ns=parts.now_ns())
         self._thread = threading.Thread(target=self._keep_books, name="books", daemon=True)
@@ -393,7 +393,8 @@ def _nobody(policy: Policy) -> ReceiptAttribution:
     )
 
 
-def _is_metered(receipt: Receipt) -> bool:
+def is_metered(receipt: Receipt) -> bool:
+    """Whether a receipt was made on this path, before its books."""
     return dict(receipt.attribution.parameters).get("lane") == LANE
 
 

@@ -60,11 +60,14 @@ class Desk:
 
 
 @contextmanager
-def open_desk(home: Path, engine: Engine | None = None, **options: float) -> Iterator[Desk]:
-    """A running gateway over `home`."""
+def open_desk(
+    home: Path, engine: Engine | None = None, upstreams: str | None = None, **options: float
+) -> Iterator[Desk]:
+    """A running gateway over `home`, with the upstreams that a TOML names."""
     with open_home(home, engine) as toy:
         secret, key = toy.key()
-        app = create_app(toy.flow, toy.keys, options=GatewayOptions(**options))  # type: ignore[arg-type]
+        relays = None if upstreams is None else toy.relays(upstreams)
+        app = create_app(toy.flow, toy.keys, options=GatewayOptions(**options), relays=relays)  # type: ignore[arg-type]
         with serving(app) as url:
             try:
                 yield Desk(toy, app, url, secret, key)

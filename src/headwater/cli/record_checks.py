@@ -14,10 +14,12 @@ from headwater.cli.home import Home
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, Problem
 from headwater.ledger import Code
+from headwater.meter import is_metered
 from headwater.receipts import Receipt, recover
 from headwater.settle import payout_tree
 from headwater.settlement.epoch import read_manifest
 from headwater.store.call_store import CallState
+from headwater.store.receipt_log import LoggedReceipt
 
 _FIX = "stop, keep the home as evidence, and compare it with the last good copy"
 
@@ -29,11 +31,8 @@ def record_problems(home: Home) -> tuple[Problem, ...]:
     for transfer in home.ledger.transfers():
         if transfer.code is Code.PAYOUT:
             booked[transfer.cause][transfer.credit_account] += transfer.amount_units
-    problems = [
-        problem
-        for logged, receipt in receipts
-        for problem in _receipt(home, logged.raw, logged.signature, receipt, booked)
-    ]
+    mark = home.metered.mark
+    problems = [problem for logged, receipt in receipts for problem in _receipt(home, logged, receipt, booked, mark)]
     known = {receipt.id for _, receipt in receipts}
     problems += [
         Problem(f"receipt {cause}", "receipt_not_logged", "payouts are booked for it, it is not in the log", _FIX)
@@ -55,14 +54,16 @@ def chain_problems(home: Home) -> tuple[tuple[Problem, ...], str]:
 
 
 def _receipt(
-    home: Home, raw: bytes, signature: str, receipt: Receipt, booked: Mapping[str, Mapping[str, int]]
+    home: Home, logged: LoggedReceipt, receipt: Receipt, booked: Mapping[str, Mapping[str, int]], mark: int
 ) -> Iterator[Problem]:
     where = f"receipt {receipt.id}"
-    if recover(receipt, raw, signature) != receipt.operator:
+    if recover(receipt, logged.raw, logged.signature) != receipt.operator:
         yield Problem(where, "signature_wrong", "is not signed by the operator it names", _FIX)
     try:
         call = home.calls.get(receipt.call_id)
     except HeadwaterError:
+        if logged.entry.index >= mark and is_metered(receipt):
+            return  # its receipt came first; the books follow it, at the latest at the next start
         yield Problem(where, "call_unknown", f"its call {receipt.call_id} is not in the journal", _FIX)
         return
     if call.price_units != receipt.price:

@@ -70,6 +70,17 @@ _STEPS = (
     CREATE TRIGGER calls_stay BEFORE DELETE ON calls
       BEGIN SELECT RAISE(ABORT, 'a call is never deleted: forget its text'); END;
     """,
+    """
+    CREATE TABLE leases (
+      cause TEXT PRIMARY KEY,
+      lease_id TEXT NOT NULL,
+      run_id TEXT NOT NULL,
+      key_id TEXT NOT NULL,
+      asset TEXT NOT NULL,
+      units INTEGER NOT NULL
+    );
+    CREATE TABLE metered_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+    """,
 )
 _COLUMNS = (
     "call_id, key_id, idempotency_key, request_digest, state, created_at_ns, updated_at_ns, model, asset, reserve_id,"
@@ -482,8 +493,11 @@ class CallStore:
         )
 
     def facts(self) -> Mapping[str, CallFact]:
-        """What the ledger is held against, by call id."""
-        return {
+        """What the ledger is held against, by call id; an open lease stands there by its cause."""
+        leases = {
+            cause: CallFact(True, None, None) for (cause,) in self.db.query("SELECT cause FROM leases ORDER BY cause")
+        }
+        return leases | {
             call_id: CallFact(state == CallState.RESERVED, price_units, receipt_id)
             for call_id, state, price_units, receipt_id in self.db.query(
                 "SELECT call_id, state, price_units, receipt_id FROM calls"
@@ -499,6 +513,8 @@ class CallStore:
                 "SELECT key_id, state, ceiling_units, price_units FROM calls WHERE state <> 'released'"
             ):
                 committed[key_id] += ceiling if state == CallState.RESERVED else price
+            for key_id, units in self.db.query("SELECT key_id, units FROM leases"):
+                committed[key_id] += units
             for key in self._keys.list():
                 if key.committed_units != committed[key.key_id]:
                     problems.append(

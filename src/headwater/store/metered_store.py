@@ -22,19 +22,6 @@ from headwater.store.key_store import KeyRecord, KeyStore
 from headwater.store.ledger_booking import Batch
 from headwater.store.ledger_store import Ledger
 
-_STEPS = (
-    """
-    CREATE TABLE leases (
-      lease_id TEXT PRIMARY KEY,
-      run_id TEXT NOT NULL,
-      key_id TEXT NOT NULL,
-      asset TEXT NOT NULL,
-      units INTEGER NOT NULL
-    );
-    CREATE TABLE metered_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-    """,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Metered:
@@ -48,7 +35,8 @@ class Metered:
 class Lease:
     """Credit of a payer set aside for one process."""
 
-    lease_id: str
+    cause: str  # why the ledger holds it
+    lease_id: str  # of the reservation
     key_id: str
     asset: str
     units: int
@@ -70,7 +58,6 @@ class MeteredStore:
 
     def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, calls: CallStore) -> None:
         self.db, self._ledger, self._keys, self._calls = db, ledger, keys, calls
-        db.migrate("metered", _STEPS)
 
     # Leases
 
@@ -91,13 +78,12 @@ class MeteredStore:
             )
         units = min(max(least, wanted), available, available if left is None else left)
         self._keys.commit_units(key_id, units)
-        lease_id = self._ledger.reserve(
-            f"payer:{key_id}", units, key=f"lease:{nonce}:{key_id}", asset=asset, cause=f"lease:{nonce}", at_ns=at_ns
-        )
+        cause = f"lease:{nonce}:{key_id}"
+        lease_id = self._ledger.reserve(f"payer:{key_id}", units, key=cause, asset=asset, cause=cause, at_ns=at_ns)
         self.db.execute(
-            "INSERT INTO leases VALUES (?, ?, ?, ?, ?)", (lease_id, self._calls.run_id, key_id, asset, units)
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", (cause, lease_id, self._calls.run_id, key_id, asset, units)
         )
-        return Lease(lease_id, key_id, asset, units)
+        return Lease(cause, lease_id, key_id, asset, units)
 
     def _budget_left(self, key_id: str) -> int | None:
         for budget, committed in self.db.query(
@@ -107,9 +93,9 @@ class MeteredStore:
         return None
 
     def _release(self, lease: Lease, at_ns: int) -> None:
-        self._ledger.release(lease.lease_id, key=f"{lease.lease_id}:release", at_ns=at_ns)
+        self._ledger.release(lease.lease_id, key=f"{lease.cause}:release", at_ns=at_ns)
         self._keys.commit_units(lease.key_id, -lease.units)
-        self.db.execute("DELETE FROM leases WHERE lease_id = ?", (lease.lease_id,))
+        self.db.execute("DELETE FROM leases WHERE cause = ?", (lease.cause,))
 
     # Booking
 
@@ -178,9 +164,9 @@ class MeteredStore:
             calls: those whose receipts stand in the log after `mark`; what is booked already is left out.
         """
         with self.db.transaction():
-            for row in self.db.query("SELECT lease_id, key_id, asset, units, run_id FROM leases"):
-                if not self._calls.run_alive(row[4]):
-                    self._release(Lease(*row[:4]), at_ns)
+            for *lease, run_id in self.db.query("SELECT cause, lease_id, key_id, asset, units, run_id FROM leases"):
+                if not self._calls.run_alive(run_id):
+                    self._release(Lease(*lease), at_ns)
             missing = [call for call in calls if not self._calls.knows(call.call.call_id)]
             self._book(missing)
             self._remember(logged)
