@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -221,6 +222,38 @@ def test_odd_documents_are_only_odd(tmp_path, reference):
         assert index.count("") == index.count("...") == 0
         index.compact()
         assert index.verify() == ()
+
+
+def test_values_of_the_wrong_kind_are_refused_by_name(tmp_path, reference):
+    """Not a stack trace from inside: what was given, and what to give."""
+    with SpanIndex.create(tmp_path / "i", reference=reference) as index:
+        for wrong in (
+            lambda: Document(5, "ann", 1, "x"),
+            lambda: Document("x", "ann", 1.5, "x"),
+            lambda: Document("x", "ann", True, "x"),
+            lambda: Document("x", "ann", 1, None),
+            lambda: index.add(["text"]),
+            lambda: index.trace(5),
+            lambda: index.trace_batch("one text"),
+            lambda: index.count(None),
+        ):
+            with pytest.raises(InvalidError) as caught:
+                wrong()
+            assert caught.value.code in {"document_invalid", "text_invalid"}
+            assert caught.value.fix
+        assert index.stats().documents == 0
+
+
+def test_an_index_of_another_format_is_named(tmp_path, reference):
+    """It is not damaged: it is to be built again."""
+    SpanIndex.create(tmp_path / "i", reference=reference).close()
+    path = tmp_path / "i" / "MANIFEST.json"
+    raw = path.read_bytes().partition(b"\n")[2].replace(b"headwater-spans-2", b"headwater-spans-1")
+    path.write_bytes(hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw)
+
+    with pytest.raises(InvalidError) as caught:
+        SpanIndex.open(tmp_path / "i")
+    assert caught.value.code == "index_format"
 
 
 def test_a_reference_for_another_tokeniser_or_cut_short_is_refused(reference):

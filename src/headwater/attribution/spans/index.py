@@ -34,7 +34,7 @@ from headwater.attribution.spans.segments import disk_error, write_durably
 from headwater.attribution.spans.shelf import SEGMENT_TOKENS_MAX, Shelf
 from headwater.attribution.spans.snapshot import Settings, Snapshot
 from headwater.attribution.spans.tokens import tokeniser_digest
-from headwater.attribution.spans.values import AddReport, Document, Match, Span, Trace
+from headwater.attribution.spans.values import AddReport, Document, Match, Span, Trace, raw_of
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, InvalidError, MissingError, Problem
 
@@ -103,7 +103,7 @@ class SpanIndex:
             raise ConflictError(
                 f"there is a span index in {folder.name!r} already",
                 code="index_exists",
-                fix="open it, or choose another folder",
+                fix="go on with `headwater index add` or SpanIndex.open, or choose another folder",
             )
         held = reference or default_reference()
         try:
@@ -236,7 +236,7 @@ class SpanIndex:
                 code="document_text_differs",
                 fix="give the bytes that were added",
             )
-        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        raw = raw_of(text)
         return (
             document_text[span.document_start : span.document_start + span.end - span.start]
             == raw[span.start : span.end]
@@ -321,7 +321,7 @@ class SpanIndex:
 
     def add(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Document] | Document,
         *,
         segment_tokens_max: int = SEGMENT_TOKENS_MAX,
         progress: Callable[[int], None] | None = None,
@@ -332,7 +332,7 @@ class SpanIndex:
         interrupted import may be repeated.
 
         Args:
-            documents: may be long; about 14 bytes of memory a token are used.
+            documents: one, or as many as there are; about 14 bytes of memory a token are used.
             segment_tokens_max: where to begin another segment.
             progress: called with the bytes of each text taken in.
 
@@ -347,7 +347,13 @@ class SpanIndex:
             ingest = Ingest(self._settings)
             draft, fresh = self._draft(), dict[str, Document | None]()
             digests = dict[str, tuple[str | None, int, bytes]]()
-            for document in documents:
+            for document in [documents] if isinstance(documents, Document) else documents:
+                if not isinstance(document, Document):
+                    raise InvalidError(
+                        f"{type(document).__name__} {str(document)[:40]!r} is not a Document",
+                        code="document_invalid",
+                        fix="give Document(id, owner, registered_at, text) values",
+                    )
                 if self._is_known(document, digests):
                     ingest.skipped += 1
                     continue

@@ -21,7 +21,7 @@ from headwater.attribution.spans.index import SpanIndex
 from headwater.attribution.spans.manifest import Registered, state_digest
 from headwater.attribution.spans.reference import MICROBITS
 from headwater.attribution.spans.tracing import look_up, runs_chosen
-from headwater.attribution.spans.values import Span, Trace
+from headwater.attribution.spans.values import Span, Trace, raw_of
 from headwater.core.errors import ConflictError, InvalidError, MissingError
 
 _NOBODY = np.iinfo(np.int64).max
@@ -148,7 +148,7 @@ class ShardedIndex:
 
     def trace(self, text: str | bytes) -> Trace:
         """As `SpanIndex.trace`."""
-        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        raw = raw_of(text)
         looks: list[Look] = self._fleet.ask("look", [raw] * self._shards)
         found = np.sum([look.found for look in looks], axis=0, dtype=np.int64)
         rank, shard = _ranks(looks)
@@ -168,7 +168,7 @@ class ShardedIndex:
 
     def count(self, text: str | bytes) -> int:
         """As `SpanIndex.count`."""
-        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        raw = raw_of(text)
         return sum(self._fleet.ask("count", [raw] * self._shards))
 
     def credit(self, trace: Trace, rules: CreditRules | None = None, *, exclude: Collection[str] = ()) -> Credit:

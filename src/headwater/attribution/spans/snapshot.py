@@ -34,7 +34,7 @@ from headwater.attribution.spans.tracing import (
     SETTINGS_LENGTH,
     trace_text,
 )
-from headwater.attribution.spans.values import Match, Span, Trace
+from headwater.attribution.spans.values import Match, Span, Trace, raw_of, several
 
 _NAMES_MAX = 1 << 16
 
@@ -84,6 +84,7 @@ class Snapshot:
 
     def trace_batch(self, texts: Sequence[str | bytes], *, threads: int = 1) -> tuple[Trace, ...]:
         """`trace` of each text, over `threads` threads."""
+        texts = several(texts)
         if threads <= 1 or len(texts) < 2:
             return tuple(self.trace(text) for text in texts)
         step = -(-len(texts) // (threads * 4))
@@ -98,7 +99,7 @@ class Snapshot:
 
     def count_batch(self, texts: Sequence[str | bytes]) -> tuple[int, ...]:
         """`count` of each text."""
-        raws = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text in texts]
+        raws = [raw_of(text) for text in several(texts)]
         # A line feed between texts keeps the last word of one from running into the next.
         offsets = np.concatenate([[0], np.cumsum([len(raw) + 1 for raw in raws], dtype=np.int64)])
         joined = np.frombuffer(b"\n".join([*raws, b""]), dtype=np.uint8)
@@ -138,5 +139,4 @@ class Snapshot:
 
 
 def _bytes_of(text: str | bytes) -> NDArray[np.uint8]:
-    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return np.frombuffer(raw, dtype=np.uint8)
+    return np.frombuffer(raw_of(text), dtype=np.uint8)

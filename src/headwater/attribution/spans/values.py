@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,32 @@ from headwater.core.errors import InvalidError
 
 DOCUMENT_ID_BYTES_MAX = 512
 OWNER_BYTES_MAX = 512
+
+
+def raw_of(text: str | bytes) -> bytes:
+    """The bytes of a text; lone surrogates of a `str` read as separators.
+
+    Raises:
+        InvalidError: neither `str` nor `bytes`.
+    """
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode("utf-8", "surrogatepass")
+    raise InvalidError(
+        f"a text is {type(text).__name__}, not str or bytes", code="text_invalid", fix="give text, or its UTF-8 bytes"
+    )
+
+
+def several(texts: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    """The texts of a batch.
+
+    Raises:
+        InvalidError: one text, which would be taken for a sequence of its characters.
+    """
+    if isinstance(texts, str | bytes):
+        raise InvalidError("a batch is one text", code="text_invalid", fix="give a list of texts")
+    return texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +48,18 @@ class Document:
     text: str | bytes  # bytes are UTF-8; bytes that are not separate words like punctuation does
 
     def __post_init__(self) -> None:
+        for field, held, kinds in (
+            ("id", self.id, (str,)),
+            ("owner", self.owner, (str, type(None))),
+            ("registered_at", self.registered_at, (int,)),
+            ("text", self.text, (str, bytes)),
+        ):
+            if not isinstance(held, kinds) or isinstance(held, bool):
+                raise InvalidError(
+                    f"document {self.id!r}: {field} is {type(held).__name__}",
+                    code="document_invalid",
+                    fix="give id and owner as str, registered_at as whole nanoseconds, text as str or bytes",
+                )
         for name, value, limit in (
             ("id", self.id, DOCUMENT_ID_BYTES_MAX),
             ("owner", "-" if self.owner is None else self.owner, OWNER_BYTES_MAX),
@@ -42,7 +81,7 @@ class Document:
     @property
     def raw(self) -> bytes:
         """The text as bytes; lone surrogates of a `str` read as separators."""
-        return self.text if isinstance(self.text, bytes) else self.text.encode("utf-8", "surrogatepass")
+        return raw_of(self.text)
 
 
 class Span(NamedTuple):
