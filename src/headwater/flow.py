@@ -350,16 +350,15 @@ class Flow:
             price_units=self._price(call.served, call.layout, answer),
             at_ns=self.parts.now_ns(),
         )
+        if call.words_license is not None:
+            with suppress(HeadwaterError):  # an answer that is paid for never fails for the sake of its question
+                self._register_words(call, call.words_license)
 
     def _price(self, served: ServedModel, layout: Layout, answer: Answer) -> int:
         """Tokens, and measuring who supplied them."""
         tokens = len(answer.token_ids)
         measuring = self.plan(served, layout, answer.prompt_tokens, tokens).cost_units if tokens else 0
         return served.prices.price(answer.prompt_tokens, tokens) + measuring
-
-        if call.words_license is not None:
-            with suppress(HeadwaterError):  # an answer that is paid for never fails for the sake of its question
-                self._register_words(call, call.words_license)
 
     def _register_words(self, call: OpenCall, license_expression: str) -> None:
         """Register what the caller wrote, with its consent."""
