@@ -76,6 +76,8 @@ def train(
     beta: Annotated[float, Parameter(help="How far preference pairs may move it.")] = _DEFAULT.beta,
     tokens_max: Annotated[int, Parameter(help="Longest row; longer texts are cut.")] = _DEFAULT.tokens_max,
     holdout: Annotated[float, Parameter(help="Part of the rows kept out, to measure it.")] = 0.1,
+    credit: Annotated[bool, Parameter(help="Build the influence index that shares its earnings.")] = True,
+    checkpoints: Annotated[int, Parameter(help="Checkpoints that the index averages.")] = 1,
     frozen: Annotated[str, Parameter(help="Arithmetic of the base: float32 or bfloat16.")] = "float32",
     seed: int = _DEFAULT.seed,
     home: HomeOption = None,
@@ -83,8 +85,8 @@ def train(
 ) -> int:
     """Train an adapter, measure it on held-out rows, sign its lineage and register it.
 
-    The same command gives the same bits, and goes on where it was interrupted. It is served as
-    MODEL+NAME as soon as it is finished.
+    The same command gives the same bits, and goes on where it was interrupted. When it is finished the
+    adapter is served as MODEL+NAME. Without --credit what it earns beyond the trainer's part is paid to nobody.
 
     Parameters
     ----------
@@ -111,6 +113,8 @@ def train(
         rows = _rows(opened, dataset, pairs, contribution, feedback)
         data = _assembled(opened, rows, recipe)
         made = _train(opened, name, data, recipe, base, parent, quiet=json)
+        if credit:
+            _credit(opened, made.stored, data, base, parent, checkpoints, quiet=json)
         registered = register(opened, made.stored.lineage, owner, namespace, license)
         if json:
             print_json(
@@ -360,6 +364,24 @@ def _train(
             home.signer,
             parent=start,
             reports=Reports(on_states, on_step),
+        )
+
+
+def _credit(
+    home: Home, stored: StoredAdapter, data: Dataset, base: Path | None, parent: str, checkpoints: int, *, quiet: bool
+) -> None:
+    """Build the index before the adapter is registered, so that its first answer is credited already."""
+    from headwater.models.factory.credit import build_index
+
+    with progress(quiet=quiet) as bars:
+        task = bars.add_task("influence index", total=None)
+        build_index(
+            stored,
+            data,
+            _base(base, home.settings.model_name),
+            home.adapters.load(parent) if parent else None,
+            checkpoints=checkpoints,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
 
 

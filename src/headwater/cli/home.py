@@ -162,8 +162,8 @@ class Home:
         )
 
     def newest(self, kind: Kind) -> Contribution | None:
-        """The contribution of this kind that was registered last, if there is any."""
-        found = self.registry.contributions(kind=kind)
+        """The contribution of this kind that was registered last, if there is any; callers' own words are not meant."""
+        found = [one for one in self.registry.contributions(kind=kind) if one.meta("signal") is None]
         return max(found, key=lambda c: c.registered_at_ns, default=None)
 
     def _policy_text(self) -> str:

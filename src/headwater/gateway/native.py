@@ -63,9 +63,11 @@ def native_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _told_validation)
     _health_routes(app, service)
     _record_routes(app, service)
-    feedback_routes(
-        app, service.flow, lambda request: service.keys.authenticate(bearer(request.scope)), _own_call, reviewed=True
-    )
+
+    def payer(request: Request) -> KeyRecord:
+        return service.keys.authenticate(bearer(request.scope))
+
+    feedback_routes(app, service.flow, payer, _own_call, reviewed=True)
     return app
 
 

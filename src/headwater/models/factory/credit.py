@@ -110,7 +110,7 @@ class AdapterCredit:
             raise MissingError(
                 f"adapter {stored.name!r} has no influence index",
                 code="influence_missing",
-                fix="build it with `headwater adapter credit`",
+                fix="run the command again that trained it",
             )
         with one_thread():
             model, task = _model(stored, base)
