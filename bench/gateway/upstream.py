@@ -14,7 +14,9 @@ import sys
 
 EVENTS = 54
 GAP_S = 0.002
-WORDS = "The quick answer of a server that is not a model but takes its place in a measurement of what stands before it. "
+WORDS = (
+    "The quick answer of a server that is not a model but takes its place in a measurement of what stands before it. "
+)
 
 ANSWER = json.dumps(
     {
