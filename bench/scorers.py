@@ -155,6 +155,7 @@ def all_engines(tokenizer: Tokenizer, weights: LlamaWeights, folder: Path) -> li
     """Every engine that is installed."""
     engines = [
         Engine("headwater int16, tree", load_scorer(precision="int16", tokenizer=tokenizer).score, tree=True),
+        Engine("headwater int8, tree", load_scorer(precision="int8", tokenizer=tokenizer).score, tree=True),
         Engine("headwater float32, tree", load_scorer(precision="float32", tokenizer=tokenizer).score, tree=True),
         Engine(
             "numpy float32, full passes", full_passes(PlainModel(weights, np.float32).log2_probabilities), tree=False

@@ -141,3 +141,12 @@ def test_impossible_budgets_are_refused(tmp_path, scored, option) -> None:
     status, rows = run(tmp_path, [case("a")], *option)
 
     assert (status, rows, scored) == (1, [], [])
+
+
+def test_the_end_of_turn_is_no_part_of_an_answer(tmp_path, scored) -> None:
+    """An answer written with the template's closing token is the answer without it."""
+    status, rows = run(tmp_path, [case("a"), case("b", answer="the answer<|im_end|>\n")])
+
+    assert status == 0
+    assert rows[0]["total_bits"] == rows[1]["total_bits"]
+    assert set(scored) == {"the answer", "\x01"}

@@ -18,6 +18,9 @@ from headwater.core.canonical import refuse_deep
 from headwater.core.errors import InvalidError
 from headwater.core.limits import CASE_LINE_BYTES_MAX, REQUEST_DEPTH_MAX
 
+END_OF_TURN = "<|im_end|>"
+"""Not part of an answer: taken off where a file has it, with white space after it."""
+
 PLACES = 9  # decimals of bits in a line: sums hold to 1e-6 after rounding
 
 
@@ -55,7 +58,7 @@ def read_case(line: str, *, joined: bool = True) -> Case:
     return Case(
         _text(value, "id", "the case"),
         Layout(tuple(_part(row, place) for place, row in enumerate(parts)), joined=joined),
-        _text(value, "answer", "the case"),
+        _answer(_text(value, "answer", "the case")),
     )
 
 
@@ -115,6 +118,11 @@ def _part(row: Any, place: int) -> Part:
     return Part(
         _text(row, "id", where), str(owner or ""), _text(row, "text", where), fixed, control=True, registered_at_ns=at
     )
+
+
+def _answer(text: str) -> str:
+    cut = text.rstrip()
+    return cut.removesuffix(END_OF_TURN) if cut.endswith(END_OF_TURN) else text
 
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:

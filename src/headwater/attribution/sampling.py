@@ -39,6 +39,7 @@ ROUND = 8  # pairs scored before looking whether it is enough
 CANDIDATES = 1_024  # coalitions among which the next pair is chosen
 TRIPLES_PLAYERS, QUINTUPLES_PLAYERS = 20, 10  # only the strongest take part in products
 ROUGH_PLAYERS, ROUGH_MAX = 12, 1.2  # up to so many players, and at most so much of the rough model
+ROUGH_USUAL, ROUGH_TRUST = 0.5, 0.06  # how much of it until pairs say otherwise, and how much they must say
 USUAL, KNOWN = 0.1, 6  # products were so large beside the prior, in games measured whole; counted as so many pairs
 WIDTH = 1.96  # deviations on each side of a 95 % interval
 
@@ -207,7 +208,8 @@ class _Game:
             rough_mt = self._rough[seen.pairs] - self._rough[turned]
             guess = rough_mt.sum(axis=1)
             power = float(guess @ inverse @ guess)
-            part = min(max(float(guess @ inverse @ odd_mt.sum(axis=1)) / power, 0.0), ROUGH_MAX) if power > 0 else 0.0
+            fits = float(guess @ inverse @ odd_mt.sum(axis=1))
+            part = min(max((fits + ROUGH_TRUST * ROUGH_USUAL) / (power + ROUGH_TRUST), 0.0), ROUGH_MAX)
             left_mt, added_pt = odd_mt - part * rough_mt, part * self._rough_values
         reach = self._shared @ signs.T
         weights_pm = reach @ inverse
