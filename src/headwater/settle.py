@@ -155,12 +155,9 @@ class Settlement:
                 fix=f"name the receipt that it corrects, in {books.currency}",
             )
         with books.epochs.transaction():
+            self._check_credit(receipt, payer)
             index = books.log.append(raw, signature).index
-            chain = self._chain(receipt.call_id, index + 1)
-            spans = books.epochs.spans()
-            # What stood before is judged by the windows that had not seen this receipt.
-            before = stands(chain[:-1], [span for span in spans if span.log_seen <= index])
-            planned = moves(before, stands(chain, spans), payer=payer)
+            planned = self._moves(self._chain(receipt.call_id, index + 1), payer)
             drafts = [
                 correction(debit, credit, units, asset=books.currency, cause=receipt.id)
                 for move in planned
@@ -170,6 +167,31 @@ class Settlement:
                 key = f"{receipt.id}:correction"
                 books.ledger.post(drafts, key=key, body_digest=f"receipt:{receipt.id}", at_ns=books.now_ns())
         return planned
+
+    def _moves(self, chain: Sequence[Version], payer: AccountId) -> tuple[Move, ...]:
+        """What the newest receipt of a chain moves."""
+        spans = self.books.epochs.spans()
+        # What stood before is judged by the windows that had not seen it.
+        before = stands(chain[:-1], [span for span in spans if span.log_seen <= chain[-1].seq])
+        return moves(before, stands(chain, spans), payer=payer)
+
+    def _check_credit(self, receipt: Receipt, payer: AccountId) -> None:
+        """Refuse a dearer correction that its payer cannot pay, before it is in the log for ever."""
+        log = self.books.log
+        if receipt.id in log:
+            return
+        chain = self._chain(receipt.call_id, len(log))
+        if not chain:
+            return  # the log says what is wrong with it
+        planned = self._moves([*chain, version_of(receipt, len(log))], payer)
+        needed = sum(move.amount for move in planned if move.debit == payer)
+        available = self.books.ledger.available(payer, self.books.currency)
+        if needed > available:
+            raise RefusedError(
+                f"the correction adds {needed} nano {receipt.currency}, {payer} has {available}",
+                code="insufficient_credit",
+                fix="deposit credit for this key first",
+            )
 
     def _routes(self, move: Move, receipt: Receipt) -> Iterator[tuple[AccountId, AccountId, int]]:
         """A move between the accounts that really hold the money: a contributor's may still be in escrow."""

@@ -16,11 +16,13 @@ from headwater.core.errors import ConflictError, MissingError, RefusedError
 from headwater.flow import CallRequest, Message
 from headwater.ledger import Code, TransferDraft
 from headwater.models import Sampling
-from headwater.receipts import Bundle, Receipt, verify_receipt
+from headwater.receipts import Bundle, Receipt, issue, verify_receipt
+from headwater.receipts.receipt import ReceiptPayout
 from headwater.settle import Books, Settlement, check_payout
+from headwater.settlement.changes import unpack
 from headwater.settlement.claim import plan_pushes
 from headwater.settlement.epoch import read_manifest
-from headwater.settlement.tree import Domain
+from headwater.settlement.tree import Domain, Leaf, PayoutTree
 from headwater.splits import Policy, recompute_split
 from headwater.store.epoch_store import EpochStore
 from toy.home import ToyHome, open_home
@@ -142,6 +144,106 @@ def test_receipts_that_may_still_be_disputed_wait_for_a_later_epoch(tmp_path):
         assert young.value.code == "epoch_empty"
         here.clock_s[0] = 3_601
         assert here.settlement.close().log_size == 1
+
+
+def corrected(here: Town, receipt: Receipt, payouts: dict[str, int]) -> tuple[bytes, str]:
+    """The same receipt with other payouts, signed, superseding it."""
+    rows = tuple(ReceiptPayout(account, amount, "contributors", None) for account, amount in payouts.items())
+    later = replace(
+        receipt, supersedes=receipt.id, payouts=rows, price=sum(payouts.values()), issued_at_ns=receipt.issued_at_ns + 1
+    )
+    signed = issue(later, here.toy.flow.parts.signer)
+    return signed.raw, signed.signature
+
+
+def amounts_of(receipt: Receipt) -> dict[str, int]:
+    """What a receipt pays, by account."""
+    found: dict[str, int] = {}
+    for payout in receipt.payouts:
+        found[payout.account] = found.get(payout.account, 0) + payout.amount
+    return found
+
+
+def test_a_correction_before_the_window_opens_moves_the_money_and_after_it_only_new_money(tmp_path):
+    """Ledger and epoch totals agree through both, repeating changes nothing, and what was settled stays."""
+    with town(tmp_path) as here:
+        receipt = here.ask()
+        payer = here.toy.keys.list()[0].account
+        before = amounts_of(receipt)
+        loser = max((name for name in before if name.startswith("escrow")), key=lambda name: before[name])
+        moved = before | {loser: 0, "commons": before.get("commons", 0) + before[loser]}
+        for _ in range(2):
+            here.settlement.correct(*corrected(here, receipt, moved), payer=payer)
+        assert here.toy.ledger.balance(loser, here.toy.currency).balance_units == 0
+        assert here.toy.ledger.balance("commons", here.toy.currency).balance_units == moved["commons"]
+        first = read_manifest(here.settlement.close().manifest)
+        totals = {row["account"]: int(row["cumulative_units"]) for row in first["totals"]}
+        assert totals["commons"] == moved["commons"]
+        assert int(first["paid_units"]) == receipt.price
+
+        newest = Receipt.from_bytes(here.toy.log.in_force(receipt.call_id).raw)
+        moves = here.settlement.correct(*corrected(here, newest, before), payer=payer)
+        assert moves == ()
+        second = read_manifest(here.settlement.close().manifest)
+        after = {row["account"]: int(row["cumulative_units"]) for row in second["totals"]}
+        assert after == totals
+        assert int(second["paid_units"]) == 0
+        assert here.toy.calls.check() == ()
+
+
+def test_a_dearer_correction_after_settling_is_paid_by_the_payer_who_must_have_it(tmp_path):
+    """New money goes to whoever had too little; without credit nothing is booked."""
+    with town(tmp_path) as here:
+        receipt = here.ask()
+        here.settlement.close()
+        payer = here.toy.keys.list()[0].account
+        amounts = amounts_of(receipt)
+        dearer = amounts | {"commons": amounts.get("commons", 0) + 700}
+        with pytest.raises(RefusedError) as poor:
+            here.settlement.correct(*corrected(here, receipt, dearer), payer="payer:key_without_credit")
+        assert poor.value.code == "insufficient_credit"
+        assert len(here.toy.log) == 1
+        (move,) = here.settlement.correct(*corrected(here, receipt, dearer), payer=payer)
+
+        assert (move.debit, move.credit, move.amount) == (payer, "commons", 700)
+        assert int(read_manifest(here.settlement.close().manifest)["paid_units"]) == 700
+        here.settlement.post(1)
+        here.pass_delay()
+        here.settlement.post(2)
+        assert here.toy.calls.check() == ()
+
+
+def test_a_close_that_was_interrupted_goes_on_with_its_window_and_gives_the_same_bytes(tmp_path):
+    """Receipts that came in between belong to the next epoch, and the time of closing is when the window opened."""
+    with town(tmp_path) as here:
+        here.ask()
+        window = here.settlement._opened_window(None)
+        here.ask("say hello", model="toy")
+        here.clock_s[0] = 100
+        record = here.settlement.close()
+        manifest = read_manifest(record.manifest)
+
+        assert (manifest["log_size"], manifest["log_seen"]) == (1, 1)
+        assert record.closed_at_ns == window.closed_at_ns
+        assert here.settlement.close().log_size == 2
+
+
+def test_change_sets_rebuild_every_tree(tmp_path):
+    """Whoever follows the published changes has the posted roots without asking for totals."""
+    with town(tmp_path) as here:
+        amounts: dict[int, int] = {}
+        addresses: list[bytes] = []
+        for number in (1, 2):
+            here.ask()
+            manifest = read_manifest(here.settlement.close().manifest)
+            changes = unpack(here.settlement.books.epochs.changes(number))
+            addresses += [row.tobytes() for row in changes.addresses]
+            for index, rise in zip(changes.indices.tolist(), changes.increases.tolist(), strict=True):
+                amounts[index] = amounts.get(index, 0) + rise
+            leaves = [Leaf(i, "0x" + addresses[i].hex(), amount) for i, amount in amounts.items()]
+
+            assert PayoutTree.build(leaves, here.chain.domain(number)).root.hex() == manifest["tree_root"]
+            assert changes.digest() == manifest["changes_digest"]
 
 
 def test_money_of_somebody_who_has_not_enrolled_waits_and_is_paid_after_enrolment(tmp_path):

@@ -6,18 +6,20 @@ from them, and the chain is asked.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 from headwater.chain import Manifest
 from headwater.cli.home import Home
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, Problem
-from headwater.ledger import Code
+from headwater.core.ids import AccountId
+from headwater.ledger import Code, Kind, parse_account
 from headwater.meter import is_metered
 from headwater.receipts import Receipt, recover
-from headwater.settle import payout_tree
-from headwater.settlement.epoch import read_manifest
+from headwater.settle import payout_tree, version_of
+from headwater.settlement.disputes import Version, adjustments, stands
+from headwater.settlement.epoch import holder, read_manifest
 from headwater.store.call_store import CallState
 from headwater.store.receipt_log import LoggedReceipt
 
@@ -27,18 +29,31 @@ _FIX = "stop, keep the home as evidence, and compare it with the last good copy"
 def record_problems(home: Home) -> tuple[Problem, ...]:
     """What does not hold between ledger, receipt log and closed epochs."""
     receipts = [(logged, Receipt.from_bytes(logged.raw)) for logged in home.log.entries(0)]
-    booked: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for transfer in home.ledger.transfers():
-        if transfer.code is Code.PAYOUT:
-            booked[transfer.cause][transfer.credit_account] += transfer.amount_units
-    mark = home.metered.mark
-    problems = [problem for logged, receipt in receipts for problem in _receipt(home, logged, receipt, booked, mark)]
     known = {receipt.id for _, receipt in receipts}
+    booked: defaultdict[str, Counter[AccountId]] = defaultdict(Counter)
+    for transfer in home.ledger.transfers():
+        if transfer.code is Code.PAYOUT or (transfer.code is Code.CORRECTION and transfer.cause in known):
+            for account, units in (
+                (transfer.credit_account, transfer.amount_units),
+                (transfer.debit_account, -transfer.amount_units),
+            ):
+                # Money from the payer, or back to it, is no part of what a receipt pays.
+                if parse_account(account).kind not in (Kind.PAYER, Kind.CLEARING):
+                    booked[transfer.cause][holder(AccountId(account))] += units
+    chains: defaultdict[str, list[Version]] = defaultdict(list)
+    for logged, receipt in receipts:
+        chains[receipt.call_id].append(version_of(receipt, logged.entry.index))
+    mark = home.metered.mark
+    problems = [problem for logged, receipt in receipts for problem in _receipt(home, logged, receipt, mark)]
+    spans = home.epochs.spans()
+    ids = [receipt.id for _, receipt in receipts]
+    for call, chain in chains.items():
+        problems += _booked(home, call, [ids[version.seq] for version in chain], stands(chain, spans), booked)
     problems += [
         Problem(f"receipt {cause}", "receipt_not_logged", "payouts are booked for it, it is not in the log", _FIX)
         for cause in sorted(set(booked) - known)
     ]
-    return (*problems, *_epochs(home, [receipt for _, receipt in receipts]))
+    return (*problems, *_epochs(home, [receipt for _, receipt in receipts], chains.values()))
 
 
 def chain_problems(home: Home) -> tuple[tuple[Problem, ...], str]:
@@ -53,9 +68,7 @@ def chain_problems(home: Home) -> tuple[tuple[Problem, ...], str]:
         return (), f"the chain was not looked at: {error.message}"
 
 
-def _receipt(
-    home: Home, logged: LoggedReceipt, receipt: Receipt, booked: Mapping[str, Mapping[str, int]], mark: int
-) -> Iterator[Problem]:
+def _receipt(home: Home, logged: LoggedReceipt, receipt: Receipt, mark: int) -> Iterator[Problem]:
     where = f"receipt {receipt.id}"
     if recover(receipt, logged.raw, logged.signature) != receipt.operator:
         yield Problem(where, "signature_wrong", "is not signed by the operator it names", _FIX)
@@ -66,25 +79,45 @@ def _receipt(
             return  # its receipt came first; the books follow it, at the latest at the next start
         yield Problem(where, "call_unknown", f"its call {receipt.call_id} is not in the journal", _FIX)
         return
-    if call.price_units != receipt.price:
+    if call.price_units != receipt.price and receipt.supersedes is None:
         yield Problem(
             where, "price_differs", f"says {receipt.price} nano, the call was charged {call.price_units}", _FIX
         )
-    if call.state is not CallState.ATTRIBUTED or call.receipt_id != receipt.id:
+
+
+def _booked(
+    home: Home,
+    call_id: str,
+    ids: list[str],
+    expected: Mapping[AccountId, int],
+    booked: Mapping[str, Mapping[AccountId, int]],
+) -> Iterator[Problem]:
+    """Whether the receipts of one call, oldest first, have moved in all what they should have."""
+    try:
+        call = home.calls.get(call_id)
+    except HeadwaterError:
+        return  # said already
+    if call.state is not CallState.ATTRIBUTED or call.receipt_id not in ids:
         return  # logged, not yet booked: the next start takes it up
-    paid: defaultdict[str, int] = defaultdict(int)
-    for payout in receipt.payouts:
-        paid[payout.account] += payout.amount
-    if dict(paid) != dict(booked.get(receipt.id, {})):
-        yield Problem(where, "payouts_differ", "its payouts are not what was booked for it", _FIX)
+    paid: Counter[AccountId] = Counter()
+    for one in ids:
+        paid.update(booked.get(one, {}))
+    if {account: units for account, units in paid.items() if units} != expected:
+        what = "its payouts are" if len(ids) == 1 else "its payouts and its corrections together are"
+        yield Problem(f"receipt {ids[-1]}", "payouts_differ", f"{what} not what was booked for it", _FIX)
 
 
-def _epochs(home: Home, receipts: list[Receipt]) -> Iterator[Problem]:
+def _epochs(home: Home, receipts: list[Receipt], chains: Iterable[list[Version]]) -> Iterator[Problem]:
     log_from, total = 0, 0
-    for record in home.epochs.all():
+    corrected, spans = [chain for chain in chains if len(chain) > 1], home.epochs.spans()
+    for number, record in enumerate(home.epochs.all()):
         where = f"epoch {record.epoch}"
         manifest = read_manifest(record.manifest)
-        paid = sum(receipt.price for receipt in receipts[log_from : record.log_size])
+        window = receipts[log_from : record.log_size]
+        paid = sum(receipt.price for receipt in window if receipt.currency == home.policy.currency)
+        for chain in corrected:
+            seen = [version for version in chain if version.seq < spans[number].log_seen]
+            paid += sum(adjustments(seen, spans[: number + 1]).values())
         total += paid
         pairs = (
             ("log_from", int(manifest["log_from"]), log_from),
