@@ -47,7 +47,14 @@ def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Ite
         yield create_app(flow, home.keys, bundle=bundle, relays=home.relays()), flow
 
 
-def serve(*, host: str | None = None, port: int | None = None, home: HomeOption = None) -> int:
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    upstreams: str | None = None,
+    local_model: bool | None = None,
+    home: HomeOption = None,
+) -> int:
     """Serve the OpenAI-compatible gateway until it is interrupted.
 
     Parameters
@@ -56,9 +63,13 @@ def serve(*, host: str | None = None, port: int | None = None, home: HomeOption 
         Address to listen on.
     port
         Port to listen on, 0 for any free one.
+    upstreams
+        TOML that names upstream servers and the models they answer.
+    local_model
+        Serve the model in process too.
     """
     with outcome(False) as result, ExitStack() as stack:
-        chosen = settings(home, host=host, port=port)
+        chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model)
         opened = stack.enter_context(Home(chosen, writer=True))
         books = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
