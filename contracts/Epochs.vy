@@ -12,9 +12,12 @@
      a number is used once, and a cancelled epoch is corrected by a later one.
 
      Safety does not rest on the poster. A root must be covered by deposits, may raise the total by no more
-     than the cap, waits out a delay in which the guardian can cancel it, and never has a second root waiting
-     beside it, so a poster gone bad can promise at most one cap per delay. Whatever a root says, Payout
-     keeps the reserve: deposits less what the newest active root promises in all.
+     than the cap, waits out a delay in which the guardian can cancel it, anybody can challenge it and a proof
+     of fraud ends it (see Disputes), and never has a second root waiting beside it, so a poster gone bad can
+     promise at most one cap per delay. Whatever a root says, Payout keeps the reserve: everything that came
+     in less what the newest active root promises in all.
+
+     Bonds are in the same token and a part of the reserve, so that no root can reach them.
 """
 
 # ------------------------------------------------------------------ constants
@@ -29,6 +32,7 @@ MASK_24: constant(uint256) = 2**24 - 1
 MASK_32: constant(uint256) = 2**32 - 1
 MASK_40: constant(uint256) = 2**40 - 1
 MASK_64: constant(uint256) = 2**64 - 1
+MASK_160: constant(uint256) = 2**160 - 1
 
 STEP_MAX: constant(uint256) = 2**16  # a slip of the pen cannot use up the numbers
 DELAY_MAX_S: constant(uint256) = 30 * 86400  # longer, and a bad root could not be replaced in a useful time
@@ -38,12 +42,21 @@ STATUS_PENDING: constant(uint256) = 1
 STATUS_ACTIVE: constant(uint256) = 2
 STATUS_EXPIRED: constant(uint256) = 3
 
+# ------------------------------------------------------------------ immutables
+
+BOND: immutable(uint256)  # token units that a poster must have staked and a challenger puts up
+
 # ------------------------------------------------------------------ state
 
 owner: public(address)
 pending_owner: public(address)
-poster: public(address)
 guardian: public(address)
+_poster: uint256  # address 160 | its stake 64
+
+# The open challenge of the pending root: challenger 160 | leaf index 32 | to be answered by, seconds, 40
+_challenge: uint256
+
+owed: public(HashMap[address, uint256])  # bonds that can be withdrawn, token units
 
 # Everything a claim has to know, in one word, lowest bits first:
 #   pause flags 8 | newest epoch becomes active at 40 | newest epoch 32
@@ -52,7 +65,7 @@ guardian: public(address)
 # Distances exceed 1 where epochs were cancelled or left out.
 _state: uint256
 
-# What a post has to know besides: deposits 64 | cap 64 | highest number ever used 32 | delay 32
+# What a post has to know besides: deposits 64 | cap 64 | highest number ever used 32 | delay 32 | bonds held 64
 _book: uint256
 
 _roots: HashMap[uint256, bytes32]
@@ -69,6 +82,12 @@ event Posted:
 
 event Cancelled:
     epoch: indexed(uint256)
+
+
+event BondMoved:
+    account: indexed(address)
+    staked: uint256  # token units the poster has staked now
+    owed: uint256  # token units the account can withdraw now
 
 
 event Funded:
@@ -107,7 +126,7 @@ event OwnershipTaken:
 # ------------------------------------------------------------------ constructor
 
 @deploy
-def __init__(owner: address, poster: address, guardian: address, cap: uint256, delay_s: uint256):
+def __init__(owner: address, poster: address, guardian: address, cap: uint256, delay_s: uint256, bond: uint256):
     """
     @notice Sets the roles and the limits.
     @param owner Sets roles and limits, lifts a pause.
@@ -115,8 +134,11 @@ def __init__(owner: address, poster: address, guardian: address, cap: uint256, d
     @param guardian Cancels a pending root, pauses.
     @param cap Token units by which one epoch may raise the total, below 2^64.
     @param delay_s Seconds between a post and its claims, at most 30 days.
+    @param bond Token units of a bond, below 2^48. Zero leaves challenges free: for demonstrations.
     """
     assert owner != empty(address), "Epochs: no owner"
+    assert bond < 2**48, "Epochs: bond above 2^48"
+    BOND = bond
     self.owner = owner
     log OwnershipTaken(owner=owner)
     self._set_roles(poster, guardian)
@@ -137,9 +159,12 @@ def post(epoch: uint256, root: bytes32, total: uint256, data_hash: bytes32):
     @param total Token units that all payees may have received after this epoch, in all.
     @param data_hash Digest of the published data that the tree can be recomputed from.
     @custom:security Poster only. Refused unless deposits cover the whole total, the rise is within the cap
-        and no other root is pending. A total can never fall, so nobody's money is promised away.
+        and no other root is pending. A total can never fall, so nobody's money is promised away. The poster
+        must have a bond staked, which a proof of fraud takes.
     """
-    assert msg.sender == self.poster, "Epochs: not the poster"
+    poster: uint256 = self._poster
+    assert convert(msg.sender, uint256) == poster & MASK_160, "Epochs: not the poster"
+    assert poster >> 160 >= BOND, "Epochs: no stake"
     state: uint256 = self._state
     book: uint256 = self._book
     assert state & POST == 0, "Epochs: post is paused"
@@ -153,12 +178,13 @@ def post(epoch: uint256, root: bytes32, total: uint256, data_hash: bytes32):
 
     funded: uint256 = book & MASK_64
     reserve: uint256 = state >> 192
-    promised: uint256 = unsafe_sub(funded, reserve)  # a reserve is a part of the deposits
+    inside: uint256 = unsafe_add(funded, book >> 192)  # deposits and bonds
+    promised: uint256 = unsafe_sub(inside, reserve)  # a reserve is a part of that
     assert total <= funded, "Epochs: not funded"
     assert total >= promised, "Epochs: total fell"
     assert unsafe_sub(total, promised) <= (book >> 64) & MASK_64, "Epochs: above the cap"
 
-    active_at: uint256 = unsafe_add(block.timestamp, book >> 160)
+    active_at: uint256 = unsafe_add(block.timestamp, (book >> 160) & MASK_32)
     before: uint256 = (state >> 80) & MASK_24
     self._roots[epoch] = root
     self._state = (
@@ -168,7 +194,7 @@ def post(epoch: uint256, root: bytes32, total: uint256, data_hash: bytes32):
         | unsafe_sub(epoch, newest) << 80
         | before << 104
         | reserve << 128
-        | unsafe_sub(funded, total) << 192
+        | unsafe_sub(inside, total) << 192
     )
     self._book = book & ~(MASK_32 << 128) | epoch << 128
     log Posted(epoch=epoch, root=root, total=total, data_hash=data_hash, active_at=active_at)
@@ -180,24 +206,11 @@ def cancel(epoch: uint256):
     @notice Cancels the pending root; its number stays used and what it promised is free again.
     @param epoch Its number, so that a late transaction cannot hit another root.
     @custom:security Guardian only, and only before the root is active: nobody can take back a root that
-        payees already claim from.
+        payees already claim from. An open challenge ends and its bond goes back; the poster keeps its stake.
     """
     assert msg.sender == self.guardian, "Epochs: not the guardian"
-    state: uint256 = self._state
-    newest: uint256 = (state >> 48) & MASK_32
-    assert epoch == newest and self._roots[epoch] != empty(bytes32), "Epochs: not the newest root"
-    assert block.timestamp < (state >> 8) & MASK_40, "Epochs: already active"
-    reserve: uint256 = (state >> 128) & MASK_64
-    self._roots[epoch] = empty(bytes32)
-    # The epoch before is the newest again and active; its own predecessor keeps its place behind it.
-    self._state = (
-        state & FLAGS
-        | (newest - ((state >> 80) & MASK_24)) << 48
-        | ((state >> 104) & MASK_24) << 80
-        | reserve << 128
-        | reserve << 192
-    )
-    log Cancelled(epoch=epoch)
+    self._only_pending(epoch)
+    self._drop(epoch)
 
 # ------------------------------------------------------------------ roles and limits
 
@@ -209,7 +222,7 @@ def set_cap(cap: uint256):
     @custom:security Owner only. The cap is what a wrong root can cost at most.
     """
     self._only_owner()
-    self._set_limits(cap, self._book >> 160)
+    self._set_limits(cap, (self._book >> 160) & MASK_32)
     log CapSet(cap=cap)
 
 
@@ -230,10 +243,15 @@ def set_poster(poster: address):
     """
     @notice Names who posts roots.
     @param poster Never the guardian.
-    @custom:security Owner only. A root that is already pending stays; the guardian can cancel it.
+    @custom:security Owner only, and not while a root is pending, whose poster answers for it with its stake.
+        The former poster's stake can be withdrawn.
     """
     self._only_owner()
-    self._set_roles(poster, self.guardian)
+    before: uint256 = self._poster
+    if convert(poster, uint256) != before & MASK_160:
+        assert before >> 160 == 0 or not self._is_pending(), "Epochs: a root is pending"
+        self._set_roles(poster, self.guardian)
+        self._owe(convert(before & MASK_160, address), before >> 160)
     log PosterSet(poster=poster)
 
 
@@ -245,7 +263,7 @@ def set_guardian(guardian: address):
     @custom:security Owner only.
     """
     self._only_owner()
-    self._set_roles(self.poster, guardian)
+    self._set_roles(convert(self._poster & MASK_160, address), guardian)
     log GuardianSet(guardian=guardian)
 
 
@@ -299,6 +317,63 @@ def unpause(flags: uint256):
     log Paused(flags=self._state & FLAGS)
 
 # ------------------------------------------------------------------ reading
+
+@external
+@view
+def poster() -> address:
+    """
+    @notice Who posts roots.
+    @return Its address.
+    @custom:security Never the guardian.
+    """
+    return convert(self._poster & MASK_160, address)
+
+
+@external
+@view
+def staked() -> uint256:
+    """
+    @notice What the poster has staked.
+    @return Token units.
+    @custom:security Below `bond` nothing can be posted. No root can promise it.
+    """
+    return self._poster >> 160
+
+
+@external
+@view
+def bond() -> uint256:
+    """
+    @notice What a poster must have staked, and what a challenger puts up.
+    @return Token units.
+    @custom:security Fixed when the contract was made.
+    """
+    return BOND
+
+
+@external
+@view
+def bonds_held() -> uint256:
+    """
+    @notice All bonds in the contract: the stake, that of an open challenge, and those not yet withdrawn.
+    @return Token units.
+    @custom:security No root can promise any of it.
+    """
+    return self._book >> 192
+
+
+@external
+@view
+def challenge_open() -> (address, uint256, uint256):
+    """
+    @notice The open challenge of the pending root.
+    @return Who challenged (the zero address when nobody did), the index whose leaf has to be shown, and by
+        when, in seconds since 1970.
+    @custom:security The root cannot become active while it is open.
+    """
+    challenge: uint256 = self._challenge
+    return convert(challenge & MASK_160, address), (challenge >> 160) & MASK_32, challenge >> 192
+
 
 @external
 @view
@@ -379,7 +454,8 @@ def promised() -> uint256:
     @return Cumulative token units.
     @custom:security Never above `funded`.
     """
-    return (self._book & MASK_64) - (self._state >> 192)
+    book: uint256 = self._book
+    return (book & MASK_64) + (book >> 192) - (self._state >> 192)
 
 
 @external
@@ -401,7 +477,7 @@ def delay_s() -> uint256:
     @return Seconds.
     @custom:security A change counts for later posts only.
     """
-    return self._book >> 160
+    return (self._book >> 160) & MASK_32
 
 
 @external
@@ -442,6 +518,102 @@ def _open(epoch: uint256, flag: uint256) -> (bytes32, uint256):
 
 @internal
 @view
+def _is_pending() -> bool:
+    return block.timestamp < (self._state >> 8) & MASK_40
+
+
+@internal
+@view
+def _only_pending(epoch: uint256):
+    """
+    @dev Reverts unless `epoch` is the pending root.
+    """
+    state: uint256 = self._state
+    assert epoch == (state >> 48) & MASK_32 and self._roots[epoch] != empty(bytes32), "Epochs: not the newest root"
+    assert block.timestamp < (state >> 8) & MASK_40, "Epochs: already active"
+
+
+@internal
+@view
+def _previous() -> uint256:
+    """
+    @dev The epoch before the newest, 0 when there is none.
+    """
+    state: uint256 = self._state
+    return ((state >> 48) & MASK_32) - ((state >> 80) & MASK_24)
+
+
+@internal
+def _drop(epoch: uint256):
+    """
+    @dev Takes the pending root back, ends its challenge and gives the challenger its bond back.
+    """
+    state: uint256 = self._state
+    newest: uint256 = (state >> 48) & MASK_32
+    reserve: uint256 = (state >> 128) & MASK_64
+    self._roots[epoch] = empty(bytes32)
+    # The epoch before is the newest again and active; its own predecessor keeps its place behind it.
+    self._state = (
+        state & FLAGS
+        | (newest - ((state >> 80) & MASK_24)) << 48
+        | ((state >> 104) & MASK_24) << 80
+        | reserve << 128
+        | reserve << 192
+    )
+    challenge: uint256 = self._challenge
+    if challenge != 0:
+        self._challenge = 0
+        self._owe(convert(challenge & MASK_160, address), BOND)
+    log Cancelled(epoch=epoch)
+
+
+@internal
+def _set_active_at(active_at: uint256):
+    self._state = self._state & ~(MASK_40 << 8) | active_at << 8
+
+
+@internal
+def _owe(account: address, amount: uint256):
+    """
+    @dev Makes a part of the bonds withdrawable. Nobody is paid in the middle of a dispute: an account that
+         cannot receive must not keep it from ending.
+    """
+    if amount > 0:
+        self.owed[account] += amount
+        log BondMoved(account=account, staked=self._poster >> 160, owed=self.owed[account])
+
+
+@internal
+def _slash() -> uint256:
+    """
+    @dev Takes a bond off the poster's stake; it is there, because a root needs it and it cannot leave before.
+    """
+    self._poster -= BOND << 160
+    return BOND
+
+
+@internal
+def _hold(amount: uint256):
+    """
+    @dev Books a bond that has arrived: no root promises any of it, so both reserves grow.
+    """
+    book: uint256 = self._book
+    assert (book & MASK_64) + (book >> 192) + amount <= MASK_64, "Epochs: deposits above 2^64"
+    self._book = book + (amount << 192)
+    self._state += amount << 128 | amount << 192
+
+
+@internal
+def _release(amount: uint256):
+    """
+    @dev Books a bond that leaves. Either reserve holds all bonds, so neither borrows from its neighbour.
+    """
+    self._book -= amount << 192
+    self._state -= amount << 128 | amount << 192
+
+
+@internal
+@view
 def _may_deposit():
     assert self._state & DEPOSIT == 0, "Epochs: paused"
 
@@ -451,10 +623,11 @@ def _fund(amount: uint256):
     """
     @dev Books a deposit that has arrived. Neither root promises any of it, so both reserves grow.
     """
-    funded: uint256 = (self._book & MASK_64) + amount
-    assert funded <= MASK_64, "Epochs: deposits above 2^64"
-    self._book += amount
-    # No carry between the fields: either reserve is at most `funded`.
+    book: uint256 = self._book
+    funded: uint256 = (book & MASK_64) + amount
+    assert funded + (book >> 192) <= MASK_64, "Epochs: deposits above 2^64"
+    self._book = book + amount
+    # No carry between the fields: either reserve is at most deposits and bonds together.
     self._state += amount << 128 | amount << 192
     log Funded(amount=amount, funded=funded)
 
@@ -472,7 +645,8 @@ def _set_roles(poster: address, guardian: address):
     """
     assert poster != empty(address) and guardian != empty(address), "Epochs: no such role"
     assert poster != guardian, "Epochs: poster is guardian"
-    self.poster = poster
+    if convert(poster, uint256) != self._poster & MASK_160:
+        self._poster = convert(poster, uint256)  # a new poster starts without a stake
     self.guardian = guardian
 
 
@@ -480,4 +654,5 @@ def _set_roles(poster: address, guardian: address):
 def _set_limits(cap: uint256, delay_s: uint256):
     assert cap <= MASK_64, "Epochs: cap above 2^64"
     assert delay_s <= DELAY_MAX_S, "Epochs: delay above 30 days"
-    self._book = self._book & MASK_64 | cap << 64 | self._book & (MASK_32 << 128) | delay_s << 160
+    book: uint256 = self._book
+    self._book = book & MASK_64 | cap << 64 | book & (MASK_32 << 128) | delay_s << 160 | book & (MASK_64 << 192)

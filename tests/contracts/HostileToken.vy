@@ -6,7 +6,7 @@
 """
 
 interface Payout:
-    def claim(epoch: uint256, index: uint256, account: address, cumulative: uint256, proof: DynArray[bytes32, 32]) -> uint256: nonpayable
+    def claim(epoch: uint256, index: uint256, account: address, cumulative: uint256, proof: DynArray[uint256, 32]) -> uint256: nonpayable
     def deposit(amount: uint256): nonpayable
     def paid(index: uint256) -> uint256: view
 
@@ -25,7 +25,7 @@ target: public(address)
 call_index: public(uint256)
 call_account: public(address)
 call_amount: public(uint256)
-call_proof: DynArray[bytes32, 32]
+call_proof: DynArray[uint256, 32]
 mode: public(uint256)  # 0 none, 1 claim again, 2 deposit, 3 read
 
 
@@ -76,7 +76,7 @@ def set_doubled(on: bool):
 
 
 @external
-def attack(mode: uint256, target: address, index: uint256, account: address, amount: uint256, proof: DynArray[bytes32, 32]):
+def attack(mode: uint256, target: address, index: uint256, account: address, amount: uint256, proof: DynArray[uint256, 32]):
     self.mode = mode
     self.target = target
     self.call_index = index
@@ -128,7 +128,7 @@ def _strike():
                 self.call_account,
                 self.call_amount,
                 self.call_proof,
-                method_id=method_id("claim(uint256,uint256,address,uint256,bytes32[])"),
+                method_id=method_id("claim(uint256,uint256,address,uint256,uint256[])"),
             ),
             revert_on_failure=False,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headwater.chain import RevertedError
+from headwater.chain.client import words
 
 AMOUNTS = {i: (i + 1) * 1_000 for i in range(8)}
 
@@ -78,7 +79,7 @@ def test_a_token_that_calls_back_gets_nowhere(paying, mode):
     """A claim or deposit from inside a payment is refused, and the payment goes through once."""
     vault, token, tree = paying
     proof = tree.prove(3)
-    vault.send(token.functions.attack(mode, vault.chain.manifest.payout, 3, _sum(address(3)), 4_000, list(proof.path)))
+    vault.send(token.functions.attack(mode, vault.chain.manifest.payout, 3, _sum(address(3)), 4_000, words(proof.path)))
 
     assert vault.chain.push(1, tree.prove_range(0, 8)).amount == 36_000
     assert vault.chain._sender.read(token.functions.reentered(), "reading") is False
@@ -110,13 +111,31 @@ def test_a_token_that_takes_a_fee_is_refused_at_the_deposit(hostile):
     vault, token = hostile()
     vault.send(token.functions.set_fee(1))
 
-    assert reason(lambda: vault.chain.fund(1_000)) == "Payout: token takes a fee"
+    assert reason(lambda: vault.chain.fund(1_000)) == "Money: token takes a fee"
     assert vault.chain.status().funded == 0
 
 
-def test_a_token_with_other_decimals_is_refused(hostile):
-    """Amounts are packed for 6 decimals; the contract takes no other token."""
-    assert reason(lambda: hostile(decimals=18)) == "Payout: token must have 6 decimals"
+def test_a_token_with_more_decimals_is_paid_in_millionths(hostile):
+    """Amounts are millionths of a token with 18 decimals; its own units follow exactly."""
+    vault, token = hostile(decimals=18)
+    vault.send(token.functions.mint(vault.node.signers[0].address, 10**24))
+    vault.chain.fund(1_000_000)
+    tree = vault.tree(1, AMOUNTS)
+    vault.chain.post(1, tree.root, tree.total, b"\7" * 32)
+    vault.chain.push(1, tree.prove_range(0, 4))
+    vault.chain.claim(1, tree.prove(7))
+
+    assert vault.chain.manifest.token_unit == 10**12
+    assert token.functions.balanceOf(_sum(address(7))).call() == 8_000 * 10**12
+    assert token.functions.balanceOf(_sum(address(2))).call() == 3_000 * 10**12
+    assert vault.chain.balance(address(7)) == 8_000
+    assert (vault.chain.status().held, vault.chain.status().paid) == (1_000_000 - 18_000, 18_000)
+
+
+@pytest.mark.parametrize("decimals", [0, 5, 19])
+def test_a_token_with_other_decimals_is_refused(hostile, decimals):
+    """Fewer decimals than amounts have, or more than any token in use, make no deployment."""
+    assert reason(lambda: hostile(decimals=decimals)) == "Money: token must have 6 to 18 decimals"
 
 
 def test_a_token_that_is_no_contract_is_refused(vault):
@@ -125,7 +144,7 @@ def test_a_token_that_is_no_contract_is_refused(vault):
     guardian = vault.node.signers[1].address
     word = reason(lambda: chain.deploy(guardian=guardian, cap=1, delay_s=0, token=address(1)))
 
-    assert word == "Payout: token is no contract"
+    assert word == "Money: token is no contract"
 
 
 def _sum(text: str) -> str:

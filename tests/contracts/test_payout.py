@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from headwater.chain import RevertedError
+from headwater.chain.client import words
 from headwater.settlement import Leaf, PayoutTree, Proof, RangeProof, format_address
 
 AMOUNTS = {i: (i + 1) * 1_000 for i in range(13)}
@@ -181,8 +182,9 @@ def _tree_with_twins(vault) -> PayoutTree:
 
     first, second = Leaf(0, address(0), 1_000), Leaf(1, address(0), 700)
     domain = vault.chain.domain(1)
-    rows = (first.hash() + second.hash(), keccak256(b"\x01" + first.hash() + second.hash()))
-    return PayoutTree(domain, (first, second), domain.bind(rows[1]), 1, rows, {0: 0, 1: 1})
+    row = first.hash() + second.hash()
+    top = keccak256(row)[:24] + (1_700).to_bytes(8, "big")
+    return PayoutTree(domain, (first, second), domain.bind(top, 1), 1, (row, top), {0: 0, 1: 1})
 
 
 def test_forged_claims_reach_no_root(vault):
@@ -192,8 +194,8 @@ def test_forged_claims_reach_no_root(vault):
     other = vault.tree(2, {i: a + 1 for i, a in AMOUNTS.items()})
     vault.post(other)
     proof = tree.prove(5)
-    wrong = "Payout: proof does not reach the root"
-    beyond = "Payout: beyond the tree"
+    wrong = "Tree: proof does not reach the root"
+    beyond = "Tree: beyond the tree"
 
     def claim(forged: Proof, epoch: int = 1) -> str:
         return reason(lambda: vault.chain.claim(epoch, forged))
@@ -223,8 +225,8 @@ def test_a_root_for_another_place_pays_nobody(vault, change):
     vault.chain.post(1, tree.root, tree.total, b"\7" * 32)
     vault.chain.jump(60)
 
-    assert reason(lambda: vault.chain.claim(1, tree.prove(0))) == "Payout: proof does not reach the root"
-    assert reason(lambda: vault.chain.push(1, tree.prove_range(0, 4))) == "Payout: proof does not reach the root"
+    assert reason(lambda: vault.chain.claim(1, tree.prove(0))) == "Tree: proof does not reach the root"
+    assert reason(lambda: vault.chain.push(1, tree.prove_range(0, 4))) == "Tree: proof does not reach the root"
 
 
 def test_forged_pushes_reach_no_root(vault):
@@ -232,7 +234,7 @@ def test_forged_pushes_reach_no_root(vault):
     tree = vault.tree(1, AMOUNTS)
     vault.post(tree)
     proof = tree.prove_range(8, 4)
-    wrong = "Payout: proof does not reach the root"
+    wrong = "Tree: proof does not reach the root"
     first = proof.leaves[0]
 
     def push(forged: RangeProof) -> str:
@@ -241,22 +243,22 @@ def test_forged_pushes_reach_no_root(vault):
     assert push(replace(proof, leaves=(replace(first, amount=1), *proof.leaves[1:]))) == wrong
     assert push(replace(proof, leaves=proof.leaves[1:])) == wrong
     assert push(replace(proof, start=4, leaves=tree.prove_range(4, 4).leaves)) == wrong
-    assert push(replace(proof, path=proof.path[:-1])) == "Payout: beyond the tree"
+    assert push(replace(proof, path=proof.path[:-1])) == "Tree: beyond the tree"
     assert push(replace(proof, path=(*proof.path, b"\0" * 32))) == wrong
-    assert push(replace(tree.prove_range(12, 1), path=tree.prove_range(12, 1).path[1:])) == "Payout: beyond the tree"
+    assert push(replace(tree.prove_range(12, 1), path=tree.prove_range(12, 1).path[1:])) == "Tree: beyond the tree"
     moved = RangeProof(16, 2, tuple(replace(leaf, index=leaf.index + 8) for leaf in proof.leaves), proof.path)
-    assert push(moved) == "Payout: beyond the tree"
+    assert push(moved) == "Tree: beyond the tree"
     contract = vault.contract()
 
     def raw(payload: bytes) -> str:
-        return reason(lambda: vault.send(contract.functions.push(1, payload, 2**256 - 1, list(proof.path))))
+        return reason(lambda: vault.send(contract.functions.push(1, payload, 2**256 - 1, words(proof.path))))
 
     body = proof.payload()[4:]
     assert raw((9).to_bytes(4, "big") + body) == "Payout: start is not aligned"
     assert raw((8).to_bytes(4, "big") + body[:-1]) == "Payout: records are cut"
     assert raw((8).to_bytes(4, "big")) == "Payout: records are cut"
     assert raw((8).to_bytes(4, "big") + bytes(28 * 4)) == wrong
-    assert raw((2**32 - 4).to_bytes(4, "big") + body) == "Payout: beyond the tree"
+    assert raw((2**32 - 4).to_bytes(4, "big") + body) == "Tree: beyond the tree"
     assert vault.chain.status().paid == 0
 
 
@@ -267,9 +269,9 @@ def test_a_node_cannot_be_shown_as_a_leaf(vault):
     # What a tree without prefixes would accept: a node's children read as index, account and amount, one row up.
     children = tree.prove(3).leaf.hash() + tree.prove(2).leaf.hash()
     account, amount = format_address(children[4:24]), int.from_bytes(children[24:32]) & (2**48 - 1)
-    call = vault.contract().functions.claim(1, 1, account, amount, list(tree.prove(2).path[1:]))
+    call = vault.contract().functions.claim(1, 1, account, amount, words(tree.prove(2).path[1:]))
 
-    assert reason(lambda: vault.send(call)) == "Payout: proof does not reach the root"
+    assert reason(lambda: vault.send(call)) == "Tree: proof does not reach the root"
 
 
 def test_leaves_out_of_range_are_refused(vault):

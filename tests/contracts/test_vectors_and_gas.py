@@ -31,8 +31,8 @@ def test_published_vectors_are_paid_on_chain():
             path = tuple(bytes.fromhex(sibling) for sibling in proof["path"])
             assert chain.claim(1, Proof(leaf, path)).amount == leaf.amount
         for part in case["ranges"]:
-            siblings = [bytes.fromhex(sibling) for sibling in part["path"]]
-            call = chain._payout().functions.push(1, bytes.fromhex(part["payload"]), 2**256 - 1, siblings)
+            siblings = [int(sibling, 16) for sibling in part["path"]]
+            call = chain.payout().functions.push(1, bytes.fromhex(part["payload"]), 2**256 - 1, siblings)
             chain._sender.send(call, "pushing")
 
         assert Domain(**case["domain"]) == manifest.domain(case["domain"]["epoch"])

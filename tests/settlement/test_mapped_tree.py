@@ -209,9 +209,19 @@ def test_trees_that_would_pay_wrongly_are_not_built():
         assert refused.value.code == code
 
 
-def test_totals_beyond_64_bits_are_exact():
-    """Amounts at the limit add up without wrapping."""
-    addresses, amounts = sample(100_000)
+def test_totals_beyond_64_bits_are_refused():
+    """A sum that its node could not hold makes no tree, built or updated; the largest that fits is exact."""
+    addresses, amounts = sample(65_537)
     amounts[:] = 2**48 - 1
+    amounts[-1] = 0
+    tree = MappedTree.build(addresses, amounts, DOMAIN)
 
-    assert MappedTree.build(addresses, amounts, DOMAIN).total == 100_000 * (2**48 - 1)
+    assert tree.total == int.from_bytes(tree.top[-8:], "big") == 65_536 * (2**48 - 1)
+    amounts[-1] = 65_537
+    for change in (
+        lambda: MappedTree.build(addresses, amounts, DOMAIN),
+        lambda: tree.update(np.array([65_536]), addresses[-1:], amounts[-1:], NEXT),
+    ):
+        with pytest.raises(InvalidError) as refused:
+            change()
+        assert refused.value.code == "leaf_amount_invalid"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.core.errors import InvalidError, MissingError
-from headwater.settlement import Domain, Leaf, PayoutTree, Proof, RangeProof, verify, verify_range
+from headwater.settlement import Domain, Leaf, PayoutTree, Proof, RangeProof, verify, verify_absent, verify_range
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec/vectors/payout_tree.json").read_text())
 
@@ -26,9 +26,12 @@ def naive_top(leaves: dict[int, tuple[str, int]], start: int, width: int) -> byt
         if start not in leaves:
             return b"\x00" * 32
         address, amount = leaves[start]
-        return keccak(b"\x00" + start.to_bytes(4, "big") + bytes.fromhex(address[2:]) + amount.to_bytes(8, "big"))
+        tail = amount.to_bytes(8, "big")
+        return keccak(start.to_bytes(4, "big") + bytes.fromhex(address[2:]) + tail)[:24] + tail
     half = width // 2
-    return keccak(b"\x01" + naive_top(leaves, start, half) + naive_top(leaves, start + half, half))
+    below = sum(amount for index, (_, amount) in leaves.items() if start <= index < start + width)
+    children = naive_top(leaves, start, half) + naive_top(leaves, start + half, half)
+    return keccak(children)[:24] + below.to_bytes(8, "big")
 
 
 def naive_path(leaves: dict[int, tuple[str, int]], index: int, width: int) -> list[bytes]:
@@ -42,10 +45,11 @@ def naive_path(leaves: dict[int, tuple[str, int]], index: int, width: int) -> li
     return [*naive_path(leaves, index, half), naive_top(leaves, low, half)]
 
 
-def naive_root(top: bytes, chain_id: int, contract: str, token: str, epoch: int) -> bytes:
+def naive_root(top: bytes, width: int, chain_id: int, contract: str, token: str, epoch: int) -> bytes:
     """The root to post, from the definition."""
     words = b"".join(number.to_bytes(32, "big") for number in (chain_id, int(contract, 16), int(token, 16), epoch))
-    return keccak(keccak(keccak(text="headwater.payout.v1") + words) + top)
+    depth = width.bit_length() - 1
+    return keccak(keccak(keccak(text="headwater.payout.v2") + words) + depth.to_bytes(32, "big") + top)
 
 
 def naive_width(leaves: dict[int, tuple[str, int]]) -> int:
@@ -75,7 +79,7 @@ def test_tree_agrees_with_a_recursive_implementation(tree, at):
     index = tree.leaves[at % len(tree.leaves)].index
 
     assert tree.top == naive_top(leaves, 0, width)
-    assert tree.root == naive_root(tree.top, 10, CONTRACT, TOKEN, 7)
+    assert tree.root == naive_root(tree.top, width, 10, CONTRACT, TOKEN, 7)
     assert list(tree.prove(index).path) == naive_path(leaves, index, width)
 
 
@@ -185,7 +189,26 @@ def test_bulk_hashing_takes_the_place_of_single_hashing():
     leaves = [Leaf(i, f"0x{i + 1:040x}", i) for i in range(5)]
 
     assert PayoutTree.build(leaves, DOMAIN, hash_many=hash_many).root == PayoutTree.build(leaves, DOMAIN).root
-    assert sizes == [(33, 5), (65, 3), (65, 2), (65, 1)]
+    assert sizes == [(32, 5), (64, 3), (64, 2), (64, 1)]
+
+
+def test_the_top_says_what_all_leaves_add_up_to():
+    """The last eight bytes of every node are the sum below it, so the top's are the total that is posted."""
+    tree = tree_of(12)
+
+    assert int.from_bytes(tree.top[-8:], "big") == tree.total == sum(100 + i for i in range(12))
+    assert int.from_bytes(tree.prove(0).path[-1][-8:], "big") == sum(100 + i for i in range(8, 12))
+
+
+def test_an_empty_place_can_be_shown():
+    """A path shows that nobody stands at an index; where somebody does it shows nothing."""
+    tree = PayoutTree.build([Leaf(0, "0x" + "11" * 20, 1), Leaf(9, "0x" + "22" * 20, 1)], DOMAIN)
+
+    for index in (1, 8, 15):
+        assert verify_absent(index, tree.path(index), DOMAIN, tree.root)
+    for index in (0, 9, 16, 25):
+        assert not verify_absent(index, tree.path(index), DOMAIN, tree.root)
+    assert not verify_absent(1, tree.path(1)[:-1], DOMAIN, tree.root)
 
 
 def test_payload_is_start_and_records():
@@ -269,7 +292,8 @@ def test_published_vectors(case):
     tree = PayoutTree.build(leaves, domain)
 
     assert tree.root.hex() == case["root"]
-    assert naive_root(naive_top(plain, 0, naive_width(plain)), **case["domain"]).hex() == case["root"]
+    width = naive_width(plain)
+    assert naive_root(naive_top(plain, 0, width), width, **case["domain"]).hex() == case["root"]
     for proof in case["proofs"]:
         assert [sibling.hex() for sibling in tree.prove(proof["index"]).path] == proof["path"]
     for range_ in case["ranges"]:

@@ -7,8 +7,11 @@ knows nothing of ledgers, receipts, databases or how an epoch is computed.
 
 from headwater.chain.artifacts import Artifact, read_artifact
 from headwater.chain.client import Chain, Paid, PostedEpoch, VaultStatus
+from headwater.chain.credit import ClosedVouchers, Credit, CreditAccount
+from headwater.chain.disputes import Disputes, OpenChallenge
 from headwater.chain.embedded import EmbeddedChain
 from headwater.chain.manifest import Manifest
+from headwater.chain.payees import Payees, Recipient
 from headwater.chain.sender import RevertedError, Sent
 from headwater.chain.signer import (
     KeySigner,
@@ -22,11 +25,18 @@ from headwater.chain.signer import (
 __all__ = [
     "Artifact",
     "Chain",
+    "ClosedVouchers",
+    "Credit",
+    "CreditAccount",
+    "Disputes",
     "EmbeddedChain",
     "KeySigner",
     "Manifest",
+    "OpenChallenge",
     "Paid",
+    "Payees",
     "PostedEpoch",
+    "Recipient",
     "RevertedError",
     "Sent",
     "Signer",

@@ -15,7 +15,11 @@ from headwater.chain.artifacts import ARTIFACTS_FOLDER, Artifact, write_artifact
 from headwater.core.canonical import digest
 from headwater.core.errors import InvalidError
 
-CONTRACTS = {"Payout": ("Payout.vy", "Epochs.vy"), "TestToken": ("TestToken.vy",)}
+CONTRACTS = {
+    "Payout": ("Payout.vy", "Disputes.vy", "Epochs.vy", "Money.vy", "Tree.vy"),
+    "Credit": ("Credit.vy", "Money.vy"),
+    "TestToken": ("TestToken.vy",),
+}
 """Contract name -> its sources, the one that is compiled first."""
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from web3.providers.base import BaseProvider
 
 TOKEN_DECIMALS = 6
+"""Amounts are millionths of the token, whatever decimals it has itself."""
+
 LOG_BLOCKS_MAX = 9_000
 """Blocks asked for at once; public nodes refuse more."""
 
@@ -31,7 +33,6 @@ _SKIP_REASONS = {
     1: "index_taken",  # the index has paid another account
     2: "account_bound",  # the account is paid at another index
     3: "transfer_failed",  # the token refused: stays due
-    4: "amount_too_large",
 }
 _PAUSE_FLAGS = {"post": 1, "claim": 2, "push": 4, "deposit": 8}
 
@@ -77,11 +78,14 @@ class VaultStatus:
     owner: str
     poster: str
     guardian: str
+    bond: int  # what a poster stakes and a challenger puts up
+    staked: int  # by the poster
+    bonds_held: int  # stake, open challenge and bonds not yet withdrawn; part of `held`
 
     @property
     def paid(self) -> int:
         """Paid out so far: deposits that are no longer there. Tokens sent without a deposit lower it."""
-        return self.funded - self.held
+        return self.funded + self.bonds_held - self.held
 
 
 class Chain:
@@ -142,7 +146,7 @@ class Chain:
                 code="chain_differs",
                 fix="connect to the deployment's chain",
             )
-        code = self._sender.read(lambda: self._sender.web3.eth.get_code(_web3_address(manifest.payout)), "reading code")
+        code = self._sender.read(lambda: self._sender.web3.eth.get_code(web3_address(manifest.payout)), "reading code")
         if not code:
             raise ConflictError(
                 f"there is no contract at {manifest.payout}",
@@ -172,6 +176,7 @@ class Chain:
         token: str | None = None,
         owner: str | None = None,
         poster: str | None = None,
+        bond: int = 0,
     ) -> Manifest:
         """Deploy Payout, and a test token when none is given, and use them.
 
@@ -179,9 +184,10 @@ class Chain:
             guardian: address that may cancel a pending root; never the poster.
             cap: token units by which one epoch may raise the total.
             delay_s: seconds between a post and its claims; 0 for demonstrations only.
-            token: ERC-20 with 6 decimals.
+            token: ERC-20 with 6 to 18 decimals; amounts are millionths of it.
             owner: sets roles and limits; the signer by default.
             poster: posts roots; the signer by default.
+            bond: token units that a poster stakes and a challenger puts up; 0 for demonstrations only.
 
         Raises:
             RevertedError: a role or limit that the contract refuses.
@@ -189,9 +195,11 @@ class Chain:
         me = self._me("deploying")
         address, start = token, self._sender.read(lambda: self._sender.web3.eth.block_number, "reading the height")
         if address is None:
-            address = self._create("TestToken", me)
-        payout = self._create("Payout", address, owner or me, poster or me, guardian, cap, delay_s)
-        self._manifest = Manifest(self.chain_id, payout, address, TOKEN_DECIMALS, start, token is None)
+            address = self.create("TestToken", me)
+        payout = self.create("Payout", address, owner or me, poster or me, guardian, cap, delay_s, bond)
+        contract = self._sender.web3.eth.contract(web3_address(payout), abi=read_artifact("Payout").abi)
+        unit = int(self._sender.read(contract.functions.unit(), "reading the token's unit"))
+        self._manifest = Manifest(self.chain_id, payout, address, TOKEN_DECIMALS, start, token is None, unit)
         return self._manifest
 
     def domain(self, epoch: int) -> Domain:
@@ -206,14 +214,25 @@ class Chain:
         Raises:
             RevertedError: the balance is too low, or the token takes a fee.
         """
-        me = self._me("funding")
-        token, payout = self._token(), self._payout()
+        self.approve(amount, "funding")
+        return self._sender.send(self.payout().functions.deposit(amount), "depositing")
+
+    def approve(self, amount: int, what: str, *, spender: str | None = None) -> Sent:
+        """Let a contract of ours take token units of the signer's; the test token is minted as needed.
+
+        Args:
+            what: for a refusal, what it is for.
+            spender: the Payout contract by default.
+        """
+        me = self._me(what)
         if self.manifest.test_token:
             missing = amount - self.balance(me)
             if missing > 0:
                 self.mint(me, missing)
-        self._sender.send(token.functions.approve(payout.address, amount), "approving")
-        return self._sender.send(payout.functions.deposit(amount), "depositing")
+        call = self._token().functions.approve(
+            web3_address(spender or self.manifest.payout), amount * self.manifest.token_unit
+        )
+        return self._sender.send(call, "approving")
 
     def mint(self, to: str, amount: int) -> Sent:
         """Make test tokens; only their owner, who deployed them, can.
@@ -223,11 +242,12 @@ class Chain:
         """
         if not self.manifest.test_token:
             raise RefusedError("this deployment pays in a real token", code="token_real", fix="transfer tokens instead")
-        return self._sender.send(self._token().functions.mint(_web3_address(to), amount), "minting")
+        return self._sender.send(self._token().functions.mint(web3_address(to), amount), "minting")
 
     def balance(self, address: str) -> int:
         """Token units that `address` holds."""
-        return int(self._sender.read(self._token().functions.balanceOf(_web3_address(address)), "reading a balance"))
+        held = self._sender.read(self._token().functions.balanceOf(web3_address(address)), "reading a balance")
+        return int(held) // self.manifest.token_unit
 
     # ------------------------------------------------------------------ epochs
 
@@ -253,7 +273,7 @@ class Chain:
             return posted
         try:
             sent = self._sender.send(
-                self._payout().functions.post(epoch, root, total, data_hash), f"posting epoch {epoch}"
+                self.payout().functions.post(epoch, root, total, data_hash), f"posting epoch {epoch}"
             )
         except RevertedError:
             # Somebody else with the same key may have been faster.
@@ -261,7 +281,7 @@ class Chain:
             if posted is None:
                 raise
             return posted
-        return self._posted_from(self._decoded("Posted", sent.logs)[0])
+        return self._posted_from(self.decoded("Posted", sent.logs)[0])
 
     def posted(self, epoch: int) -> PostedEpoch | None:
         """The epoch as it was posted, from the chain's events; also when it was cancelled since."""
@@ -270,7 +290,7 @@ class Chain:
 
     def root_at(self, epoch: int) -> bytes | None:
         """The root of `epoch`, or None when it was not posted or was cancelled."""
-        root = bytes(self._sender.read(self._payout().functions.root_at(epoch), "reading a root"))
+        root = bytes(self._sender.read(self.payout().functions.root_at(epoch), "reading a root"))
         return root if any(root) else None
 
     def data_hash(self, epoch: int) -> bytes:
@@ -286,19 +306,19 @@ class Chain:
 
     def status_of(self, epoch: int) -> str:
         """``unknown`` (never posted, or cancelled), ``pending``, ``active`` or ``expired``."""
-        return EPOCH_STATUSES[self._sender.read(self._payout().functions.status_of(epoch), "reading a status")]
+        return EPOCH_STATUSES[self._sender.read(self.payout().functions.status_of(epoch), "reading a status")]
 
     def cancel(self, epoch: int) -> Sent:
         """Cancel the pending root; the signer is the guardian."""
-        return self._sender.send(self._payout().functions.cancel(epoch), f"cancelling epoch {epoch}")
+        return self._sender.send(self.payout().functions.cancel(epoch), f"cancelling epoch {epoch}")
 
     def pause(self, functions: Iterable[str]) -> Sent:
         """Stop ``post``, ``claim``, ``push`` or ``deposit``; the signer is the guardian or the owner."""
-        return self._sender.send(self._payout().functions.pause(_flags(functions)), "pausing")
+        return self._sender.send(self.payout().functions.pause(_flags(functions)), "pausing")
 
     def unpause(self, functions: Iterable[str]) -> Sent:
         """Let functions run again; the signer is the owner."""
-        return self._sender.send(self._payout().functions.unpause(_flags(functions)), "unpausing")
+        return self._sender.send(self.payout().functions.unpause(_flags(functions)), "unpausing")
 
     # ------------------------------------------------------------------ money out
 
@@ -310,12 +330,12 @@ class Chain:
         """
         leaf = proof.leaf
         sent = self._sender.send(
-            self._payout().functions.claim(
-                epoch, leaf.index, _web3_address(leaf.address), leaf.amount, list(proof.path)
+            self.payout().functions.claim(
+                epoch, leaf.index, web3_address(leaf.address), leaf.amount, words(proof.path)
             ),
             f"claiming for index {leaf.index}",
         )
-        amount = self._decoded("Claimed", sent.logs)[0]["args"]["amount"]
+        amount = self.decoded("Claimed", sent.logs)[0]["args"]["amount"]
         return Paid(amount, 1, (), sent.gas_used, sent.fee_wei, sent.hash)
 
     def push(self, epoch: int, proof: RangeProof, *, wanted: Iterable[int] | None = None) -> Paid:
@@ -337,29 +357,30 @@ class Chain:
                     fix="push the range that holds it",
                 )
             mask |= 1 << (index - proof.start)
-        call = self._payout().functions.push(epoch, proof.payload(), mask, list(proof.path))
+        call = self.payout().functions.push(epoch, proof.payload(), mask, words(proof.path))
         # With too little gas the last transfers would fail and their payees be skipped.
         sent = self._sender.send(call, f"pushing from index {proof.start}", gas_margin_percent=30)
-        pushed = self._decoded("Pushed", sent.logs)[0]["args"]
+        pushed = self.decoded("Pushed", sent.logs)[0]["args"]
         skipped = tuple(
             (log["args"]["index"], _SKIP_REASONS.get(log["args"]["reason"], "unknown"))
-            for log in self._decoded("Skipped", sent.logs)
+            for log in self.decoded("Skipped", sent.logs)
         )
         return Paid(pushed["amount"], pushed["payees"], skipped, sent.gas_used, sent.fee_wei, sent.hash)
 
     def paid(self, index: int) -> int:
         """Token units that the payee with this index has received in all."""
-        return int(self._sender.read(self._payout().functions.paid(index), "reading what was paid"))
+        return int(self._sender.read(self.payout().functions.paid(index), "reading what was paid"))
 
     def index_of(self, address: str) -> int | None:
         """The index that `address` was first paid at, or None when it never was."""
-        bound, index = self._sender.read(self._payout().functions.index_of(_web3_address(address)), "reading an index")
+        bound, index = self._sender.read(self.payout().functions.index_of(web3_address(address)), "reading an index")
         return int(index) if bound else None
 
     def status(self) -> VaultStatus:
         """The whole state of the deployment, as of the newest block."""
-        functions = self._payout().functions
-        names = ("funded", "promised", "cap", "delay_s", "highest", "paused", "owner", "poster", "guardian")
+        functions = self.payout().functions
+        names = ["funded", "promised", "cap", "delay_s", "highest", "paused", "owner", "poster", "guardian"]
+        names += ["bond", "staked", "bonds_held"]
         read = {name: self._sender.read(functions[name](), f"reading {name}") for name in names}
         newest, active_at_s = self._sender.read(functions.newest(), "reading the newest epoch")
         return VaultStatus(
@@ -375,6 +396,9 @@ class Chain:
             owner=read["owner"],
             poster=read["poster"],
             guardian=read["guardian"],
+            bond=read["bond"],
+            staked=read["staked"],
+            bonds_held=read["bonds_held"],
         )
 
     def jump(self, seconds: int) -> None:
@@ -394,32 +418,39 @@ class Chain:
                     fix="wait until the delay has passed",
                 )
 
-    # ------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------ for the clients beside this one
+
+    @property
+    def sender(self) -> Sender:
+        """Reads and sends."""
+        return self._sender
 
     def _me(self, what: str) -> str:
         if self._sender.signer is None:
             raise RefusedError(f"{what} needs a key", code="signer_missing", fix="connect with a signer")
         return self._sender.signer.address
 
-    def _create(self, name: str, *arguments: Any) -> str:
+    def create(self, name: str, *arguments: Any) -> str:
+        """Deploy one of our contracts; gives its address. Text arguments are addresses."""
         artifact = read_artifact(name)
         factory = self._sender.web3.eth.contract(abi=artifact.abi, bytecode=artifact.bytecode)
-        values = [_web3_address(value) if isinstance(value, str) else value for value in arguments]
+        values = [web3_address(value) if isinstance(value, str) else value for value in arguments]
         sent = self._sender.send(factory.constructor(*values), f"deploying {name}")
         if sent.contract is None:
             raise UpstreamError(f"no address for {name}", code="chain_unavailable", fix="try another node")
         return sent.contract
 
-    def _payout(self) -> Any:
-        return self._sender.web3.eth.contract(_web3_address(self.manifest.payout), abi=read_artifact("Payout").abi)
+    def payout(self) -> Any:
+        """The deployment's contract, as web3 has it."""
+        return self._sender.web3.eth.contract(web3_address(self.manifest.payout), abi=read_artifact("Payout").abi)
 
     def _token(self) -> Any:
-        return self._sender.web3.eth.contract(_web3_address(self.manifest.token), abi=read_artifact("TestToken").abi)
+        return self._sender.web3.eth.contract(web3_address(self.manifest.token), abi=read_artifact("TestToken").abi)
 
     def _same_post(self, epoch: int, root: bytes, total: int, data_hash: bytes) -> PostedEpoch | None:
         """What is posted for `epoch` when it is the same; None when nothing is."""
         known = self.root_at(epoch)
-        if known is None and epoch > self._sender.read(self._payout().functions.highest(), "reading the highest epoch"):
+        if known is None and epoch > self._sender.read(self.payout().functions.highest(), "reading the highest epoch"):
             return None
         posted = self.posted(epoch)
         if known is None:
@@ -440,7 +471,7 @@ class Chain:
 
     def _find(self, name: str, epoch: int) -> list[Any]:
         """Events called `name` of `epoch`, searched from the newest block back to the deployment's first."""
-        event = self._payout().events[name]()
+        event = self.payout().events[name]()
         last = self._sender.read(lambda: self._sender.web3.eth.block_number, "reading the height")
         while last >= self.manifest.start_block:
             first = max(self.manifest.start_block, last - LOG_BLOCKS_MAX + 1)
@@ -453,10 +484,11 @@ class Chain:
             last = first - 1
         return []
 
-    def _decoded(self, name: str, logs: tuple[Any, ...]) -> list[Any]:
+    def decoded(self, name: str, logs: tuple[Any, ...]) -> list[Any]:
+        """The events called `name` of the deployment's contract among `logs`."""
         from web3.logs import DISCARD
 
-        return list(self._payout().events[name]().process_receipt({"logs": logs}, errors=DISCARD))
+        return list(self.payout().events[name]().process_receipt({"logs": logs}, errors=DISCARD))
 
     def _posted_from(self, log: Any) -> PostedEpoch:
         values = log["args"]
@@ -471,9 +503,14 @@ class Chain:
         )
 
 
-def _web3_address(text: str) -> Any:
+def web3_address(text: str) -> Any:
     """EIP-55, which web3 insists on."""
     return format_address(parse_address(text))
+
+
+def words(path: Iterable[bytes]) -> list[int]:
+    """Siblings as the contract takes them: words, each a hash and a sum."""
+    return [int.from_bytes(sibling, "big") for sibling in path]
 
 
 def _flags(functions: Iterable[str]) -> int:

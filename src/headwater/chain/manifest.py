@@ -24,9 +24,10 @@ class Manifest:
     chain_id: int
     payout: str  # EIP-55 address
     token: str  # EIP-55 address of the ERC-20 it pays in
-    token_decimals: int
+    token_decimals: int  # of our amounts, which is 6
     start_block: int  # its events begin here
     test_token: bool = False  # whether the token is our own, worthless one
+    token_unit: int = 1  # the token's own units in one of our amounts: 10^(its decimals - 6)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "payout", format_address(parse_address(self.payout)))

@@ -13,6 +13,7 @@ from headwater.settlement.tree import (
     Proof,
     RangeProof,
     verify,
+    verify_absent,
     verify_range,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "parse_address",
     "plan_pushes",
     "verify",
+    "verify_absent",
     "verify_range",
 ]

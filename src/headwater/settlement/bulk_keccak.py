@@ -63,14 +63,15 @@ class PlainHasher:
     ) -> None:
         """As `Hasher.leaves`."""
         for place, address, amount in zip(indices.tolist(), addresses, amounts.tolist(), strict=True):
-            message = b"\x00" + place.to_bytes(4, "big") + address.tobytes() + amount.to_bytes(8, "big")
-            row[place] = _words(keccak256(message)) if address.any() else 0
+            message = place.to_bytes(4, "big") + address.tobytes() + amount.to_bytes(8, "big")
+            row[place] = _words(keccak256(message)[:24] + message[24:]) if address.any() else 0
 
     def nodes(self, below: Hashes, parents: NDArray[np.int64], absent: Hashes, above: Hashes) -> None:
         """As `Hasher.nodes`."""
         for parent in parents.tolist():
-            pair = (below[at] if at < len(below) else absent for at in (2 * parent, 2 * parent + 1))
-            above[parent] = _words(keccak256(b"\x01" + b"".join(words.tobytes() for words in pair)))
+            pair = b"".join((below[at] if at < len(below) else absent).tobytes() for at in (2 * parent, 2 * parent + 1))
+            total = int.from_bytes(pair[24:32]) + int.from_bytes(pair[56:64])
+            above[parent] = _words(keccak256(pair)[:24] + total.to_bytes(8))
 
 
 @cache

@@ -5,8 +5,8 @@ A message shorter than 136 bytes takes one permutation. The state holds word `w`
 vectors hold; a round is written out once, and no value of it leaves the registers but the state.
 
 Compiled on first use and kept on disk. Knows nothing of trees beyond the two shapes it hashes:
-33-byte leaves and 65-byte nodes (`headwater.settlement.tree`). Source of the permutation: FIPS 202,
-section 3.2, with keccak's own padding byte 0x01.
+32-byte leaves and 64-byte nodes, whose last 8 bytes are sums (`headwater.settlement.tree`). Source of the
+permutation: FIPS 202, section 3.2, with keccak's own padding byte 0x01.
 """
 
 # Compiled functions take arrays of fixed types and are checked by the compiler.
@@ -159,6 +159,18 @@ def permute(state):
 
 
 @compiled
+def reversed_bytes(word):
+    """A big-endian word as a number, or the other way round."""
+    word = ((word & np.uint64(0x00FF00FF00FF00FF)) << np.uint64(8)) | (
+        (word >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
+    )
+    word = ((word & np.uint64(0x0000FFFF0000FFFF)) << np.uint64(16)) | (
+        (word >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
+    )
+    return (word << np.uint64(32)) | (word >> np.uint64(32))
+
+
+@compiled
 def hash_nodes(below, parents, absent, above):
     """Hash the pairs under `parents` of one row into the row above.
 
@@ -170,25 +182,23 @@ def hash_nodes(below, parents, absent, above):
     """
     state = np.empty(STATE_WORDS, dtype=np.uint64)
     size, rows = parents.shape[0], below.shape[0]
-    word = np.empty(8, dtype=np.uint64)
+    sums = np.empty(LANES, dtype=np.uint64)
     for first in range(0, size, LANES):
         count = min(LANES, size - first)
         state[:] = 0
         for lane in range(count):
             left = 2 * parents[first + lane]
             for i in range(4):
-                word[i] = below[left, i] if left < rows else absent[i]
-                word[4 + i] = below[left + 1, i] if left + 1 < rows else absent[i]
-            # The prefix 0x01 moves every byte one place on.
-            state[lane] = (word[0] << np.uint64(8)) | U1
-            for i in range(1, 8):
-                state[LANES * i + lane] = (word[i] << np.uint64(8)) | (word[i - 1] >> np.uint64(56))
-            state[LANES * 8 + lane] = (word[7] >> np.uint64(56)) | np.uint64(0x0100)
+                state[LANES * i + lane] = below[left, i] if left < rows else absent[i]
+                state[LANES * (4 + i) + lane] = below[left + 1, i] if left + 1 < rows else absent[i]
+            sums[lane] = reversed_bytes(state[LANES * 3 + lane]) + reversed_bytes(state[LANES * 7 + lane])
+            state[LANES * 8 + lane] = U1
             state[LANES * PAD_LAST_WORD + lane] = LAST_BIT
         permute(state)
         for lane in range(count):
-            for i in range(4):
+            for i in range(3):
                 above[parents[first + lane], i] = state[LANES * i + lane]
+            above[parents[first + lane], 3] = reversed_bytes(sums[lane])
 
 
 @compiled
@@ -210,18 +220,18 @@ def hash_leaves(indices, addresses, amounts, row):
     state = np.empty(STATE_WORDS, dtype=np.uint64)
     size = indices.shape[0]
     message = np.zeros(40, dtype=np.uint8)
+    message[32] = 0x01
     for first in range(0, size, LANES):
         count = min(LANES, size - first)
         state[:] = 0
         for lane in range(count):
             at = first + lane
             for i in range(4):
-                message[1 + i] = (indices[at] >> (24 - 8 * i)) & 0xFF
+                message[i] = (indices[at] >> (24 - 8 * i)) & 0xFF
             for i in range(20):
-                message[5 + i] = addresses[at, i]
+                message[4 + i] = addresses[at, i]
             for i in range(8):
-                message[25 + i] = (amounts[at] >> np.uint64(56 - 8 * i)) & np.uint64(0xFF)
-            message[33] = 0x01
+                message[24 + i] = (amounts[at] >> np.uint64(56 - 8 * i)) & np.uint64(0xFF)
             for i in range(5):
                 word = np.uint64(0)
                 for byte in range(8):
@@ -234,8 +244,9 @@ def hash_leaves(indices, addresses, amounts, row):
             nobody = True
             for i in range(20):
                 nobody = nobody and addresses[at, i] == 0
-            for i in range(4):
+            for i in range(3):
                 row[indices[at], i] = np.uint64(0) if nobody else state[LANES * i + lane]
+            row[indices[at], 3] = np.uint64(0) if nobody else reversed_bytes(amounts[at])
 
 
 @compiled

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError
 from headwater.core.limits import PAYOUT_UNITS_MAX, PUSH_PAYEES_MAX, TREE_WIDTH_MAX
 from headwater.settlement.bulk_keccak import WORDS, Hasher, Hashes, hasher
-from headwater.settlement.tree import Domain, Leaf, Proof, RangeProof, absent_node, verify
+from headwater.settlement.tree import TOTAL_MAX, Domain, Leaf, Proof, RangeProof, absent_node, verify
 
 ADDRESS_BYTES = 20
 _HEAD = "tree.json"
@@ -87,6 +87,7 @@ class MappedTree:
             )
         tree._resize(max(size, 1))
         tree._addresses[:size], tree._amounts[:size] = addresses, amounts
+        tree._check_total()
         for first in range(0, size, _HASH_CHUNK):
             tree._hash_leaves(np.arange(first, min(first + _HASH_CHUNK, size)))
         for height in range(tree.depth):
@@ -141,6 +142,7 @@ class MappedTree:
             changed = np.unique(np.concatenate([indices, np.arange(before, self.width), [0]]))
         self.domain = domain
         self._addresses[indices], self._amounts[indices] = addresses, amounts
+        self._check_total()
         self._hash_leaves(changed)
         for height in range(self.depth):
             changed = changed >> 1
@@ -167,7 +169,7 @@ class MappedTree:
     @property
     def root(self) -> bytes:
         """What is posted."""
-        return self.domain.bind(self.top)
+        return self.domain.bind(self.top, self.depth)
 
     @property
     def total(self) -> int:
@@ -249,6 +251,14 @@ class MappedTree:
                 f"a leaf has {int(amounts.max())} token units, the most is {PAYOUT_UNITS_MAX}",
                 code="leaf_amount_invalid",
                 fix="check the amount; a payee beyond it needs a second account",
+            )
+
+    def _check_total(self) -> None:
+        if self.total > TOTAL_MAX:
+            raise InvalidError(
+                f"the leaves add up to {self.total} token units, the most is {TOTAL_MAX}",
+                code="leaf_amount_invalid",
+                fix="check the amounts",
             )
 
     def _check_update(self, indices: Indices, addresses: Addresses, amounts: Amounts, domain: Domain) -> None:

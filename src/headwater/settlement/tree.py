@@ -1,21 +1,24 @@
 """The payout tree: one 32-byte root that says what every payee may have been paid in all, up to an epoch.
 
-    leaf   = keccak256(0x00 | index u32 | address 20 | amount u64)         33 bytes hashed
-    node   = keccak256(0x01 | left 32 | right 32)                          65 bytes hashed
-    root   = keccak256(domain 32 | top 32)                                 64 bytes hashed
+    leaf   = sum64(keccak256(index u32 | address 20 | amount u64), amount)      32 bytes hashed
+    node   = sum64(keccak256(left 32 | right 32), left's sum + right's sum)     64 bytes hashed
+    root   = keccak256(domain 32 | depth u256 | top 32)                         96 bytes hashed
     domain = keccak256(tag 32 | chain id u256 | contract u256 | token u256 | epoch u256)   160 bytes hashed
 
-Integers are big-endian. A leaf that is absent is 32 zero bytes; the row of leaves is padded with absent
-ones to the next power of two, and nodes over absent leaves are hashed like any other. Amounts are
-*cumulative*: what the payee may have received since the first epoch, in the token's smallest unit.
+`sum64(hash, sum)` is a hash whose last 8 bytes are replaced by a sum, so that every node says what all leaves
+below it add up to, and the top what the epoch promises (a Merkle-sum tree, one word a node). Integers are
+big-endian. A leaf that is absent is 32 zero bytes; the row of leaves is padded with absent ones to the next
+power of two, and nodes over absent leaves are hashed like any other. Amounts are *cumulative*: what the payee
+may have received since the first epoch, in token units.
 
-Why a proof cannot be bent: the three kinds of hash read 33, 65 and 64 bytes with different first
-bytes, so none can stand for another and a path of the wrong length cannot end at the root; a leaf
-names its own index, and `index < 2^len(path)` leaves it one position; the domain names the place and
-the epoch. Nobody can show an absent leaf, because that takes a preimage of zero.
+Why a proof cannot be bent: the three kinds of hash read 32, 64 and 96 bytes, so none can stand for another;
+the root holds the depth, which is the length of every path; a leaf names its own index, and
+`index < 2^depth` leaves it one position; the domain names the place and the epoch; a sum is hashed into every
+node above it. Nobody can show an absent leaf as a payee, because that takes a preimage of zero. 192 bits of
+each hash are kept: two trees with one root take 2^96 hashes to find, a second tree for a given one 2^192.
 
-Invariants: indices are unique, addresses are unique, amounts are in 0..2^48-1. Knows nothing of
-ledgers, of what has been paid, or of how a root reaches a chain.
+Invariants: indices are unique, addresses are unique, amounts are in 0..2^48-1, their sum is below 2^64. Knows
+nothing of ledgers, of what has been paid, or of how a root reaches a chain.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ _ZERO_ADDRESS = "0x" + "00" * 20
 ABSENT = bytes(HASH_SIZE_BYTES)
 """What stands in the row of leaves where no payee has that index."""
 
-DOMAIN_TAG = keccak256(b"headwater.payout.v1")
-LEAF_PREFIX, NODE_PREFIX = b"\x00", b"\x01"
+DOMAIN_TAG = keccak256(b"headwater.payout.v2")
+SUM_SIZE_BYTES = 8
+TOTAL_MAX = 2**64 - 1
 DEPTH_MAX = 32
 
 BULK_LEAVES_MIN = 1_024
@@ -79,12 +83,13 @@ class Leaf:
         return bytes.fromhex(self.address[2:]) + self.amount.to_bytes(8, "big")
 
     def message(self) -> bytes:
-        """The 33 bytes that are hashed."""
-        return LEAF_PREFIX + self.index.to_bytes(4, "big") + self.record()
+        """The 32 bytes that are hashed."""
+        return self.index.to_bytes(4, "big") + self.record()
 
     def hash(self) -> bytes:
-        """The leaf's 32-byte hash."""
-        return keccak256(self.message())
+        """The leaf's 32-byte word: hash and amount."""
+        message = self.message()
+        return keccak256(message)[:-SUM_SIZE_BYTES] + message[-SUM_SIZE_BYTES:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +114,13 @@ class Domain:
             )
 
     def digest(self) -> bytes:
-        """The 32 bytes that are hashed together with the top of the tree."""
+        """The 32 bytes that are hashed together with the depth and the top of the tree."""
         words = (self.chain_id, int(self.contract, 16), int(self.token, 16), self.epoch)
         return keccak256(DOMAIN_TAG + b"".join(word.to_bytes(32, "big") for word in words))
 
-    def bind(self, top: bytes) -> bytes:
-        """The root to post for a tree whose uppermost node is `top`."""
-        return keccak256(self.digest() + top)
+    def bind(self, top: bytes, depth: int) -> bytes:
+        """The root to post for a tree with `depth` rows above its leaves, whose uppermost node is `top`."""
+        return keccak256(self.digest() + depth.to_bytes(32, "big") + top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +186,18 @@ class PayoutTree:
         ordered = tuple(sorted(leaves, key=lambda leaf: leaf.index))
         _check_leaves(ordered, domain)
         width = ordered[-1].index + 1 if ordered else 1
-        hashes = hash_many(b"".join(leaf.message() for leaf in ordered), 33)
+        messages = b"".join(leaf.message() for leaf in ordered)
+        hashes = hash_many(messages, 32)
         row = bytearray(width * HASH_SIZE_BYTES)
         for i, leaf in enumerate(ordered):
-            row[leaf.index * 32 : leaf.index * 32 + 32] = hashes[i * 32 : i * 32 + 32]
+            at = leaf.index * 32
+            row[at : at + 32] = hashes[i * 32 : i * 32 + 24] + messages[i * 32 + 24 : i * 32 + 32]
         depth = (width - 1).bit_length()
         rows = [bytes(row)]
         for height in range(depth):
             rows.append(_parents(rows[-1], absent_node(height), hash_many))
         place = {leaf.index: i for i, leaf in enumerate(ordered)}
-        return cls(domain, ordered, domain.bind(rows[-1]), depth, tuple(rows), place)
+        return cls(domain, ordered, domain.bind(rows[-1], depth), depth, tuple(rows), place)
 
     @property
     def total(self) -> int:
@@ -199,7 +206,7 @@ class PayoutTree:
 
     @property
     def top(self) -> bytes:
-        """The uppermost node, before the domain is bound to it."""
+        """The uppermost node, before domain and depth are bound to it; its last 8 bytes are `total`."""
         return self._rows[-1]
 
     def leaf(self, index: int) -> Leaf:
@@ -216,6 +223,11 @@ class PayoutTree:
             )
         return self.leaves[self._place[index]]
 
+    def find(self, index: int) -> Leaf | None:
+        """The leaf at `index`, or None when nobody has it in this epoch."""
+        place = self._place.get(index)
+        return None if place is None else self.leaves[place]
+
     def prove(self, index: int) -> Proof:
         """The path of the leaf at `index`.
 
@@ -223,6 +235,13 @@ class PayoutTree:
             MissingError: nobody has that index in this epoch.
         """
         return Proof(self.leaf(index), self._path(index, 0))
+
+    def path(self, index: int) -> tuple[bytes, ...]:
+        """The siblings of position `index`, (depth,), whether it has a leaf or not: for the answer to a challenge.
+
+        An index beyond the tree stands for its place modulo the tree's width.
+        """
+        return self._path(index & ((1 << self.depth) - 1), 0)
 
     def prove_range(self, start: int, count: int) -> RangeProof:
         """The payees under the node that covers `count` positions from `start`, and its path.
@@ -263,7 +282,7 @@ class PayoutTree:
 
 def verify(proof: Proof, domain: Domain, root: bytes) -> bool:
     """Whether `proof` shows that its leaf is part of the tree posted as `root` in `domain`."""
-    return len(proof.path) <= DEPTH_MAX and _climbs(proof.leaf.index, proof.leaf.hash(), proof.path, domain, root)
+    return len(proof.path) <= DEPTH_MAX and _climbs(proof.leaf.index, 0, proof.leaf.hash(), proof.path, domain, root)
 
 
 def verify_range(proof: RangeProof, domain: Domain, root: bytes) -> bool:
@@ -279,7 +298,7 @@ def verify_range(proof: RangeProof, domain: Domain, root: bytes) -> bool:
     node = bytes(row)
     for _ in range(proof.height):
         node = _parents(node, ABSENT, hash_each)
-    return _climbs(proof.start >> proof.height, node, proof.path, domain, root)
+    return _climbs(proof.start >> proof.height, proof.height, node, proof.path, domain, root)
 
 
 def hash_each(messages: bytes, size: int) -> bytes:
@@ -287,26 +306,46 @@ def hash_each(messages: bytes, size: int) -> bytes:
     return b"".join(keccak256(messages[i : i + size]) for i in range(0, len(messages), size))
 
 
-def _climbs(position: int, node: bytes, path: Sequence[bytes], domain: Domain, root: bytes) -> bool:
+def verify_absent(index: int, path: Sequence[bytes], domain: Domain, root: bytes) -> bool:
+    """Whether `path` shows that nobody stands at `index`, an empty place within the tree."""
+    place = index & ((1 << len(path)) - 1)
+    return place == index and len(path) <= DEPTH_MAX and _climbs(place, 0, ABSENT, path, domain, root)
+
+
+def _climbs(position: int, height: int, node: bytes, path: Sequence[bytes], domain: Domain, root: bytes) -> bool:
     if position >> len(path) or any(len(sibling) != HASH_SIZE_BYTES for sibling in path):
         return False
+    if _sum(node) + sum(_sum(sibling) for sibling in path) > TOTAL_MAX:
+        return False
     for sibling in path:
-        node = keccak256(NODE_PREFIX + (sibling + node if position & 1 else node + sibling))
+        node = _node(sibling, node) if position & 1 else _node(node, sibling)
         position >>= 1
-    return domain.bind(node) == root
+    return domain.bind(node, height + len(path)) == root
+
+
+def _sum(word: bytes) -> int:
+    return int.from_bytes(word[-SUM_SIZE_BYTES:], "big")
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return keccak256(left + right)[:-SUM_SIZE_BYTES] + (_sum(left) + _sum(right)).to_bytes(SUM_SIZE_BYTES, "big")
 
 
 def _parents(row: bytes, absent: bytes, hash_many: HashMany) -> bytes:
     """The row above; `absent` completes a row of odd length."""
     if len(row) % 64:
         row += absent
-    return hash_many(b"".join(NODE_PREFIX + row[i : i + 64] for i in range(0, len(row), 64)), 65)
+    hashes = hash_many(row, 64)
+    return b"".join(
+        hashes[i : i + 24] + (_sum(row[2 * i : 2 * i + 32]) + _sum(row[2 * i + 32 : 2 * i + 64])).to_bytes(8, "big")
+        for i in range(0, len(hashes), 32)
+    )
 
 
 def absent_node(height: int) -> bytes:
     """The node over 2^height absent leaves."""
     while len(_ABSENT_NODES) <= height:
-        _ABSENT_NODES.append(keccak256(NODE_PREFIX + _ABSENT_NODES[-1] * 2))
+        _ABSENT_NODES.append(_node(_ABSENT_NODES[-1], _ABSENT_NODES[-1]))
     return _ABSENT_NODES[height]
 
 
@@ -325,6 +364,13 @@ def _check_leaves(ordered: Sequence[Leaf], domain: Domain) -> None:
             raise InvalidError(
                 f"leaf index {after.index} is given twice", code="leaf_index_repeated", fix="give each payee one index"
             )
+    total = sum(leaf.amount for leaf in ordered)
+    if total > TOTAL_MAX:
+        raise InvalidError(
+            f"the leaves add up to {total} token units, the most is {TOTAL_MAX}",
+            code="leaf_amount_invalid",
+            fix="check the amounts",
+        )
     seen: dict[str, int] = {}
     for leaf in ordered:
         if leaf.address in seen:
