@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from cyclopts import App
 from rich.console import Console
 
 from headwater.cli.main import build_app
@@ -30,12 +31,13 @@ def _help(arguments: list[str]) -> str:
 
 
 def _commands() -> list[list[str]]:
-    app = build_app()
-    found: list[list[str]] = []
-    for name in sorted(n for n in app if not n.startswith("-")):
-        verbs = sorted(v for v in app[name] if not v.startswith("-"))
-        found += [[name, verb] for verb in verbs] or [[name]]
-    return found
+    """Every command that has none below it, in order of name."""
+
+    def below(app: App, path: list[str]) -> list[list[str]]:
+        names = sorted(name for name in app if not name.startswith("-"))
+        return [leaf for name in names for leaf in below(app[name], [*path, name])] or [path]
+
+    return below(build_app(), [])
 
 
 def reference() -> str:

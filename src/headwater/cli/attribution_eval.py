@@ -38,7 +38,7 @@ app = App(name="eval", help="How well estimators divide credit among the sources
 CASES = 24
 PASSES = 32
 DRAWS = 5
-QUICK_CASES, QUICK_PLAYERS, QUICK_PASSES = 10, 4, 12
+QUICK_CASES, QUICK_PLAYERS, QUICK_PASSES = 8, 4, 12
 
 
 @app.command
@@ -65,7 +65,7 @@ def context(
     seed
         Which other sources are planted, their order, and who copies: another seed gives other cases.
     quick
-        Ten cases of four sources with twelve passes, without attention: about a minute.
+        Eight cases of four sources with twelve passes, without attention: about a minute.
     out_folder
         Where measured tables are kept, so that a second run is cheap, and where report.json is written.
     """
