@@ -21,10 +21,24 @@ from headwater.cli.home import Home as OpenedHome
 from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json
 from headwater.cli.record_checks import chain_problems, record_problems
+from headwater.cli.statement_view import (
+    Form,
+    earnings_json,
+    print_csv,
+    print_earnings,
+    print_earnings_csv,
+    print_tables,
+    print_text,
+    statement_json,
+)
 from headwater.core.errors import HeadwaterError
-from headwater.core.instants import format_instant, parse_instant
+from headwater.core.ids import ContributorId
+from headwater.core.instants import parse_instant
+from headwater.core.limits import STATEMENT_LINES_MAX
 from headwater.core.money import format_units
-from headwater.ledger import Balance, Line, Side, parse_account
+from headwater.ledger import Balance, Side, Statement, parse_account
+from headwater.ledger.earnings import accounts_of, causes, earnings
+from headwater.receipts import Receipt
 from headwater.store.call_store import CallStore
 from headwater.store.database import INT64_MAX, Database
 from headwater.store.key_store import KeyStore
@@ -86,63 +100,76 @@ def statement(
     until: Annotated[str, Parameter(help="Instant after the last.")] = "",
     limit: Annotated[int, Parameter(help="Most lines to show.")] = 100,
     skip: Annotated[int, Parameter(help="Lines to leave out at the start.")] = 0,
+    form: Annotated[Form, Parameter(name="--format", help="table, text, csv or json.")] = "table",
     home: HomeOption = None,
     json: AsJson = False,
 ) -> int:
-    """What moved an account, oldest first, with the balance after each line.
+    """What moved an account, oldest first; for a contributor: what was used, in how many answers, what it earned.
 
     Parameters
     ----------
     account
-        Such as contributor:ctr_…, payer:key_…, commons or cash.
+        An account such as contributor:ctr_…, payer:key_…, commons or cash; or a contributor, ctr_….
     """
+    shown: Form = "json" if json else form
 
     def show(ledger: Ledger, _: CallStore) -> int:
+        period = (parse_instant(since) if since else 0, parse_instant(until) if until else INT64_MAX)
+        if account.startswith("ctr_"):
+            return _show_earnings(ledger, home, ContributorId(account), asset, period, shown)
         parse_account(account)
-        since_ns = parse_instant(since) if since else 0
-        until_ns = parse_instant(until) if until else INT64_MAX
         assets = [asset] if asset else [b.asset for b in ledger.balances() if b.account == account]
         pages = [
-            ledger.statement(account, one, since_ns=since_ns, until_ns=until_ns, limit=limit, skip=skip)
+            ledger.statement(account, one, since_ns=period[0], until_ns=period[1], limit=limit, skip=skip)
             for one in assets
         ]
-        if json:
-            print_json(
-                [
-                    {
-                        "account": page.account,
-                        "asset": page.asset,
-                        "opening_units": str(page.opening_units),
-                        "lines": [_line_json(line) for line in page.lines],
-                        "closing_units": str(page.closing_units),
-                        "more": page.more,
-                    }
-                    for page in pages
-                ]
-            )
-            return 0
-        if not pages:
-            out.print(f"{escape(account)}: nothing was booked yet")
-        for page in pages:
-            title = f"{page.account}, {page.asset}: opening {format_units(page.opening_units)}"
-            out.print(escape(title), soft_wrap=True)
-            texts = (Column("with", overflow="fold"), *_right("change", "balance"), Column("cause", overflow="fold"))
-            table = Table(Column("at", no_wrap=True), "what", *texts, box=None)
-            for line in page.lines:
-                moved = format_units(line.change_units) if line.state == "posted" else f"({line.state})"
-                table.add_row(
-                    format_instant(line.at_ns)[:19] + "Z",  # whole seconds; --json has the rest
-                    line.code.name.lower(),
-                    escape(line.other_account),
-                    moved,
-                    format_units(line.balance_units),
-                    escape(line.cause),
-                )
-            out.print(table)
-            out.print(f"closing {format_units(page.closing_units)}" + (", more lines follow" if page.more else ""))
+        match shown:
+            case "json":
+                print_json([statement_json(page) for page in pages])
+            case "csv":
+                print_csv(pages)
+            case "text":
+                print_text(pages)
+            case "table":
+                print_tables(pages, account)
         return 0
 
-    return _with_ledger(home, json, show)
+    return _with_ledger(home, shown == "json", show)
+
+
+def _show_earnings(
+    ledger: Ledger, home: HomeOption, contributor: ContributorId, asset: str, period: tuple[int, int], form: Form
+) -> int:
+    accounts = accounts_of(contributor)
+    assets = [asset] if asset else sorted({b.asset for b in ledger.balances() if b.account in accounts})
+    several = []
+    with OpenedHome(settings(home), create=False) as opened, ledger.db.snapshot():
+        for one in assets:
+            statements = [_whole(ledger, account, one, period) for account in accounts]
+            named = causes(line for page in statements for line in page.lines)
+            receipts = {id: Receipt.from_bytes(opened.log.get(id).raw) for id in named}
+            several.append(earnings(contributor, one, statements, receipts))
+    if form == "json":
+        print_json([earnings_json(one) for one in several])
+    elif form == "csv":
+        print_earnings_csv(several)
+    else:
+        print_earnings(several, contributor)
+    return 0
+
+
+def _whole(ledger: Ledger, account: str, asset: str, period: tuple[int, int]) -> Statement:
+    """A statement with all its lines."""
+    pages: list[Statement] = []
+    while not pages or pages[-1].more:
+        taken = sum(len(page.lines) for page in pages)
+        pages.append(
+            ledger.statement(
+                account, asset, since_ns=period[0], until_ns=period[1], limit=STATEMENT_LINES_MAX, skip=taken
+            )
+        )
+    lines = tuple(line for page in pages for line in page.lines)
+    return Statement(pages[0].account, asset, pages[0].opening_units, lines, pages[-1].closing_units, False)
 
 
 @app.command
@@ -232,18 +259,4 @@ def _balance_json(b: Balance) -> dict[str, str]:
         "reserved_out_units": str(b.reserved_out_units),
         "reserved_in_units": str(b.reserved_in_units),
         "available_units": str(b.available_units),
-    }
-
-
-def _line_json(line: Line) -> dict[str, str]:
-    return {
-        "at": format_instant(line.at_ns),
-        "transfer_id": line.transfer_id,
-        "code": line.code.name.lower(),
-        "state": str(line.state),
-        "other_account": line.other_account,
-        "amount_units": str(line.amount_units),
-        "change_units": str(line.change_units),
-        "balance_units": str(line.balance_units),
-        "cause": line.cause,
     }
