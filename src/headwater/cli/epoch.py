@@ -18,6 +18,7 @@ from headwater.settlement.epoch import read_manifest
 from headwater.store.epoch_store import EpochRecord
 
 app = App(name="epoch", help="Close windows of receipts and settle them on the chain.")
+app.command("headwater.cli.epoch_audit:audit_epoch", name="audit")
 
 Maturity = Annotated[
     int | None, Parameter(name="--maturity-s", help="Seconds a receipt may be disputed before it settles.")

@@ -28,7 +28,7 @@ from headwater.store.receipt_segments import (
     SegmentManifest,
     encode_segment,
     read_manifest,
-    read_rows,
+    read_tables,
 )
 
 
@@ -49,7 +49,8 @@ class Sealer:
         with self._alone(), ReceiptLog.open(self.log, read_only=True) as log:
             size = log.promised().size
             manifest = read_manifest(self.store)
-            if manifest.size > size or log.root(manifest.size) != manifest.root:
+            begins = not manifest.segments or manifest.segments[0].first == 0
+            if not begins or manifest.size > size or log.root(manifest.size) != manifest.root:
                 raise ConflictError(
                     f"the {manifest.size} receipts sealed in {self.store.location} are not the beginning of {self.log}",
                     code="log_differs",
@@ -106,8 +107,8 @@ class Sealer:
     def _read_back(self, manifest: SegmentManifest) -> None:
         tree = LogTree()
         for segment in manifest.segments:
-            for columns in read_rows(self.store, segment):
-                tree.extend(map(leaf_hash, columns["raw"]))
+            for table in read_tables(self.store, segment):
+                tree.extend(map(leaf_hash, table["raw"].to_pylist()))
         if tree.root() != manifest.root:
             raise ConflictError(
                 f"the receipts in {self.store.location} hash to {tree.root().hex()}, the log to {manifest.root.hex()}",
