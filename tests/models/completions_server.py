@@ -1,6 +1,6 @@
 """A small model behind the completions API as vLLM speaks it: run as a process, asked over loopback.
 
-    python completions_server.py
+    python completions_server.py [PORT]
 
 Prints its port. `prompt` is text, token ids, or a list of either; `prompt_logprobs`, and `echo` with `logprobs`,
 give natural log-probabilities of the prompt, nothing for its first token.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -100,8 +101,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.scorer = LocalScorer(tiny_weights(7), BYTES, precision="float32", context_tokens_max=WINDOW)
         self._lock, self._counts = threading.Lock(), Counter[str]()
 
@@ -113,6 +114,6 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    server = Server()
+    server = Server(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     print(server.server_address[1], flush=True)
     server.serve_forever()

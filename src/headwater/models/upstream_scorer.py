@@ -16,6 +16,7 @@ import json
 import math
 import ssl
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,6 @@ class UpstreamScorer:
         self._model, self._tokenize, self._spelling, self._key = model, tokenize, spelling, api_key
         self._context_tokens_max, self._batch, self._parallel = context_tokens_max, batch, parallel
         self._timeout_s, self._attempts, self._pause_s = timeout_s, attempts, pause_s
-        self._stop = threading.Event()  # never set: a way to wait that tests can shorten
         said = f"headwater upstream {PROTOCOL_VERSION} {spelling} {model} {weights_digest}"
         self._digest = "sha256:" + hashlib.sha256(said.encode()).hexdigest()
         self._kept: OrderedDict[bytes, NDArray[np.float64]] = OrderedDict()
@@ -258,7 +258,7 @@ class UpstreamScorer:
             except UpstreamError:
                 if attempt == self._attempts:
                     raise
-                self._stop.wait(self._pause_s * 2 ** (attempt - 1))
+                time.sleep(self._pause_s * 2 ** (attempt - 1))
         raise AssertionError("every attempt returns or raises")
 
     def _once(self, method: str, path: str, payload: bytes | None) -> Mapping[str, Any]:
