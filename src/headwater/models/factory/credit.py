@@ -72,10 +72,11 @@ def build_index(
             fix="give the same files, contributions and parent as to `adapter train`",
         )
     with one_thread():
-        model, task = _model(stored, base)
+        model = _model(stored, base)
         if parent is not None:
             model.load(parent)
         rows = tokenise(dataset.training, base.tokenizer, model.recipe.tokens_max)
+        task = _task(model, max(example.tokens for example in rows))
         examples = with_states(rows, base.weights, model.recipe, stored.folder / ".states")
         examples = with_reference(model, examples)
         states = [_factors(stored, step) for step in _steps(stored, examples, checkpoints)]
@@ -113,10 +114,10 @@ class AdapterCredit:
                 fix="run the command again that trained it",
             )
         with one_thread():
-            model, task = _model(stored, base)
+            model = _model(stored, base)
             model.load_state_dict(_factors(stored, stored.lineage.checkpoints[-1][0]))
             self._model = model
-            self._index = InfluenceIndex.open(stored.folder / INDEX, model=model, task=task)
+            self._index = InfluenceIndex.open(stored.folder / INDEX, model=model, task=_task(model, 0))
 
     @property
     def digest(self) -> str:
@@ -171,10 +172,13 @@ class AdapterCredit:
         return [float(SIGMAS * loud * np.sqrt(count)) for count in counts]
 
 
-def _model(stored: StoredAdapter, base: Base) -> tuple[TopLayers, Task]:
-    recipe = recipe_of(stored.lineage.recipe)
-    task = AdapterTask(recipe.beta)
-    return TopLayers(base.weights, recipe), Task(task.losses, task.sampled_losses)
+def _model(stored: StoredAdapter, base: Base) -> TopLayers:
+    return TopLayers(base.weights, recipe_of(stored.lineage.recipe))
+
+
+def _task(model: TopLayers, places_min: int) -> Task:
+    task = AdapterTask(model.recipe.beta, places_min)
+    return Task(task.losses, task.sampled_losses)
 
 
 def _factors(stored: StoredAdapter, step: int) -> dict[str, torch.Tensor]:

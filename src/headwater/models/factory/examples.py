@@ -142,9 +142,9 @@ def with_states(
     return tuple(made)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Examples as one batch: a row each, stretches side by side, padded at the end."""
-    places = max(example.tokens for example in examples)
+def collate(examples: Sequence[Example], places_min: int = 0) -> Batch:
+    """Examples as one batch: a row each, stretches side by side, padded at the end to at least `places_min`."""
+    places = max(places_min, *(example.tokens for example in examples))
     width = examples[0].states[0].shape[1]
     hidden = torch.zeros(len(examples), places, width)
     positions = torch.zeros(len(examples), places, dtype=torch.int64)

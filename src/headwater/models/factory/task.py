@@ -25,15 +25,16 @@ class AdapterTask:
     """Losses in nats: the mean over the tokens of a text or answer; for a pair, that of its preference."""
 
     beta: float
+    places_min: int = 0  # batches are padded to at least so many; whoever collects gradients wants them all alike
 
     def losses(self, model: TopLayers, batch: Sequence[Example]) -> Tensor:
         """(examples,) losses with gradients to the adapter."""
-        rows = collate(batch)
+        rows = collate(batch, self.places_min)
         return self._losses(batch, stretch_sums(rows, model(rows)), None)
 
     def sampled_losses(self, model: TopLayers, batch: Sequence[Example], generator: torch.Generator) -> Tensor:
         """(examples,) losses of labels drawn from the model: tokens of a text, or which answer is preferred."""
-        rows = collate(batch)
+        rows = collate(batch, self.places_min)
         states = model.states(rows)
         of_pair = torch.tensor([len(example.stretches) == 2 for example in batch])[rows.target_rows]
         drawn = torch.where(of_pair, rows.targets, model.draw(states.detach(), generator))

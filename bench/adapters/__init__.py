@@ -1,0 +1,1 @@
+"""Figures of adapters: `python -m bench.adapters.training` and `python -m bench.adapters.serving`."""
