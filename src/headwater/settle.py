@@ -28,6 +28,7 @@ from headwater.settlement.claim import Claim, claim_of, plan_pushes
 from headwater.settlement.disputes import Move, Version, adjustments, moves, stands
 from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, escrow_of, holder, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
+from headwater.store.close_sealed import SealedClose, SealedTotals
 from headwater.store.epoch_store import EpochRecord, EpochStore
 from headwater.store.ledger_store import Ledger
 from headwater.store.receipt_log import ReceiptLog
@@ -47,6 +48,7 @@ class Books:
     operator_addresses: Mapping[AccountId, str]  # commons and operator accounts that are paid on chain
     policy_text: Callable[[str], str]  # the TOML of a policy by digest
     now_ns: Callable[[], int]
+    sealed: SealedClose | None = None  # adds up what is sealed, when a window is large
 
 
 class Settlement:
@@ -69,9 +71,11 @@ class Settlement:
         books = self.books
         last = books.epochs.last()
         window = self._opened_window(last)
-        receipts = self._receipts(window)
+        sealed = books.sealed.totals(window, books.currency) if books.sealed else None
+        receipts = self._receipts(sealed.reach if sealed else window.log_from, window.log_size)
         previous = _cumulative(last)
-        payouts = self._payouts(window, receipts)
+        payouts = self._payouts(window, receipts, sealed)
+        policies = {receipt.policy_digest for receipt in receipts} | set(sealed.policy_digests if sealed else ())
         holders = {holder(account) for account, _ in payouts} | set(previous)
         epoch = close(
             window,
@@ -82,7 +86,7 @@ class Settlement:
             payees=books.epochs.add_payees(self._addresses(holders)),
             domain=self.chain.domain(window.epoch),
             token_decimals=self.chain.manifest.token_decimals,
-            policy_digests=sorted({receipt.policy_digest for receipt in receipts}),
+            policy_digests=sorted(policies),
             registry_digest=books.registry.digest(),
         )
         return books.epochs.add(epoch)
@@ -110,20 +114,29 @@ class Settlement:
             books.epochs.open_window(window)
             return window
 
-    def _receipts(self, window: Window) -> list[Receipt]:
+    def _receipts(self, start: int, end: int) -> list[Receipt]:
         log = self.books.log
-        return [Receipt.from_bytes(log.at(index).raw) for index in range(window.log_from, window.log_size)]
+        return [Receipt.from_bytes(log.at(index).raw) for index in range(start, end)]
 
-    def _payouts(self, window: Window, receipts: Sequence[Receipt]) -> list[tuple[AccountId, int]]:
-        """What the window's receipts pay, and what corrections take back or add."""
+    def _payouts(
+        self, window: Window, receipts: Sequence[Receipt], sealed: SealedTotals | None
+    ) -> list[tuple[AccountId, int]]:
+        """What the window's receipts pay, and what corrections take back or add.
+
+        Args:
+            receipts: those of the window that are not in `sealed`.
+        """
         books = self.books
         ours = [receipt for receipt in receipts if receipt.currency == books.currency]
         found = [(payout.account, payout.amount) for receipt in ours for payout in receipt.payouts]
         spans = [span for span in books.epochs.spans() if span.log_from <= window.log_from]
-        for call in sorted({receipt.call_id for receipt in ours}):
-            chain = self._chain(call, window.log_seen)
-            if len(chain) > 1:
-                found += adjustments(chain, spans).items()
+        later = [*receipts, *self._receipts(window.log_size, window.log_seen)]
+        corrections = [receipt for receipt in later if receipt.supersedes is not None]
+        if sealed is not None:
+            found += sealed.paid
+            corrections += [Receipt.from_bytes(books.log.at(seq).raw) for seq in sealed.corrections]
+        for call in sorted({one.call_id for one in corrections if one.currency == books.currency}):
+            found += adjustments(self._chain(call, window.log_seen), spans).items()
         return found
 
     def _chain(self, call: CallId, seen: int) -> list[Version]:

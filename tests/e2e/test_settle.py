@@ -21,7 +21,7 @@ from headwater.receipts.receipt import ReceiptPayout
 from headwater.settle import Books, Settlement, check_payout
 from headwater.settlement.changes import unpack
 from headwater.settlement.claim import plan_pushes
-from headwater.settlement.epoch import read_manifest
+from headwater.settlement.epoch import close, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree
 from headwater.splits import Policy, recompute_split
 from headwater.store.epoch_store import EpochStore
@@ -226,6 +226,46 @@ def test_a_close_that_was_interrupted_goes_on_with_its_window_and_gives_the_same
         assert (manifest["log_size"], manifest["log_seen"]) == (1, 1)
         assert record.closed_at_ns == window.closed_at_ns
         assert here.settlement.close().log_size == 2
+
+
+def test_sealed_receipts_are_added_up_by_the_engine_to_the_same_bytes(tmp_path):
+    """A window partly in segments, with a correction inside, closes to the manifest that reading each receipt gives."""
+    pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'headwater[close]'")
+    from headwater.store.close_sealed import SealedClose
+    from headwater.store.receipt_sealing import Sealer
+
+    with town(tmp_path) as here:
+        books = here.settlement.books
+        receipt = here.ask()
+        here.ask("say hello", model="toy")
+        payer = here.toy.keys.list()[0].account
+        amounts = amounts_of(receipt)
+        loser = max((name for name in amounts if name.startswith("escrow")), key=lambda name: amounts[name])
+        moved = amounts | {loser: 0, "commons": amounts.get("commons", 0) + amounts[loser]}
+        here.settlement.correct(*corrected(here, receipt, moved), payer=payer)
+        segments = tmp_path / "segments"
+        Sealer(here.toy.path / "receipts.log", str(segments), segment_receipts=2).seal()
+        here.ask()
+        window = here.settlement._opened_window(None)
+        sealed = SealedClose(segments, tmp_path / "rows", here.toy.log, receipts_min=1)
+        totals = sealed.totals(window, books.currency)
+        assert totals is not None
+        assert (totals.reach, totals.corrections) == (3, (2,))
+        by_engine = Settlement(replace(books, sealed=sealed), here.chain).close()
+        one_by_one = close(
+            window,
+            here.settlement._payouts(window, here.settlement._receipts(0, window.log_size), None),
+            previous={},
+            previous_digest=None,
+            payees=books.epochs.payees(),
+            domain=here.chain.domain(1),
+            token_decimals=here.chain.manifest.token_decimals,
+            policy_digests=[receipt.policy_digest],
+            registry_digest=books.registry.digest(),
+        )
+
+        assert one_by_one.manifest == by_engine.manifest
+        assert one_by_one.changes == books.epochs.changes(1)
 
 
 def test_change_sets_rebuild_every_tree(tmp_path):

@@ -18,6 +18,7 @@ from headwater.core.errors import ConflictError, UpstreamError
 from headwater.core.ids import AccountId
 from headwater.core.money import NANO
 from headwater.settle import Books, Settlement
+from headwater.store.close_sealed import SealedClose
 from headwater.store.key_file import load_or_create_signer
 
 DEPLOYMENT = "deployment.json"
@@ -133,6 +134,7 @@ def settlement(home: Home, chain: Chain) -> Settlement:
             operator_addresses=addresses,
             policy_text=home.policy_by_digest,
             now_ns=time.time_ns,
+            sealed=SealedClose(home.path / "receipts.segments", home.path / "payout-rows", home.log),
         ),
         chain,
     )

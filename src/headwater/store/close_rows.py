@@ -15,7 +15,7 @@ A file that is there is finished (renamed into place) and never changes. Knows n
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,11 @@ class PayoutRows:
         files = self.files()
         return _first(files[-1]) + pq.read_metadata(files[-1]).num_rows if files else 0
 
-    def code(self, segment: Path, *, resolve: dict[bytes, int] | None = None) -> Path:
+    def code(self, segment: Path, *, earlier: Callable[[bytes], int | None] | None = None) -> Path:
         """Code one sealed segment, the next one in the log; one that is coded already is left as it is.
 
         Args:
-            resolve: receipt id -> seq for what receipts of this segment supersede in earlier ones.
+            earlier: the seq of a receipt of an earlier segment by its id, for those that are superseded here.
 
         Raises:
             InvariantError: it does not start where the last one ended, or names a receipt nobody knows.
@@ -100,7 +100,7 @@ class PayoutRows:
                     fix="code segments in order",
                 )
             first, known = seqs[0], len(self._numbers)
-            where = _Places(ids, resolve or {})
+            where = _Places(ids, earlier or (lambda _: None))
             path = self._path("rows", first)
             draft = path.with_suffix(".new")
             with pq.ParquetWriter(draft, ROWS, compression=_COMPRESSION) as writer:
@@ -137,7 +137,7 @@ class PayoutRows:
 class _Places:
     """Where a superseded receipt stands; the table is only made when one is asked for, which is rare."""
 
-    def __init__(self, ids: Any, earlier: dict[bytes, int]) -> None:
+    def __init__(self, ids: Any, earlier: Callable[[bytes], int | None]) -> None:
         self._ids, self._earlier = ids, earlier
         self._here: dict[bytes, int] | None = None
 
@@ -146,7 +146,7 @@ class _Places:
             return None
         if self._here is None:
             self._here = dict(zip(*_columns(self._ids, "receipt_id", "seq"), strict=True))
-        found = self._here.get(receipt_id, self._earlier.get(receipt_id))
+        found = self._here[receipt_id] if receipt_id in self._here else self._earlier(receipt_id)
         if found is None:
             raise InvariantError(
                 f"no receipt {receipt_id.hex()} comes before the one that supersedes it", code="superseded_missing"
