@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater.attribution.spans import grams
 from headwater.attribution.spans.grams import (
     AGAIN,
     COPIED,
@@ -71,7 +72,7 @@ def check(documents: list[list[int]]) -> None:
         assert table.lines.size == 0
         return
     assert {gram: look_up(table, tokens, gram) for gram in count} == {g: (first[g][1], n) for g, n in count.items()}
-    assert look_up(table, tokens, (99, 99, 99, 99)) is None
+    assert look_up(table, tokens, (9999, 9999, 9999, 9999)) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,3 +87,15 @@ def test_lines_that_run_over_and_counts_that_run_out(size):
     """Many distinct k-grams with crowded lines, and some that occur far more than five bits hold."""
     rng = np.random.default_rng(size)
     check([rng.integers(1, 40, size).tolist(), [1, 2, 3, 4, 5] * 500, rng.integers(1, 40, size).tolist()])
+
+
+@pytest.mark.parametrize("size", [4, 12, 40, 103, 260, 1000, 5003])
+def test_a_text_that_never_repeats_fits(size):
+    """Every k-gram is distinct, however few the sample saw of them."""
+    check([list(range(1, size + 1))])
+
+
+def test_a_sample_that_saw_too_few_is_made_up_for(monkeypatch):
+    """Words chosen so that the sample misses them only cost another try."""
+    monkeypatch.setattr(grams, "_distinct", lambda *_: 40)
+    check([list(range(1, 3000))])

@@ -92,12 +92,12 @@ def join_clusters(
     if table.rows.size:
         for segment in [*others, new]:
             for other, mine in table.similar(segment):
-                one, two = segment.document_id(other), new.document_id(mine)
-                at[one], at[two] = segment.registered_at(other), new.registered_at(mine)
                 theirs, ours = reader.read(segment, other), reader.read(new, mine)
-                later, earlier = (ours, theirs) if (at[one], one) < (at[two], two) else (theirs, ours)
+                later, earlier = (ours, theirs) if _precedes(segment, other, new, mine) else (theirs, ours)
                 if not _is_edited(later, earlier, gram_tokens):
                     continue
+                one, two = segment.document_id(other), new.document_id(mine)
+                at[one], at[two] = segment.registered_at(other), new.registered_at(mine)
                 links.setdefault(two, set()).add(one)
     current, changed = dict(heads), dict[str, str]()
     fresh = {new.document_id(number) for number in numbers}
@@ -125,6 +125,14 @@ def join_clusters(
             current[me] = changed[me] = head
     joined = [(me, current[me]) for me in sorted(settled) if me in current]
     return sorted(changed.items()), joined
+
+
+def _precedes(segment: Segment, document: int, other: Segment, number: int) -> bool:
+    """Whether one document was registered before another."""
+    if segment is other:
+        return document < number
+    mine = segment.registered_at(document), segment.document_id(document)
+    return mine < (other.registered_at(number), other.document_id(number))
 
 
 class _Reader:

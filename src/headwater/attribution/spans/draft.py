@@ -215,6 +215,7 @@ class Draft:
             "stairs": stairs,
         }
         arrays.update(_document_arrays(rows))
+        self._rows, rows = [], []  # their sketches are in the arrays now
         held = {name: np.ascontiguousarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()}
         return Segment(held, states=states)
 

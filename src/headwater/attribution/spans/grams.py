@@ -49,6 +49,7 @@ _AHEAD = 24
 _LOAD_PERCENT = 80  # of the places of a line, on average
 _LOAD_MAX_PERCENT = 92
 _SAMPLE = 64  # one k-gram in so many is looked at to tell how many are distinct
+_SAMPLED_MIN = 64
 _CHUNK = 256  # k-grams looked up in lock step
 
 
@@ -257,7 +258,9 @@ def _distinct(tokens, size, gram_tokens, weights):
                         _enter_sample(grown, one)
                 known = grown
             sampled += _enter_sample(known, hashed)
-    return min(windows, _SAMPLE * (sampled + 4 * np.int64(np.sqrt(sampled)) + 1))
+    if sampled < _SAMPLED_MIN:
+        return windows  # too few to tell
+    return min(windows, _SAMPLE * (sampled + 4 * np.int64(np.sqrt(sampled))))
 
 
 @compiled
@@ -313,13 +316,13 @@ def _fill(tokens, size, gram_tokens, states, words, pairs, whole, weights):
             if line >= 0:
                 _count_one(words, line, slot)
                 state = AGAIN if first >= held_begin[c] else COPIED
+            elif room == 0:
+                return False
             else:
                 _put(words, whole, held_line[c], print_, position)
                 room -= 1
                 state = FIRST
             states[position >> 2] |= np.uint8(state << (2 * (position & 3)))
-        if room < _CHUNK and (room < 0 or last < size):
-            return False
     return True
 
 
