@@ -5,9 +5,9 @@
 Receipts with `--shares` payouts to accounts of a Zipf(1.05) law are written with the columns of sealed segments, in
 pieces, and coded (`close_rows`); then a fresh process closes them, so that its peak memory is its own. Totals are
 checked against an integer sum kept while writing. CPU-seconds are those of the whole closing process with its
-engine; medians of the rounds. The peer is the bare `GROUP BY` of the same numbers, already expanded and with no check of anything. `--spark`
-adds one run on two executor processes (its CPU is not counted here: they are not children of the closing process).
-The folder is kept when given, and used again when it already holds the rows.
+engine; medians of the rounds. The peer is the bare `GROUP BY` of the same numbers, already expanded and with no
+check of anything. `--spark` adds one run on two executor processes (their CPU is not counted: they are no children
+of the closing process). The folder is kept when given, and used again when it already holds the rows.
 """
 
 from __future__ import annotations
