@@ -104,13 +104,13 @@ def _on_chain(source: ObjectStore, number: int, rpc: str, contract: str | None) 
     chain = Chain(rpc)
     chain.attach(Manifest(told["chain_id"], contract or told["contract"], told["token"], told["token_decimals"], 0))
     found = []
-    if chain.data_hash(number) != manifest_hash(raw):
-        shown = (
-            f"the chain holds 0x{chain.data_hash(number).hex()}, the manifest hashes to 0x{manifest_hash(raw).hex()}"
-        )
+    on_chain, root = chain.data_hash(number), chain.root_at(number)
+    if on_chain != manifest_hash(raw):
+        held = on_chain.hex() if on_chain else "nothing"
+        shown = f"the chain holds {held}, the manifest hashes to {manifest_hash(raw).hex()}"
         found.append(Problem(f"epochs/{number}.json", "data_hash_differs", shown, _FIX))
-    if chain.root_at(number).hex() != told["tree_root"].removeprefix("0x"):
-        shown = f"the chain holds {chain.root_at(number).hex()}, the manifest says {told['tree_root']}"
+    if root is None or root.hex() != told["tree_root"].removeprefix("0x"):
+        shown = f"the chain holds {root.hex() if root else 'nothing'}, the manifest says {told['tree_root']}"
         found.append(Problem(f"epochs/{number}.json tree_root", "root_differs", shown, _FIX))
     return found
 
@@ -122,7 +122,8 @@ def _measured_again(source: ObjectStore, path: Path | None, count: int) -> tuple
     from headwater.store.receipt_segments import read_manifest as read_segments
     from headwater.store.receipt_segments import read_tables
 
-    measured, problems = 0, []
+    measured = 0
+    problems: list[Problem] = []
     folder = Folder(source, "receipts")
     with (
         Home(settings(path), create=False) as opened,

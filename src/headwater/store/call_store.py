@@ -12,8 +12,8 @@ nothing, with others it is a conflict; what answered calls cost is what was char
 price. A `reserved` call belongs to the run (one life of one process) that began it and is settled by
 `recover` once that run is dead, which a file lock tells.
 
-Answer and evidence can be erased when they are no longer needed; their digests stay. Knows nothing
-of what the bytes mean.
+Answer and evidence are encrypted under a key of their payer (`evidence_store`) and can be erased when they are no
+longer needed; their digests stay. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from headwater.core.ids import AccountId, CallId, ReceiptId, check_receipt_id, i
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, TRANSFER_UNITS_MAX
 from headwater.ledger import CallFact, Code, TransferDraft
 from headwater.store.database import Database, Row
+from headwater.store.evidence_store import EvidenceCipher
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 
@@ -170,6 +171,7 @@ class CallStore:
     def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, *, run_id: str | None = None) -> None:
         self.db, self._ledger, self._keys, self._run_id = db, ledger, keys, run_id
         self._runs = db.path.parent / "runs"
+        self._texts = EvidenceCipher(db)
         db.migrate("calls", _STEPS)
         self._run_lock = None if run_id is None else _take_run(self._runs, run_id)
 
@@ -281,7 +283,7 @@ class CallStore:
             f" UNION ALL SELECT {_COLUMNS} FROM calls WHERE key_id = ? AND idempotency_key = ? AND state = 'released'",
             (key_id, idempotency_key) * 2,
         )
-        for call in map(_record, rows):
+        for call in map(self._record, rows):
             if call.request_digest != request_digest:
                 raise ConflictError(
                     f"idempotency key {idempotency_key[:80]!r} came with another request ({call.call_id})",
@@ -314,7 +316,7 @@ class CallStore:
                 raise _wrong_state(call, "record progress of")
             self.db.execute(
                 "UPDATE calls SET answer = ?, evidence = ?, progress_units = ?, updated_at_ns = ? WHERE call_id = ?",
-                (answer, evidence, price_units, at_ns, call_id),
+                (*self._sealed(call, answer, evidence), price_units, at_ns, call_id),
             )
 
     def answered(self, call_id: str, *, answer: bytes, evidence: bytes, price_units: int, at_ns: int) -> CallRecord:
@@ -341,10 +343,11 @@ class CallStore:
             if call.state is CallState.RELEASED:
                 raise _wrong_state(call, "answer")
             self._charge(call, price_units, at_ns)
+            sealed = self._sealed(call, answer, evidence)
             self.db.execute(
                 "UPDATE calls SET state = 'answered', answer = ?, answer_digest = ?, evidence = ?, evidence_digest = ?,"
                 " price_units = ?, progress_units = NULL, updated_at_ns = ? WHERE call_id = ?",
-                (answer, digest(answer), evidence, digest(evidence), price_units, at_ns, call_id),
+                (sealed[0], digest(answer), sealed[1], digest(evidence), price_units, at_ns, call_id),
             )
             return self.get(call_id)
 
@@ -415,6 +418,44 @@ class CallStore:
         self.db.scrub()
         return self.get(call_id)
 
+    def forget_owner(self, key_id: str, *, at_ns: int) -> int:
+        """Erase all text of a key's calls by deleting the key it is encrypted with; how many calls lost theirs.
+
+        Digests, prices and receipts stay, and receipts verify as before.
+
+        Raises:
+            ConflictError: ``call_state`` while the attribution of one of its calls still needs the text.
+        """
+        with self.db.transaction():
+            waiting = self.db.query(
+                "SELECT call_id FROM calls WHERE key_id = ? AND state IN ('reserved', 'answered') LIMIT 1", (key_id,)
+            )
+            if waiting:
+                raise _wrong_state(self.get(waiting[0][0]), "forget")
+            self._texts.erase(key_id)
+            count = self.db.execute(
+                "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ?"
+                " WHERE key_id = ? AND (answer IS NOT NULL OR evidence IS NOT NULL)",
+                (at_ns, key_id),
+            )
+        self.db.scrub()
+        return count
+
+    def _sealed(self, call: CallRecord, answer: bytes, evidence: bytes) -> tuple[bytes, bytes]:
+        """Answer and evidence as they are written."""
+        owner, call_id = call.key_id, call.call_id
+        return self._texts.seal(owner, call_id, "answer", answer), self._texts.seal(
+            owner, call_id, "evidence", evidence
+        )
+
+    def _record(self, row: Row) -> CallRecord:
+        fields = list(row)
+        call_id, key_id, state, evidence, answer = (fields[i] for i in (0, 1, 4, 12, 13))
+        fields[4] = CallState(state)
+        fields[12] = self._texts.open(key_id, call_id, "evidence", evidence)
+        fields[13] = self._texts.open(key_id, call_id, "answer", answer)
+        return CallRecord(*fields)
+
     def _charge(self, call: CallRecord, price_units: int, at_ns: int) -> None:
         self._ledger.charge(call.reserve_id, price_units, key=f"{call.call_id}:charge", at_ns=at_ns)
         self._keys.commit_units(call.key_id, price_units - call.ceiling_units)
@@ -466,7 +507,7 @@ class CallStore:
         rows = self.db.query(f"SELECT {_COLUMNS} FROM calls WHERE call_id = ?", (call_id,))
         if not rows:
             raise MissingError(f"no call {call_id[:80]!r}", code="call_unknown", fix="use the id the answer came with")
-        return _record(rows[0])
+        return self._record(rows[0])
 
     def by_receipt(self, receipt_id: str) -> CallRecord:
         """The call that a receipt is about.
@@ -480,12 +521,12 @@ class CallStore:
             raise MissingError(
                 f"no call has receipt {receipt}", code="receipt_unknown", fix="use the id of the receipt"
             )
-        return _record(rows[0])
+        return self._record(rows[0])
 
     def unfinished(self, *, limit: int = 1_000) -> tuple[CallRecord, ...]:
         """The oldest calls that are reserved or without a receipt."""
         return tuple(
-            _record(row)
+            self._record(row)
             for row in self.db.query(
                 f"SELECT {_COLUMNS} FROM calls WHERE state IN ('reserved', 'answered') ORDER BY number LIMIT ?",
                 (limit,),
@@ -526,11 +567,6 @@ class CallStore:
                         )
                     )
         return tuple(problems)
-
-
-def _record(row: Row) -> CallRecord:
-    call_id, key_id, idempotency_key, request_digest, state, *rest = row
-    return CallRecord(call_id, key_id, idempotency_key, request_digest, CallState(state), *rest)
 
 
 def _wrong_state(call: CallRecord, verb: str) -> ConflictError:
