@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from headwater.attribution import Attribution, Budget, Layout, Part, Reference, Share, attribute
     from headwater.attribution.influence import InfluenceIndex, Task
-    from headwater.attribution.spans import Document, SpanIndex
+    from headwater.attribution.spans import CreditRules, Document, SpanIndex
     from headwater.core.errors import HeadwaterError, Problem
     from headwater.core.money import allocate, normalise
     from headwater.receipts import Bundle, Receipt, verify_receipt
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "headwater.attribution": ("Attribution", "Budget", "Layout", "Part", "Reference", "Share", "attribute"),
     "headwater.attribution.influence": ("InfluenceIndex", "Task"),
-    "headwater.attribution.spans": ("Document", "SpanIndex"),
+    "headwater.attribution.spans": ("CreditRules", "Document", "SpanIndex"),
     "headwater.core.errors": ("HeadwaterError", "Problem"),
     "headwater.core.money": ("allocate", "normalise"),
     "headwater.receipts": ("Bundle", "Receipt", "verify_receipt"),
@@ -40,6 +40,7 @@ __all__ = [
     "Attribution",
     "Budget",
     "Bundle",
+    "CreditRules",
     "Document",
     "HeadwaterError",
     "InfluenceIndex",
