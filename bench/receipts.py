@@ -4,12 +4,15 @@ Both get the same ready-made bytes, refuse a second receipt for an id, and answe
 log also keeps a Merkle tree and one chain per call; SQLite keeps a unique id and a unique call. Rounds alternate.
 Prints receipts per CPU-second (all threads), per wall second, and the latency of a commit.
 
+Then the queue that an event loop's writers share, one receipt each at a time, and threads that do the same.
+
     python bench/receipts.py [--folder DIR] [--receipts 20000] [--rounds 3]
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import secrets
@@ -25,6 +28,7 @@ from pathlib import Path
 from headwater.core.ids import receipt_id
 from headwater.receipts import KeySigner, LogTree, Receipt, ReceiptAttribution, issue, leaf_hash, recover
 from headwater.store.receipt_log import ReceiptLog
+from headwater.store.receipt_queue import ReceiptQueue
 
 VECTOR = Path(__file__).parents[1] / "spec" / "vectors" / "receipt_signed.json"
 Commit = Callable[[Sequence[tuple[bytes, str]]], object]
@@ -117,6 +121,9 @@ def run(folder: Path, name: str, make: Callable[[str], bytes], signature: str, c
             print(f"  {store:22} {batch:>6} {per_cpu:>20} {per_wall:>20} {middle:>14.2f} {worst:>9.1f}")
     stored = at
     many_writers(log, items[at : at + 1_000])
+    queued = [(make(f"call_{secrets.token_hex(16)}"), signature) for _ in range(30_000)]
+    for writers, part in ((64, queued[:10_000]), (256, queued[10_000:20_000]), (1_000, queued[20_000:])):
+        asyncio.run(many_coroutines(log, part, writers))
     log.close()
     start, wall = time.process_time(), time.perf_counter()
     with ReceiptLog.open(folder / f"{size}.log") as log:
@@ -124,7 +131,7 @@ def run(folder: Path, name: str, make: Callable[[str], bytes], signature: str, c
         print(
             f"  opening {len(log):,} receipts: {len(log) / took:,.0f} per CPU-s, {len(log) / took_wall:,.0f} per wall-s"
         )
-        assert len(log) == stored + 1_000
+        assert len(log) == stored + 31_000
     assert database.execute("SELECT count(*) FROM receipts").fetchone() == (stored,)
     database.close()
 
@@ -149,6 +156,27 @@ def many_writers(log: ReceiptLog, items: Sequence[tuple[bytes, str]]) -> None:
     latencies.sort()
     print(
         f"  64 threads, one each:  {len(items) / took:,.0f} per CPU-s, {len(items) / took_wall:,.0f} per wall-s, "
+        f"p50 {latencies[len(latencies) // 2]:.1f} ms, p99 {latencies[len(latencies) * 99 // 100]:.1f} ms"
+    )
+
+
+async def many_coroutines(log: ReceiptLog, items: Sequence[tuple[bytes, str]], writers: int) -> None:
+    """Writers of one event loop, each waiting for the disk before its next receipt."""
+    queue, latencies = ReceiptQueue(log), list[float]()
+
+    async def work(part: Sequence[tuple[bytes, str]]) -> None:
+        for raw, signature in part:
+            start = time.perf_counter()
+            await queue.append(raw, signature)
+            latencies.append((time.perf_counter() - start) * 1000)
+
+    cpu, wall = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(work(items[at::writers]) for at in range(writers)))
+    took, took_wall = time.process_time() - cpu, time.perf_counter() - wall
+    await queue.close()
+    latencies.sort()
+    print(
+        f"  {writers} in a queue:  {len(items) / took:,.0f} per CPU-s, {len(items) / took_wall:,.0f} per wall-s, "
         f"p50 {latencies[len(latencies) // 2]:.1f} ms, p99 {latencies[len(latencies) * 99 // 100]:.1f} ms"
     )
 

@@ -36,7 +36,7 @@ def audit_epoch(
     all_signatures: Annotated[bool, Parameter(negative=(), help="Check every signature.")] = False,
     recompute_attribution: Annotated[int, Parameter(help="Measure so many answers again; needs --home.")] = 0,
     seed: Annotated[int, Parameter(help="Which receipts are sampled.")] = 0,
-    processes: Annotated[int, Parameter(help="Processes that read segments side by side.")] = 1,
+    processes: Annotated[int, Parameter(help="Processes that read segments side by side.")] = 2,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -84,6 +85,34 @@ def bundle(receipt: str, /, *, to: Path | None = None, home: HomeOption = None, 
         path = to or Path(f"{identity}.bundle.json")
         path.write_bytes(settlement(opened, chain).bundle(identity).to_bytes())
         print_json({"file": str(path)}) if json else out.print(f"wrote {path}")
+    return result.status
+
+
+@app.command
+def forget(
+    call: str | None = None,
+    /,
+    *,
+    key: Annotated[str | None, Parameter(help="Id of an API key: the text of all its calls is erased.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Erase the text of one call, or of all calls of a key; receipts stay and verify as before.
+
+    Parameters
+    ----------
+    call
+        Id of the call.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        if (call is None) == (key is None):
+            raise InvalidError("give one call or one --key", code="usage", fix="headwater receipt forget CALL")
+        if call is not None:
+            opened.calls.forget(call, at_ns=time.time_ns())
+            count = 1
+        else:
+            count = opened.calls.forget_owner(opened.keys.get(str(key)).key_id, at_ns=time.time_ns())
+        print_json({"calls": count}) if json else out.print(f"the text of {count} calls is erased")
     return result.status
 
 

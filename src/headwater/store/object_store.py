@@ -184,7 +184,7 @@ class ArrowStore:
             from pyarrow import fs
         except ImportError:
             raise MissingError(
-                f"{location} needs pyarrow", code="pyarrow_missing", fix="pip install 'headwater[records]'"
+                f"{location} needs pyarrow", code="pyarrow_missing", fix="pip install 'headwater[close]'"
             ) from None
         self._fs, self.location = fs, location
         parts = urlsplit(location)
