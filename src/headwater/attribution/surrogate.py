@@ -1,9 +1,9 @@
 """Grade C: who supplied an answer, judged from the texts alone, for models that give no log-probabilities.
 
-A word of the answer that a part of the prompt holds is worth its reference bits above a floor, and goes to that
-part: longest shared run first, each word once, a run held by several players in equal parts, words of the fixed
-parts (the question) to nobody. What is left is the base model's. One factor turns these bits into the bits that
-grade A measures; it is fitted on shipped cases, with the interval, and how well it does there decides whether
+A word of the answer that a part of the prompt holds is worth its reference bits above a floor. Each word is credited
+once, divided among the players that hold it by how long a run of the answer around it they hold; words of the
+fixed parts (the question) go to nobody. What is left is the base model's. One factor turns these bits into the bits
+that grade A measures; it is fitted on shipped cases, with the interval, and how well it does there decides whether
 it may be paid on at all.
 
 It sees words, not causes: a source that repeats the answer and was never used is credited, a paraphrase is not.
@@ -32,7 +32,7 @@ VERSION = "1"
 WORD_FLOOR_BITS = 6.0
 """A word that costs less says nothing about where it is from."""
 RUN_WORDS_MAX = 32
-"""Longer shared runs are found in pieces."""
+"""Longer shared runs count as this long."""
 MICRO = 1_000_000
 
 
@@ -56,14 +56,14 @@ class Calibration:
 
 
 SHIPPED = Calibration(
-    slope=0.978,
-    sure_bits=2.127,
-    low_ratio=0.191,
-    high_ratio=2.000,
-    spread_bits=4.883,
+    slope=1.008,
+    sure_bits=3.542,
+    low_ratio=0.179,
+    high_ratio=2.467,
+    spread_bits=4.359,
     cases=13,
-    skill=0.661,
-    skill_low=0.554,
+    skill=0.725,
+    skill_low=0.639,
 )
 """Fitted by ``headwater attribution eval context --cases 32``, which prints it (docs/evaluation.md)."""
 
@@ -209,22 +209,27 @@ def _overlap(
         [0.0 if word in asked else max(0.0, bits - WORD_FLOOR_BITS) for word, bits in zip(words, total, strict=True)]
     )
     texts = [_words(part.text) for part in layout.players]
-    union_of = {i: number for number, union in enumerate(ownership.unions) for i in union}
-    credited = np.zeros((len(texts), len(words)))
-    taken = [False] * len(words)
-    for size in range(min(len(words), RUN_WORDS_MAX), 0, -1):
-        runs = [{text[at : at + size] for at in range(len(text) - size + 1)} for text in texts]
-        for at in range(len(words) - size + 1):
-            if any(taken[at : at + size]):
-                continue
-            holders = [i for i, held in enumerate(runs) if words[at : at + size] in held]
-            if not holders:
-                continue
-            taken[at : at + size] = [True] * size
-            unions = [union_of[i] for i in holders]
-            for i, union in zip(holders, unions, strict=True):
-                credited[i, at : at + size] = worth[at : at + size] / len(set(unions)) / unions.count(union)
+    runs = np.array([_runs(words, text) for text in texts]).reshape(len(texts), len(words))
+    credited = np.zeros_like(runs)
+    of_union = np.array([runs[list(union)].max(axis=0, initial=0.0) for union in ownership.unions]).reshape(
+        len(ownership.unions), len(words)
+    )
+    claims = np.maximum(of_union.sum(axis=0), 1.0)
+    for union, claim in zip(ownership.unions, of_union, strict=True):
+        inside = runs[list(union)]
+        credited[list(union)] = worth * claim / claims * inside / np.maximum(inside.sum(axis=0), 1.0)
     return total, credited
+
+
+def _runs(words: tuple[int, ...], text: tuple[int, ...]) -> NDArray[np.float64]:
+    """(words,) how long the longest run is that holds each word of the answer and stands in `text`; 0 if none does."""
+    lengths = np.zeros(len(words))
+    for size in range(min(len(words), len(text), RUN_WORDS_MAX), 0, -1):
+        held = {text[at : at + size] for at in range(len(text) - size + 1)}
+        for at in range(len(words) - size + 1):
+            if lengths[at : at + size].min() < size and words[at : at + size] in held:
+                lengths[at : at + size] = np.maximum(lengths[at : at + size], size)
+    return lengths
 
 
 def _words(text: str) -> tuple[int, ...]:
