@@ -52,3 +52,22 @@ def test_a_long_chain_of_prefixes_does_not_recurse() -> None:
     tree = build_tree([(7,) * size for size in range(1, 3000)])
 
     assert tree.token_count == 2999
+
+
+def test_a_cut_begins_a_node_where_nothing_branches() -> None:
+    """A sequence of its own and a shared one are both cut at the position given for them."""
+    tree = build_tree([(1, 2, 3, 4), (1, 2, 3, 5), (7, 8, 9)], [2, 2, 1])
+
+    assert [tuple(t for i in tree.path(end) for t in tree.nodes[i].tokens) for end in tree.ends] == [
+        (1, 2, 3, 4),
+        (1, 2, 3, 5),
+        (7, 8, 9),
+    ]
+    assert sorted((node.start, node.tokens) for node in tree.nodes) == [
+        (0, (1, 2)),
+        (0, (7,)),
+        (1, (8, 9)),
+        (2, (3,)),
+        (3, (4,)),
+        (3, (5,)),
+    ]

@@ -2,8 +2,8 @@
 
 `FloatLinear` keeps float32 weights: 1e-5 bits from float64 on a whole answer. `CodeLinear` keeps the
 stored integer codes and reads its input as integers with a scale per 32: of 16 bits, about 1e-3 bits off on
-an answer, or of 8 bits (`network` says where), some tenths of a bit off and the fastest. In all of them a
-row's result does not depend on the rows beside it.
+an answer, or of 8 bits, the fastest, for reading prompts only (see `network`). In all of them a row's result
+does not depend on the rows beside it.
 
 Weights are packed in panels of 48 outputs; rows come in multiples of `ROW_STEP`.
 """

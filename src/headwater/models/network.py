@@ -22,7 +22,7 @@ from headwater.models.elementwise import gate, log2_probabilities, rms_norm, rot
 from headwater.models.linear import ROW_STEP, AdaptedLinear, Linear, Precision, Rows, make_linear
 from headwater.models.lora import Lora, heads_of, split_module, stored_rows
 from headwater.models.prefix_tree import PrefixTree, build_tree
-from headwater.models.weights import LlamaWeights
+from headwater.models.weights import LayerWeights, LlamaWeights
 
 GROUP_ROWS = 512
 LOGIT_ROWS = 64
@@ -85,18 +85,16 @@ class Network:
         careful: Precision = "int16" if precision == "int8" else precision
         self._output = make_linear(weights.output, careful)
         self._final_norm = weights.final_norm
+        # 8 bits are enough to read a prompt. The tokens that are asked about are computed with 16: their own rounding
+        # is what would be seen, and they are a quarter of the work.
+        self._answers_apart = careful != precision
         layers = []
         for index in range(self.shape.layers):
             stored = weights.layer(index)
-            # What attention looks for suffers most from 8 bits, and it is a sixth of the work.
-            query_key_value = make_linear(stored.query_key_value, careful)
-            attention_output, gate_up, down = (
-                make_linear(matrix, precision) for matrix in (stored.attention_output, stored.gate_up, stored.down)
-            )
-            layers.append(
-                _Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down)
-            )
-        self._layers = tuple(layers)
+            reading = _pack(stored, precision)
+            layers.append((reading, _pack(stored, careful) if self._answers_apart else reading))
+        self._layers = tuple(reading for reading, _ in layers)
+        self._answer_layers = tuple(answering for _, answering in layers)
         self._cosine, self._sine = rotary_tables(context_tokens_max, self.shape.head_width, self.shape.rope_base)
         self._epsilon = np.float32(self.shape.norm_epsilon)
 
@@ -108,9 +106,12 @@ class Network:
             index, projection = split_module(module)
             heads = heads_of(self.shape, projection)
             by_layer.setdefault(index, {})[projection] = (a, b if heads is None else stored_rows(b, heads))
-        adapted._layers = tuple(
-            self._adapted(layer, by_layer[index], lora.scale) if index in by_layer else layer
-            for index, layer in enumerate(self._layers)
+        adapted._layers, adapted._answer_layers = (
+            tuple(
+                self._adapted(layer, by_layer[index], lora.scale) if index in by_layer else layer
+                for index, layer in enumerate(layers)
+            )
+            for layers in (self._layers, self._answer_layers)
         )
         return adapted
 
@@ -134,7 +135,7 @@ class Network:
 
     def score(self, contexts: Sequence[tuple[int, ...]], answer: tuple[int, ...]) -> NDArray[np.float64]:
         """(contexts, answer tokens) of log2 p; contexts are distinct and, like the answer, not empty."""
-        tree = build_tree([(*context, *answer[:-1]) for context in contexts])
+        tree = self._tree(contexts, answer)
         children: list[list[int]] = [[] for _ in tree.nodes]
         roots: list[int] = []
         for index, node in enumerate(tree.nodes):
@@ -156,6 +157,15 @@ class Network:
                 waiting.append(following)
         return result
 
+    def _tree(self, contexts: Sequence[tuple[int, ...]], answer: tuple[int, ...]) -> PrefixTree:
+        """What is to be computed. Where answers have an arithmetic of their own, their tokens are leaves of their own:
+        another token than the same one in a prompt, so that a context's numbers depend on that context alone."""
+        if not self._answers_apart:
+            return build_tree([(*context, *answer[:-1]) for context in contexts])
+        size = self.shape.vocabulary
+        asked = [(*context[:-1], *(size + token for token in (context[-1], *answer[:-1]))) for context in contexts]
+        return build_tree(asked, [len(context) - 1 for context in contexts])
+
     def _run(
         self,
         tree: PrefixTree,
@@ -174,6 +184,7 @@ class Network:
         tokens = np.fromiter(
             (token for task in group for token in tree.nodes[task.node].tokens), dtype=np.int64, count=count
         )
+        tokens %= shape.vocabulary  # as they were before `_tree`
         positions = np.concatenate(
             [np.arange(size) + tree.nodes[task.node].start for task, size in zip(group, sizes, strict=True)]
         )
@@ -190,8 +201,9 @@ class Network:
         x = np.zeros((rows, shape.width), dtype=np.float32)
         x[:count] = self._embed(tokens)
         mixed = np.zeros((rows, query_width), dtype=np.float32)
-        buffers = _Buffers(self._layers[0], rows, shape.width, shape.hidden)
-        for index, layer in enumerate(self._layers):
+        layers = self._layers if keep else self._answer_layers
+        buffers = _Buffers(layers[0], rows, shape.width, shape.hidden)
+        for index, layer in enumerate(layers):
             at = index if keep else 0
             rms_norm(x, layer.attention_norm, self._epsilon, buffers.normed)
             layer.query_key_value(buffers.normed, buffers.projected)
@@ -291,6 +303,15 @@ class _AttentionPlan:
         """Where the keys and values of a layer start, which the group's own cache keeps as `own_layer`."""
         shift = np.where(self._own, own_layer, layer) * self._stride
         return self._key_at + shift, self._value_at + shift
+
+
+def _pack(stored: LayerWeights, precision: Precision) -> _Layer:
+    """A layer for an arithmetic."""
+    query_key_value, attention_output, gate_up, down = (
+        make_linear(matrix, precision)
+        for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down)
+    )
+    return _Layer(stored.attention_norm, query_key_value, attention_output, stored.ffn_norm, gate_up, down)
 
 
 def _groups(tree: PrefixTree, children: list[list[int]], tasks: list[_Task]) -> list[list[_Task]]:

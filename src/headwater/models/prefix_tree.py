@@ -41,8 +41,12 @@ class PrefixTree:
         return tuple(reversed(indices))
 
 
-def build_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
+def build_tree(sequences: Sequence[Sequence[int]], cuts: Sequence[int] | None = None) -> PrefixTree:
     """The radix tree of non-empty sequences; repeated sequences end in the same node.
+
+    Args:
+        sequences: of token ids.
+        cuts: for each sequence a position at which a node must begin; sequences that share it have the same one.
 
     >>> tree = build_tree([(1, 2, 3), (1, 2, 4), (1, 2)])
     >>> [node.tokens for node in tree.nodes], tree.ends
@@ -60,6 +64,8 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
         children = []
         for same in _runs(arrays, members, start):
             stop = _shared(arrays[same[0]], arrays[same[-1]], start)  # sorted: the ends of the run share least
+            if cuts is not None and start < cuts[same[0]] < stop:
+                stop = cuts[same[0]]
             node = len(nodes)
             nodes.append(Node(parent, start, tuple(arrays[same[0]][start:stop].tolist())))
             for index in same:

@@ -178,8 +178,8 @@ def load_scorer(
 
     Args:
         path: GGUF file of the llama architecture, quantised in blocks of 32.
-        precision: ``int16`` (fast, about 1e-3 bits an answer), ``float32`` (1e-5 bits) or ``int8`` (fastest, some
-            tenths of a bit).
+        precision: ``int16`` (fast, about 1e-3 bits an answer), ``float32`` (1e-5 bits) or ``int8`` (fastest, a
+            tenth or two of a bit: prompts are read with 8 bits, answers with 16).
         context_tokens_max: longest prompt and answer together.
         tokenizer: one already loaded from the same file.
     """
