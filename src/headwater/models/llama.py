@@ -96,8 +96,9 @@ class LlamaBackend:
         self._used: OrderedDict[str, StoredAdapter] = OrderedDict()  # loaded adapters, the one used longest ago first
         self._switch = threading.Lock()
         for stored in self._servable():
-            if self._size([*self._used.values(), stored]) <= adapters_bytes_max and len(self._used) < ADAPTERS_MAX:
-                self._used[stored.name] = stored
+            if self._size([*self._used.values(), stored]) > adapters_bytes_max or len(self._used) == ADAPTERS_MAX:
+                break  # the others are loaded when they are asked
+            self._used[stored.name] = stored
         self._engine: _Engine | None = self._start()
 
     @property

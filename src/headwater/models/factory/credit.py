@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from headwater.attribution.influence import InfluenceIndex, Task
 from headwater.attribution.learned import Influence
@@ -30,8 +31,7 @@ from headwater.models.factory.training import checkpoint_name, one_thread, read_
 from headwater.models.lora import Lora
 
 INDEX = "influence"
-LEVEL = 0.95
-SIGMAS = 1.96  # of a normal distribution, at that level
+SIGMAS = 1.96  # 95 % of a normal distribution
 NORMAL_OF_MAD = 1.4826  # its standard deviation for each median absolute deviation
 
 
@@ -142,34 +142,28 @@ class AdapterCredit:
         with self._lock, one_thread(), TemporaryDirectory(prefix="headwater-") as folder:
             example = Example(row, (stretch,))
             [ready] = with_states([example], self._base.weights, self._model.recipe, Path(folder) / "states")
-            intervals = self._index.intervals([ready], level=LEVEL, seed=0)
-            by_chance = self._by_chance(ready)
+            scores = self._index.scores([ready])[0].astype(np.float64)
         influences = tuple(
-            Influence(name, score, min(low, score - chance), max(high, score + chance))
-            for name, score, low, high, chance in zip(
-                intervals.contributors,
-                intervals.estimate.tolist(),
-                intervals.low.tolist(),
-                intervals.high.tolist(),
-                by_chance,
-                strict=True,
-            )
+            Influence(name, score, score - chance, score + chance)
+            for name, (score, chance) in zip(self._index.contributors, self._by_contribution(scores), strict=True)
         )
         return Scored(influences, self.digest, self._index.manifest.seed)
 
-    def _by_chance(self, query: Example) -> list[float]:
-        """How far each contribution's score may lie from zero although it did nothing.
+    def _by_contribution(self, scores: NDArray[np.float64]) -> list[tuple[float, float]]:
+        """Each contribution's score, and how far from zero it might lie although it did nothing.
 
-        A contribution of one row has no spread of its own to judge it by. What all rows score on this
-        answer has: most have nothing to do with it, and their middle half says how loud that is.
+        What all rows score on this answer tells: most have nothing to do with it, and their middle half
+        says how loud that is; a contribution of n rows adds up n of them. So the interval asks whether these
+        rows helped this answer, not whether other work of the same hand would have.
         """
-        scores = self._index.scores([query])[0].astype(np.float64)
         loud = NORMAL_OF_MAD * float(np.median(np.abs(scores - np.median(scores))))
         manifest = self._index.manifest
         assert manifest.membership is not None
         groups = np.fromfile(self._index.folder / manifest.membership.name, dtype="<i8")
-        counts = np.bincount(groups[groups >= 0], minlength=len(manifest.contributors))
-        return [float(SIGMAS * loud * np.sqrt(count)) for count in counts]
+        count = len(manifest.contributors)
+        sums = np.bincount(groups, scores, count)
+        rows = np.bincount(groups, minlength=count)
+        return list(zip(sums.tolist(), (SIGMAS * loud * np.sqrt(rows)).tolist(), strict=True))
 
 
 def _model(stored: StoredAdapter, base: Base) -> TopLayers:

@@ -22,12 +22,12 @@ from torch.nn import functional
 from headwater.core.errors import InvalidError
 from headwater.models.factory.recipe import Frozen, Recipe
 from headwater.models.lora import Lora, heads_of, projection_shape, published_rows, stored_rows
-from headwater.models.weights import LayerWeights, LlamaShape, LlamaWeights
+from headwater.models.weights import CodedMatrix, LayerWeights, LlamaShape, LlamaWeights
 
 HEAD_ROWS = 256
 """Rows projected onto the vocabulary at once: (256, 49152) float32 is 50 MB."""
 
-Loras = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+DECODED_ROWS = 2_048
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Layer(nn.Module):
         self.attention_norm = torch.from_numpy(np.array(stored.attention_norm))
         self.ffn_norm = torch.from_numpy(np.array(stored.ffn_norm))
         self.query_key_value, self.attention_output, self.gate_up, self.down = (
-            torch.from_numpy(matrix.dense()).to(self.kind)
+            _dense(matrix, self.kind)
             for matrix in (stored.query_key_value, stored.attention_output, stored.gate_up, stored.down)
         )
         self.loras = nn.ModuleDict({name.replace(".", "_"): lora for name, lora in loras.items()})
@@ -138,7 +138,7 @@ class TopLayers(nn.Module):
             layers.append(Layer(weights.layer(index), shape, recipe.frozen, loras))
         self.layers = nn.ModuleList(layers)
         self.final_norm = torch.from_numpy(np.array(weights.final_norm))
-        self.head = torch.from_numpy(weights.output.dense()).to(layers[0].kind)
+        self.head = _dense(weights.output, layers[0].kind)
         self.twice_differentiable = False  # whether `log_probabilities` must bear second derivatives
 
     def forward(self, batch: Batch) -> Tensor:
@@ -286,6 +286,17 @@ def visible(segments: Tensor) -> Tensor | None:
         return None
     same = segments[:, :, None] == segments[:, None, :]
     return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
+
+
+def _dense(matrix: CodedMatrix, kind: torch.dtype) -> Tensor:
+    """A coded matrix decoded a few rows at a time: whole copies in between would set the peak of memory."""
+    rows, columns = matrix.codes.shape
+    out = torch.empty(rows, columns, dtype=kind)
+    for start in range(0, rows, DECODED_ROWS):
+        part = slice(start, start + DECODED_ROWS)
+        piece = CodedMatrix(matrix.codes[part], matrix.scale[part], matrix.minimum[part])
+        out[part] = torch.from_numpy(piece.dense())
+    return out
 
 
 def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
