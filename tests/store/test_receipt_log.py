@@ -664,15 +664,16 @@ threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
 """
 
 
-def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
-    """30 kills of a real process at random moments: every acknowledged receipt is there, in its place, and once."""
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path, kills):
+    """Kills of a real process at random moments: every acknowledged receipt is there, in its place, and once."""
     rng = random.Random(20261122)
     path, source = tmp_path / "receipts.log", tmp_path / "raws"
-    raws = [raw_receipt(number) for number in range(8_000)]
+    raws = [raw_receipt(number) for number in range(8_000 if kills < 100 else 40_000)]
     source.write_text("\n".join(raw.hex() for raw in raws))
     acknowledged = {}
     begun = 0
-    for _ in range(30):
+    for _ in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(path), str(source), SIGNATURE], stdout=subprocess.PIPE
         )
@@ -689,7 +690,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
                 assert acknowledged.setdefault(name.decode(), int(index)) == int(index)
         with ReceiptLog.open(path, read_only=True) as log:
             assert all(log._known.find(bytes.fromhex(name)) == index for name, index in acknowledged.items())
-    assert begun >= 25
+    assert begun >= kills // 2
     assert len(acknowledged) > 100
     with ReceiptLog.open(path) as log:
         found = [item.entry.id for item in log]
