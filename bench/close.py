@@ -104,8 +104,8 @@ def close_once(folder: Path, engine_name: str) -> dict[str, Any]:
 
         listed = [str(path) for path in sorted((folder / "flat").glob("*.parquet"))]
         connection = duckdb.connect(config={"threads": 1, "memory_limit": "320MiB"})
-        text = "SELECT account, sum(amount) AS units FROM read_parquet(?) GROUP BY account"
-        found = connection.execute(text, [listed]).fetch_arrow_table()
+        text = "SELECT account, CAST(sum(amount) AS DECIMAL(38,0)) AS units FROM read_parquet(?) GROUP BY account"
+        found = connection.sql(text, params=[listed]).to_arrow_table()
         assert sum(int(units) for units in found["units"].to_pylist()) == int(facts["total"])
     else:
         with DuckEngine(spill=folder) if engine_name == "duckdb" else SparkEngine(LOCAL_CLUSTER) as engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -14,6 +15,7 @@ from headwater.cli.output import out, print_json
 from headwater.cli.settling import open_chain, settlement, tokens
 from headwater.core.errors import MissingError
 from headwater.core.money import format_units
+from headwater.settlement.changes import unpack
 from headwater.settlement.epoch import read_manifest
 from headwater.store.epoch_store import EpochRecord
 
@@ -103,6 +105,41 @@ def show(number: int | None = None, /, *, home: HomeOption = None, json: JsonOpt
     """An epoch as it was published (the newest by default)."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         _print(opened.epochs.get(_number(opened, number)), json)
+    return result.status
+
+
+@app.command
+def changes(
+    number: int | None = None, /, *, to: Path | None = None, home: HomeOption = None, json: JsonOption = False
+) -> int:
+    """What an epoch adds to the payout tree before it (the newest by default): enough to rebuild every root.
+
+    Parameters
+    ----------
+    to
+        Write the packed bytes to this file, as docs/epochs.md describes them.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        packed = opened.epochs.changes(_number(opened, number))
+        found = unpack(packed)
+        if to is not None:
+            to.write_bytes(packed)
+        rises = zip(found.indices.tolist(), found.increases.tolist(), strict=True)
+        if json:
+            print_json(
+                {
+                    "epoch": found.epoch,
+                    "digest": found.digest(),
+                    "size_bytes": len(packed),
+                    "leaves_before": found.width_before,
+                    "new_addresses": ["0x" + row.tobytes().hex() for row in found.addresses],
+                    "changes": [{"index": index, "token_units": str(units)} for index, units in rises],
+                }
+            )
+        else:
+            total = sum(units for _, units in rises)
+            out.print(f"epoch {found.epoch}: {len(found.indices)} payees, {len(found.addresses)} of them new")
+            out.print(f"{tokens(total)} tokens more, {len(packed)} bytes, digest {found.digest()}")
     return result.status
 
 

@@ -103,7 +103,7 @@ class PayoutRows:
             where = _Places(ids, earlier or (lambda _: None))
             path = self._path("rows", first)
             draft = path.with_suffix(".new")
-            with pq.ParquetWriter(draft, ROWS, compression=_COMPRESSION) as writer:
+            with pq.ParquetWriter(draft, ROWS, compression=_COMPRESSION, use_dictionary=["currency"]) as writer:
                 for batch in source.iter_batches(ROW_GROUP_ROWS, columns=READ):
                     writer.write_batch(self._coded(batch, where), row_group_size=ROW_GROUP_ROWS)
         names = list(self._numbers)[known:]
