@@ -17,6 +17,7 @@ from pathlib import Path
 from headwater.core.ids import contributor_id
 from headwater.models.adapters import AdapterStore
 from headwater.models.factory import Recipe, Row, assemble
+from headwater.models.factory.credit import AdapterCredit, build_index
 from headwater.models.factory.factory import Base, Reports, make
 from headwater.models.gguf_file import open_gguf
 from headwater.models.smollm import MODEL_NAME, file_digest, smollm_path
@@ -81,6 +82,15 @@ def main() -> None:
                 lambda at: seen.append((time.process_time(), at.tokens)),
             ),
         )
+        trained_s = time.process_time()
+        build_index(made.stored, data, base, None)
+        built_s = time.process_time()
+        credit = AdapterCredit(made.stored, base)
+        prompt = base.tokenizer.tokenize("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", control=True)
+        answer = base.tokenizer.tokenize(" ".join(["Because it is simpler."] * 8), control=False)
+        asked_s = time.process_time()
+        credit.score(prompt, answer)
+        scored_s = time.process_time()
         files = {p.name: p.stat().st_size for p in made.stored.folder.iterdir() if p.is_file()}
     training_s = seen[-1][0] - seen[0][0]
     tokens = sum(count for _, count in seen[1:])
@@ -94,7 +104,9 @@ def main() -> None:
                 "training_tokens_per_cpu_s": round(tokens / training_s),
                 "steps": made.trained.steps,
                 "loss_first_last": [round(made.trained.losses[0], 3), round(made.trained.losses[-1], 3)],
-                "total_cpu_s": round(time.process_time() - started, 1),
+                "train_cpu_s": round(trained_s - started, 1),
+                "influence_index_cpu_s": round(built_s - trained_s, 1),
+                "influence_of_one_answer_cpu_s": round(scored_s - asked_s, 2),
                 "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
                 "adapter_digest": made.stored.lineage.adapter_digest,
                 "files": files,

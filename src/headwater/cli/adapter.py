@@ -470,10 +470,10 @@ def _print_made(made: Made, data: Dataset) -> None:
     lineage = made.stored.lineage
     for left_out, earlier in data.repeated:
         out.print(f"[yellow]left out[/] {escape(left_out)} repeats {escape(earlier)}")
-    if made.trained.resumed_at:
+    if made.trained.resumed_at and made.trained.losses:
         out.print(f"went on from step {made.trained.resumed_at}")
     out.print(
-        f"[green]trained[/] {made.stored.name}  {made.stored.contribution}\n"
+        f"[green]{'trained' if made.trained.losses else 'trained before'}[/] {made.stored.name}  {made.stored.contribution}\n"
         f"{lineage.steps} steps on {len(data.training)} rows of {len(lineage.trained_on)} contributions; "
         f"held out {len(data.held_out)}: {_change(lineage.before, lineage.after)}"
     )

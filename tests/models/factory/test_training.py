@@ -238,10 +238,12 @@ def test_a_full_disk_says_so(make, eight, monkeypatch):
 def test_a_name_belongs_to_one_training(make, eight, store):
     """The same command again gives the adapter that is there; other data under its name is a conflict."""
     first = make("one", eight)
+    steps = []
 
-    assert make("one", eight).stored.lineage == first.stored.lineage
+    assert make("one", eight, reports=Reports(step=steps.append)).stored.lineage == first.stored.lineage
     with pytest.raises(ConflictError):
-        make("one", eight, replace(RECIPE, epochs=1))
+        make("one", eight, replace(RECIPE, epochs=1), reports=Reports(step=steps.append))
+    assert not steps  # neither was trained again
     assert store.names() == ("one",)
 
 

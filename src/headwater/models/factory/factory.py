@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from headwater.core.canonical import Json, canonical, digest, digest_of
-from headwater.core.errors import InvalidError, InvariantError, UpstreamError
+from headwater.core.errors import ConflictError, InvalidError, InvariantError, UpstreamError
 from headwater.models.adapters import CHECKPOINTS, GGUF_FILE, AdapterStore, StoredAdapter, check_name
 from headwater.models.factory.examples import Example, tokenise, with_reference, with_states
 from headwater.models.factory.network import TopLayers
@@ -98,6 +98,9 @@ def make(
     """
     check_name(name)
     reports = reports or Reports()
+    there = _there(name, dataset, base, recipe, store, signer, parent)
+    if there is not None:
+        return there
     with one_thread():
         model = TopLayers(base.weights, recipe)
         if parent is not None:
@@ -133,6 +136,37 @@ def make(
             stored = store.publish(_draft(folder, trained), lineage, signature, files)
         shutil.rmtree(folder, ignore_errors=True)
     return Made(stored, trained, before, after, sum(example.tokens for example in training))
+
+
+def _there(
+    name: str,
+    dataset: Dataset,
+    base: Base,
+    recipe: Recipe,
+    store: AdapterStore,
+    signer: Signer,
+    parent: Lora | None,
+) -> Made | None:
+    """The adapter that this training would make, if it was made before; the check comes before the work.
+
+    Raises:
+        ConflictError: the name belongs to another training.
+    """
+    if name not in store.names():
+        return None
+    stored = store.get(name)
+    found = stored.lineage
+    plan = (base.weights.digest, parent.digest if parent else None, recipe.to_json(), dataset.digest, signer.address)
+    if (found.base_digest, found.parent, found.recipe, found.data_digest, found.operator) != plan:
+        raise ConflictError(
+            f"an adapter {name!r} exists, made from other data or with another recipe",
+            code="adapter_exists",
+            fix="choose another name",
+        )
+    store.check(stored)
+    trained = Trained(found.steps, (), found.checkpoints, found.steps)
+    tokens = sum(one.tokens for one in found.trained_on)
+    return Made(stored, trained, _measured(found.before), _measured(found.after), tokens)
 
 
 def evaluate(
@@ -288,3 +322,13 @@ def code_digest() -> str:
 
 def _held_out(found: Measured) -> HeldOut:
     return HeldOut(found.rows, round(found.loss * 1e6), found.pairs, round(found.pair_loss * 1e6), found.pairs_right)
+
+
+def _measured(held_out: HeldOut) -> Measured:
+    return Measured(
+        held_out.rows,
+        held_out.loss_micronats / 1e6,
+        held_out.pairs,
+        held_out.pair_loss_micronats / 1e6,
+        held_out.pairs_right,
+    )
