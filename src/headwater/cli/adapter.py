@@ -472,8 +472,9 @@ def _print_made(made: Made, data: Dataset) -> None:
         out.print(f"[yellow]left out[/] {escape(left_out)} repeats {escape(earlier)}")
     if made.trained.resumed_at and made.trained.losses:
         out.print(f"went on from step {made.trained.resumed_at}")
+    word = "trained" if made.trained.losses else "trained before"
     out.print(
-        f"[green]{'trained' if made.trained.losses else 'trained before'}[/] {made.stored.name}  {made.stored.contribution}\n"
+        f"[green]{word}[/] {made.stored.name}  {made.stored.contribution}\n"
         f"{lineage.steps} steps on {len(data.training)} rows of {len(lineage.trained_on)} contributions; "
         f"held out {len(data.held_out)}: {_change(lineage.before, lineage.after)}"
     )
