@@ -485,6 +485,18 @@ def test_a_transfer_is_found_by_its_id(ledger: Ledger) -> None:
         ledger.transfer("c")
 
 
+def test_a_balance_at_a_time_is_what_the_lines_before_it_add_up_to(ledger: Ledger) -> None:
+    """Every instant between the lines, the first and one past the last; what is only reserved does not count."""
+    reserve_until(ledger, 30, 50)
+    ledger.charge("call_9:reserve#0", 25, key="c", at_ns=20)
+    ledger.post([deposit(PAYER, 7, asset=USD, cause="d")], key="d", at_ns=30)
+    at = {0: 0, 1: 0, 2: 100, 20: 100, 21: 75, 30: 75, 31: 82, 10**18: 82}
+    assert {ns: ledger.balance_at(PAYER, USD, ns) for ns in at} == at
+    assert ledger.balance_at(PAYER, USD, 31) == ledger.statement(PAYER, USD, until_ns=31).closing_units
+    assert ledger.balance_at("payer:key_7", USD, 31) == 0
+    assert [ledger.balance_at(CASH, USD, ns) for ns in (1, 2, 31)] == [0, 100, 107]
+
+
 def test_statements_page_without_losing_or_repeating_a_line(ledger: Ledger) -> None:
     """Pages of any size, cut inside a batch, join up to the whole, balances included; time may go backwards."""
     rng = random.Random(7)

@@ -31,7 +31,7 @@ from headwater.cli.statement_view import (
     print_text,
     statement_json,
 )
-from headwater.core.errors import HeadwaterError
+from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.core.ids import ContributorId
 from headwater.core.instants import parse_instant
 from headwater.core.limits import STATEMENT_LINES_MAX
@@ -51,7 +51,15 @@ Asset = Annotated[str, Parameter(name="--asset", help="Currency or token.")]
 
 
 @app.command
-def balance(account: str | None = None, /, *, asset: Asset = "", home: HomeOption = None, json: AsJson = False) -> int:
+def balance(
+    account: str | None = None,
+    /,
+    *,
+    asset: Asset = "",
+    at: Annotated[str, Parameter(help="Of one account, before this instant, such as 2026-11-22T14:00:00Z.")] = "",
+    home: HomeOption = None,
+    json: AsJson = False,
+) -> int:
     """What an account holds, or every account with the totals.
 
     Parameters
@@ -63,6 +71,8 @@ def balance(account: str | None = None, /, *, asset: Asset = "", home: HomeOptio
     def show(ledger: Ledger, _: CallStore) -> int:
         if account is not None:
             parse_account(account)
+        if at:
+            return _show_balance_at(ledger, account, asset, at, json)
         found = [b for b in ledger.balances() if account in (None, b.account) and asset in ("", b.asset)]
         totals = [t for t in ledger.totals() if asset in ("", t.asset)]
         if json:
@@ -88,6 +98,22 @@ def balance(account: str | None = None, /, *, asset: Asset = "", home: HomeOptio
         return 0
 
     return _with_ledger(home, json, show)
+
+
+def _show_balance_at(ledger: Ledger, account: str | None, asset: str, at: str, json: bool) -> int:
+    if account is None:
+        raise InvalidError("--at needs an account", code="account_invalid", fix="name one account")
+    assets = [asset] if asset else [b.asset for b in ledger.balances() if b.account == account]
+    found = {one: ledger.balance_at(account, one, parse_instant(at)) for one in assets}
+    if json:
+        rows = [
+            {"account": account, "asset": one, "at": at, "balance_units": str(units)} for one, units in found.items()
+        ]
+        print_json({"balances": rows})
+    else:
+        for one, units in found.items():
+            out.print(f"{escape(account)} held {format_units(units)} {escape(one)} at {at}", soft_wrap=True)
+    return 0
 
 
 @app.command

@@ -230,6 +230,13 @@ class Ledger:
             return Balance(name, asset, *row)
         return Balance(name, asset)
 
+    def balance_at(self, account: str, asset: str, at_ns: int) -> int:
+        """What `account` held after everything booked before `at_ns`, in nano units; reservations do not count."""
+        name = parse_account(account).id
+        with self.db.snapshot():
+            found = self.db.query("SELECT account FROM accounts WHERE name = ? AND asset = ?", (name, asset))
+            return self._moved(name, (found[0][0], -INT64_MAX, at_ns), ALL_LINES) if found else 0
+
     def available(self, payer: str, asset: str) -> int:
         """Credit that may still be reserved, in nano units."""
         return self.balance(payer, asset).available_units
