@@ -70,8 +70,8 @@ Contributors = Sequence[str] | Mapping[str, Sequence[int]]
 class BuildSettings:
     """What decides the numbers of an index, beside its inputs."""
 
-    damping: float = 10.0  # times the mean curvature of a layer
-    ridge: float = 0.01  # times the trace of the rows' second moment
+    damping: float | None = None  # times the mean curvature of a layer; none: by the labels drawn, see `auto_damping`
+    ridge: float = 0.03  # times the trace of the rows' second moment
     clip: float = 1.0  # times the median self-influence norm; 0 leaves outliers as they are
     bits: int = 8
     row_bytes: int = ROW_BYTES  # for each example and checkpoint
@@ -81,7 +81,7 @@ class BuildSettings:
     def __post_init__(self) -> None:
         for name, low in (("damping", 0.0), ("ridge", 0.0)):
             value = getattr(self, name)
-            if not np.isfinite(value) or value <= low:
+            if value is not None and (not np.isfinite(value) or value <= low):
                 raise InvalidError(
                     f"{name} {value} is not positive", code=f"{name}_invalid", fix=f"use {name}='auto' or more than 0"
                 )
@@ -98,15 +98,15 @@ class BuildSettings:
 
 
 DEEP = BuildSettings()
-CONVEX = BuildSettings(damping=1.0, ridge=0.003, clip=0.0)
+CONVEX = BuildSettings(damping=0.3, ridge=0.01, clip=0.0)
 
 
 def automatic(model: nn.Module, modules: Sequence[str] | None) -> BuildSettings:
     """What "auto" stands for.
 
     A model whose one trainable layer is linear has a convex loss in it: its curvature is exact and no gradient is
-    an artefact of one training run, so little damping and no clipping. Deeper models are non-convex: more damping,
-    and examples beyond the median self-influence are scaled down to it. Both were chosen against retraining.
+    an artefact of one training run, so a small ridge and no clipping. In deeper models examples beyond the median
+    self-influence are scaled down to it: they are those that one run happened to find hard. Chosen by retraining.
     """
     chosen = list(trainable_linears(model, modules).values())
     trained = {id(p) for p in model.parameters() if p.requires_grad}
@@ -277,15 +277,20 @@ def prepare_checkpoint(
                 raise InvalidError(
                     f"the losses do not depend on {', '.join(unused)}", code="module_unused", fix="leave it out"
                 )
-            batch = settings.batch or _batch(capture, task, examples, modules)
-            size = settings.row_bytes - 4 * len(modules)
-            bases = fit_bases(
+            positions = _positions(capture, task, examples)
+            numbers = sum(module.weight.numel() for module in modules.values())
+            batch = settings.batch or int(
+                np.clip(min(POSITIONS_MAX // positions, BATCH_NUMBERS_MAX // numbers), 4, 256)
+            )
+            damping = settings.damping or auto_damping(numbers, len(examples) * positions)
+            bases, bits = fit_bases(
                 capture,
                 modules,
                 examples,
                 task,
-                damping=settings.damping,
-                row_numbers=max(size * 8 // settings.bits, len(modules)),
+                damping=damping,
+                row_bytes=settings.row_bytes,
+                bits=settings.bits,
                 batch=batch,
                 seed=settings.seed + number,
                 folder=folder,
@@ -293,6 +298,8 @@ def prepare_checkpoint(
             )
         stored = {
             "batch": batch,
+            "damping": damping,
+            "bits": bits,
             "unused": [name for name in modules if name not in {b.name for b in bases}],
             "bases": [(b.name, b.inputs, b.outputs, b.keep.to(torch.int32), b.weight) for b in bases],
         }
@@ -302,28 +309,35 @@ def prepare_checkpoint(
             out.write(buffer.getbuffer())
     else:
         advance(min(len(examples), STATISTICS_EXAMPLES_MAX))
-    batch, unused, found = read_basis(basis_file)
-    layout = RowLayout(tuple(b.width for b in found), settings.bits)
+    batch, bits, unused, found = read_basis(basis_file)
+    layout = RowLayout(tuple(b.width for b in found), bits)
     each = max(1, SHARD_BYTES // layout.record.itemsize)
     total = len(examples)
     ranges = tuple((low, min(low + each, total)) for low in range(0, total, each))
     return Prepared(number, found, unused, layout, batch, ranges, folder)
 
 
-def read_basis(path: Path) -> tuple[int, tuple[str, ...], tuple[LayerBasis, ...]]:
-    """Batch size, layers left out, and the basis of each layer."""
+def read_basis(path: Path) -> tuple[int, int, tuple[str, ...], tuple[LayerBasis, ...]]:
+    """Batch size, bits of a number, layers left out, and the basis of each layer."""
     stored = torch.load(path, weights_only=True)
     bases = tuple(LayerBasis(name, i, o, keep.long(), weight) for name, i, o, keep, weight in stored["bases"])
-    return int(stored["batch"]), tuple(stored["unused"]), bases
+    return int(stored["batch"]), int(stored["bits"]), tuple(stored["unused"]), bases
 
 
-def _batch(capture: Capture, task: Task, examples: Sequence[Any], modules: dict[str, nn.Linear]) -> int:
-    """Examples in a batch, so that neither activations nor gradients of a batch grow large."""
+def _positions(capture: Capture, task: Task, examples: Sequence[Any]) -> int:
+    """Most positions of an example that a layer sees: tokens, or 1."""
     few = [examples[i] for i in range(min(PROBE_EXAMPLES, len(examples)))]
     signals = capture.signals(task.losses, few)
-    positions = max((sum(a.shape[1] for a, _ in signal) for signal in signals.values()), default=1)
-    numbers = sum(module.weight.numel() for module in modules.values())
-    return int(np.clip(min(POSITIONS_MAX // positions, BATCH_NUMBERS_MAX // numbers), 4, 256))
+    return max((sum(a.shape[1] for a, _ in signal) for signal in signals.values()), default=1)
+
+
+def auto_damping(numbers: int, labels: int) -> float:
+    """Damping for a model with so many trained numbers whose curvature is seen through so many drawn labels.
+
+    The fewer labels to a number, the less a direction's measured curvature says. Constant and bounds were chosen by
+    half-subset retraining of small classifiers and language models; scores change little within a factor of three.
+    """
+    return float(np.clip(0.03 * numbers / labels, 0.01, 1.0))
 
 
 def write_shard(
@@ -388,7 +402,12 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
     ridge = fit_ridge(source, ridge=settings.ridge, clip=settings.clip, seed=settings.seed + prepared.number)
     buffer = io.BytesIO()
     np.savez(
-        buffer, places=ridge.places, inverse=ridge.inverse, strength=np.float64(ridge.strength), factors=ridge.factors
+        buffer,
+        places=ridge.places,
+        inverse=ridge.inverse,
+        strength=ridge.strength,
+        factors=ridge.factors,
+        limit=ridge.limit,
     )
     with whole_file(folder / "ridge.npz") as out:
         out.write(buffer.getbuffer())
@@ -412,6 +431,7 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
         modules=tuple(b.name for b in prepared.bases),
         modules_unused=prepared.unused,
         widths=layout.widths,
+        bits=layout.bits,
         shards=tuple(
             Shard(low, high - low, _stored(plan.folder, path))
             for (low, high), path in zip(prepared.ranges, paths, strict=True)
@@ -452,7 +472,7 @@ def finish(plan: Plan, parts: Sequence[CheckpointPart]) -> Manifest:
         examples_digest=plan.examples_digest,
         contributors=plan.names,
         membership=membership,
-        damping=repr(plan.settings.damping),
+        damping="auto" if plan.settings.damping is None else repr(plan.settings.damping),
         ridge=repr(plan.settings.ridge),
         bits=plan.settings.bits,
         seed=plan.settings.seed,

@@ -111,7 +111,8 @@ class Capture:
 
         return remember
 
-    def _losses(self, losses: Callable[[Any, list[Any]], Tensor], batch: list[Any]) -> Tensor:
+    def losses(self, losses: Callable[[Any, list[Any]], Tensor], batch: list[Any]) -> Tensor:
+        """(b,) what the task says, checked for its shape."""
         self._inputs, self._edges = {}, {}
         with torch.enable_grad():
             value = losses(self._model, batch)
@@ -143,7 +144,7 @@ class Capture:
         """
         batch = [examples[i] for i in range(min(PROBE_EXAMPLES, len(examples)))]
         size, at = len(batch), len(batch) // 2
-        value = self._losses(losses, batch)
+        value = self.losses(losses, batch)
         used: set[str] = set()
         for name, call, inputs, gradient in self._differentiate(value[at]):
             rows = inputs.numel() // inputs.shape[-1]
@@ -181,7 +182,7 @@ class Capture:
         """
         found: Signals = {}
         size = len(batch)
-        for name, call, inputs, gradient in self._differentiate(self._losses(losses, batch).sum()):
+        for name, call, inputs, gradient in self._differentiate(self.losses(losses, batch).sum()):
             if gradient is None:
                 continue
             module = self._modules[name]

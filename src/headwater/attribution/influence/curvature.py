@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from headwater.attribution.influence.capture import Capture, Signals, outer
 from headwater.attribution.influence.files import disk_errors
+from headwater.attribution.influence.rows import BITS, ROUNDING
 from headwater.attribution.influence.task import Task
 from headwater.core.errors import InvalidError
 
 STATISTICS_EXAMPLES_MAX = 2048
 SPILL_BYTES_MAX = 1 << 30
+ENERGY_ENOUGH = 0.95  # part of the rows' energy at which fine numbers beat more of them
 SIDE_MAX = 512  # eigenvectors kept of each factor of a layer
 
 Advance = Callable[[int], None]
@@ -121,18 +123,23 @@ def fit_bases(
     task: Task,
     *,
     damping: float,
-    row_numbers: int,
+    row_bytes: int,
+    bits: int,
     batch: int,
     seed: int,
     folder: Path,
     advance: Advance,
-) -> list[LayerBasis]:
+) -> tuple[list[LayerBasis], int]:
     """One statistics pass over (a sample of) the examples.
 
     Args:
         damping: times the mean curvature of a layer.
-        row_numbers: how many directions to keep, over all layers: those with most energy after weighting.
+        row_bytes: of a stored row, scales included; directions with most energy after weighting are kept.
+        bits: most bits of a stored number.
         folder: where the temporary file may lie.
+
+    Returns:
+        The bases, and the bits to store a number with.
 
     Raises:
         InvalidError: gradients that are not finite, or no gradient at all.
@@ -154,7 +161,12 @@ def fit_bases(
     try:
         for low in range(0, count, batch):
             places = chosen[low : low + batch]
-            signals = capture.signals(task_losses, [examples[int(i)] for i in places])
+            items = [examples[int(i)] for i in places]
+            try:
+                signals = capture.signals(task_losses, items)
+            except RuntimeError:
+                _refuse_infinite_losses(capture, task, items, [int(i) for i in places])
+                raise
             for name, signal in signals.items():
                 for a, g in signal:
                     if not bool(torch.isfinite(g.sum())) or not bool(torch.isfinite(a.sum())):
@@ -178,18 +190,29 @@ def fit_bases(
             fix="choose layers that the losses depend on, or a model that has not fitted every label exactly",
         )
     weights = {name: (value + damping * value.mean()).rsqrt() for name, value in moments.items()}
-    kept = _most_energy({name: moments[name] * weights[name] ** 2 for name in moments}, row_numbers)
-    return [
+    kept, bits = _fit_row({name: moments[name] * weights[name] ** 2 for name in moments}, row_bytes, bits)
+    bases = [
         LayerBasis(name, *sides[name], kept[name], weights[name][kept[name]])
         for name in modules
         if name in kept and kept[name].numel()
     ]
+    return bases, bits
 
 
 def _leading(factor: Tensor) -> Tensor:
     """(d, min(d, SIDE_MAX)) eigenvectors of a factor, largest eigenvalue last."""
     vectors: Tensor = torch.linalg.eigh(factor / factor.diagonal().mean().clamp_min(1e-30))[1]
     return vectors[:, -SIDE_MAX:].contiguous()
+
+
+def _fit_row(energy: dict[str, Tensor], row_bytes: int, bits_max: int) -> tuple[dict[str, Tensor], int]:
+    """The directions to keep and the bits of each, so that a row of `row_bytes` loses least."""
+    numbers = max((row_bytes - 4 * len(energy)) * 8, 32 * len(energy))
+    every = torch.cat(list(energy.values())).sort(descending=True).values.cumsum(0)
+    part = {bits: float(every[min(numbers // bits, len(every)) - 1] / every[-1]) for bits in BITS if bits <= bits_max}
+    enough = [bits for bits, held in part.items() if held >= ENERGY_ENOUGH]
+    best = max(enough) if enough else max(part, key=lambda bits: part[bits] / (1 + ROUNDING[bits]))
+    return _most_energy(energy, numbers // best), best
 
 
 def _most_energy(energy: dict[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -199,6 +222,14 @@ def _most_energy(energy: dict[str, Tensor], count: int) -> dict[str, Tensor]:
         return {name: torch.arange(value.numel()) for name, value in energy.items()}
     least = torch.cat(list(energy.values())).topk(count).values[-1]
     return {name: (value >= least).nonzero()[:, 0] for name, value in energy.items()}
+
+
+def _refuse_infinite_losses(capture: Capture, task: Task, items: list[Any], places: list[int]) -> None:
+    """Labels cannot be drawn from predictions that are not numbers; say which example it was."""
+    losses = capture.losses(task.losses, items)
+    bad = [place for place, fine in zip(places, torch.isfinite(losses).tolist(), strict=True) if not fine]
+    if bad:
+        raise not_finite("(any)", bad)
 
 
 def not_finite(name: str, places: Sequence[int]) -> InvalidError:

@@ -94,10 +94,10 @@ class InfluenceIndex:
             modules: linear layers by name; by default all with trainable weights.
             checkpoints: state dicts, loaded in turn, whose scores are averaged; by default the present weights.
             damping: times the mean curvature of each layer.
-            bits: of each number of a row: 4, 8, 16 or 32.
+            bits: most bits of each number of a row, 2 to 32; fewer are taken where a row would not fit its bytes.
             seed: of drawn labels and samples.
             ridge: times the trace of the rows' second moment.
-            clip: times the median self-influence norm, beyond which an example is scaled down; 0 for never.
+            clip: times the median self-influence norm, beyond which examples and queries are scaled down; 0: never.
             row_bytes: most bytes of a row, for each example and checkpoint.
             batch: examples differentiated at a time; by default as memory allows.
             progress: called with (examples passed, examples to pass).
@@ -109,7 +109,7 @@ class InfluenceIndex:
         """
         auto = automatic(model, modules)
         chosen = BuildSettings(
-            damping=_number("damping", damping, auto.damping),
+            damping=None if damping == "auto" else _number("damping", damping, 0.0),
             ridge=_number("ridge", ridge, auto.ridge),
             clip=_number("clip", clip, auto.clip),
             bits=bits,
@@ -183,7 +183,8 @@ class InfluenceIndex:
         found = []
         for checkpoint, rows in self._query_rows(queries):
             assert checkpoint.contributors is not None
-            found.append(rows @ checkpoint.contributors.T)
+            fair = checkpoint.ridge.clipped(rows, checkpoint.sample, checkpoint.rows.layout)
+            found.append(fair @ checkpoint.contributors.T)
         return np.stack(found).astype(np.float32)
 
     def intervals(
@@ -272,11 +273,13 @@ def _number(name: str, value: float | str, automatic: float) -> float:
 
 
 def _load(folder: Path, manifest: Manifest, part: CheckpointPart) -> _Checkpoint:
-    layout = RowLayout(part.widths, manifest.bits)
+    layout = RowLayout(part.widths, part.bits)
     rows = open_rows(folder, layout, [Path(shard.file.name) for shard in part.shards])
     with np.load(folder / part.ridge.name) as stored:
-        ridge = Ridge(stored["places"], stored["inverse"], float(stored["strength"]), stored["factors"])
-    batch, _, bases = read_basis(folder / part.basis.name)
+        ridge = Ridge(
+            stored["places"], stored["inverse"], float(stored["strength"]), stored["factors"], float(stored["limit"])
+        )
+    batch, _, _, bases = read_basis(folder / part.basis.name)
     contributors = None
     if part.contributors is not None:
         shape = (len(manifest.contributors), layout.width)

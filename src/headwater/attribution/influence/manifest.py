@@ -49,7 +49,8 @@ class CheckpointPart:
     contributors: StoredFile | None
     modules: tuple[str, ...]
     modules_unused: tuple[str, ...]
-    widths: tuple[int, ...]
+    widths: tuple[int, ...]  # numbers of a row in each module
+    bits: int  # of each number
     shards: tuple[Shard, ...]
 
 
@@ -64,7 +65,7 @@ class Manifest:
     membership: StoredFile | None  # which contributor each example is of
     damping: str
     ridge: str
-    bits: int
+    bits: int  # at most
     seed: int
     settings_digest: str
     checkpoints: tuple[CheckpointPart, ...]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from headwater.attribution.influence.rows import Floats, RowLayout, row_blocks
 
 RIDGE_ROWS_MAX = 2048
-SLAB_BYTES = 16 << 20
+SLAB_BYTES = 8 << 20
 
 Records = NDArray[np.void]
 
@@ -44,7 +44,7 @@ class RowSource:
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def blocks(self) -> Sequence[tuple[int, int]]:
-        """Ranges of about 16 MB as float32."""
+        """Ranges of about 8 MB as float32."""
         return row_blocks(len(self), self.layout.width, SLAB_BYTES)
 
     def take(self, places: NDArray[np.int64]) -> Records:
@@ -62,33 +62,54 @@ class Ridge:
     inverse: Floats  # (m, m): (strength * I + Z Z')^-1
     strength: float
     factors: Floats  # (n,) at most 1: how far each example is scaled down as an outlier
+    limit: float  # the self-influence norm that examples and queries are scaled down to; 0: they are not
 
     @property
     def complete(self) -> bool:
         """Whether every example is in the sample; then scores need the rows once only."""
         return len(self.places) == len(self.factors)
 
+    def clipping(self, rows: Floats, dots: Floats) -> Floats:
+        """(q, 1) at most 1: query rows are scaled down like examples, so none counts for more than a usual one."""
+        squares = np.einsum("qk,qk->q", rows, rows) - np.einsum("qm,qm->q", _product(dots, self.inverse), dots)
+        return _scaled_down(np.sqrt(np.maximum(squares, 0.0)), self.limit)[:, None]
+
+    def clipped(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
+        """(q, width) query rows, scaled down where they are outliers."""
+        return rows if self.limit <= 0 else rows * self.clipping(rows, _dots(rows, sample, layout))
+
     def corrected(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
         """(q, width) rows r as ``r - r Z' inverse Z``; a product with stored rows then gives scores."""
-        ranges = row_blocks(len(sample), layout.width, SLAB_BYTES)
-        dots = np.concatenate([rows @ layout.decode(sample[low:high]).T for low, high in ranges], axis=1)
-        mixed = dots @ self.inverse
+        mixed = _product(_dots(rows, sample, layout), self.inverse)
         fixed = rows.copy()
-        for low, high in ranges:
-            fixed -= mixed[:, low:high] @ layout.decode(sample[low:high])
+        for low, high in row_blocks(len(sample), layout.width, SLAB_BYTES):
+            fixed -= _product(mixed[:, low:high], layout.decode(sample[low:high]))
         return fixed
 
     def scores(self, rows: Floats, source: RowSource, sample: Records) -> Floats:
-        """(q, n) scores of query rows against all stored rows, outliers scaled down."""
-        # With every example in the sample, (1 - Z' inverse Z) Z' is strength * Z' inverse.
-        left = rows if self.complete else self.corrected(rows, sample, source.layout)
-        found = np.empty((len(rows), len(source)), dtype=np.float32)
-        for low, high in source.blocks():
-            np.matmul(left, source.block(low, high).T, out=found[:, low:high])
-        if self.complete:
-            found = np.float32(self.strength) * (found @ self.inverse)
+        """(q, n) scores of query rows against all stored rows, outliers scaled down on both sides."""
+        if self.complete:  # then (1 - Z' inverse Z) Z' is strength * Z' inverse
+            dots = _dots(rows, sample, source.layout)
+            found = _product(dots, self.inverse) * np.float32(self.strength)
+            if self.limit > 0:
+                found *= self.clipping(rows, dots)
+        else:
+            left = self.corrected(self.clipped(rows, sample, source.layout), sample, source.layout)
+            found = np.concatenate([_product(left, source.block(*place).T) for place in source.blocks()], axis=1)
         found *= self.factors
         return found
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """Matrix product on as many threads as torch has, so that one setting rules."""
+    found: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+    return found
+
+
+def _dots(rows: Floats, sample: Records, layout: RowLayout) -> Floats:
+    """(q, m) products with the sampled rows."""
+    ranges = row_blocks(len(sample), layout.width, SLAB_BYTES)
+    return np.concatenate([_product(rows, layout.decode(sample[low:high]).T) for low, high in ranges], axis=1)
 
 
 def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Ridge:
@@ -112,7 +133,7 @@ def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Rid
         for low_2, high_2 in ranges:
             if low_2 < low:
                 continue
-            part = left @ (left if low_2 == low else layout.decode(sample[low_2:high_2])).T
+            part = _product(left, (left if low_2 == low else layout.decode(sample[low_2:high_2])).T)
             gram[low:high, low_2:high_2] = part
             gram[low_2:high_2, low:high] = part.T
     strength = max(ridge * float(np.trace(gram)), 1e-12)
@@ -124,16 +145,16 @@ def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Rid
         squares = np.empty(total)
         for low, high in source.blocks():
             rows = source.block(low, high)
-            dots = np.concatenate([rows @ layout.decode(sample[a:b]).T for a, b in ranges], axis=1)
-            squares[low:high] = np.einsum("nk,nk->n", rows, rows) - np.einsum("nm,nm->n", dots @ inverse, dots)
+            dots = _dots(rows, sample, layout)
+            squares[low:high] = np.einsum("nk,nk->n", rows, rows) - np.einsum("nm,nm->n", _product(dots, inverse), dots)
     norms = np.sqrt(np.maximum(squares, 0.0)).astype(np.float32)
-    return Ridge(places, inverse, strength, _clip_factors(norms, clip))
-
-
-def _clip_factors(norms: Floats, clip: float) -> Floats:
     live = norms[norms > 0]
-    if clip <= 0 or not live.size:
+    limit = clip * float(np.median(live)) if live.size else 0.0
+    return Ridge(places, inverse, strength, _scaled_down(norms, limit), limit)
+
+
+def _scaled_down(norms: Floats, limit: float) -> Floats:
+    if limit <= 0:
         return np.ones_like(norms)
-    limit = np.float32(clip * np.median(live))
-    factors = np.divide(limit, norms, out=np.ones_like(norms), where=norms > 0)
+    factors = np.divide(np.float32(limit), norms, out=np.ones_like(norms), where=norms > 0)
     return np.minimum(factors, np.float32(1.0))
