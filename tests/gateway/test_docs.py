@@ -86,9 +86,9 @@ def test_the_table_of_errors_is_true() -> None:
 
 def test_every_route_on_the_page_is_served_and_no_other(documented: Desk) -> None:
     """The page's routes are those of the API's description, with OpenAI's beside them."""
-    named = set(re.findall(r"`GET (/\S*?)`", PAGE.read_text("utf-8")))
+    named = set(re.findall(r"`(?:GET|POST|PUT|DELETE) (/\S*?)`", PAGE.read_text("utf-8")))
     served = set(documented.get("/openapi.json")["paths"])
-    openai = {"/v1/models", "/v1/models/{id}"}
+    openai = {"/v1/models", "/v1/models/{id}", "/v1/chat/completions"}
     optional = {"/v1/receipts/{id}/bundle", "/docs", "/openapi.json"}
 
     assert named - optional - openai == served
