@@ -83,10 +83,8 @@ def _inside(
         if picked not in seen:
             seen.add(picked)
             outers.append(picked)
-    if limit == 0:  # nothing left to look inside: equal parts, as unsure as the whole
-        nobody, all_of = worth.rows([frozenset(), everybody])
-        wide = float(np.abs((all_of - nobody).sum()))
-        return np.zeros((len(union), tokens)), np.full(len(union), wide)
+    if limit == 0:  # nothing left to look inside: equal parts, by rule, of what the owner is known to have supplied
+        return np.zeros((len(union), tokens)), np.zeros(len(union))
     seen_sit = []
     for outer in outers:
         odd = np.array(
