@@ -388,7 +388,8 @@ def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_the
         answer = Answer(text, tuple(ids), tuple(ends), "stop", 3)
         served = flow.parts.models["toy"]
         layout = Layout((Part("fixed-0", "", "hello", fixed=True),))
-        found, index_digest = flow._measure(served, layout, answer)
+        plan = flow.plan(served, layout, answer.prompt_tokens, len(answer.token_ids))
+        found, index_digest, _ = flow._measure(served, layout, answer, plan)
         (share,) = found.shares
 
         assert share.channel == "reproduced"
@@ -397,5 +398,6 @@ def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_the
         assert share.weight_ppb > 0
         assert index_digest is not None
         in_context = Layout((Part("fixed-0", "", "hello", fixed=True), Part(document.id, "x", text)))
-        again, _ = flow._measure(served, in_context, answer)
+        plan = flow.plan(served, in_context, answer.prompt_tokens, len(answer.token_ids))
+        again, *_ = flow._measure(served, in_context, answer, plan)
         assert [s.channel for s in again.shares] == ["grounded"]
