@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
@@ -135,7 +135,8 @@ def list_adapters(*, home: HomeOption = None, json: JsonOption = False) -> int:
         elif not stored:
             out.print("no adapter yet; train one with [bold]headwater adapter train[/]")
         else:
-            table = Table("name", "contribution", "steps", "trained on", "held-out loss", "served as", box=None)
+            whole = Column("contribution", no_wrap=True, min_width=36)
+            table = Table("name", whole, "steps", "trained on", "held-out loss", "served as", box=None)
             for one in stored:
                 lineage = one.lineage
                 served = f"{opened.settings.model_name}+{one.name}"
@@ -143,7 +144,7 @@ def list_adapters(*, home: HomeOption = None, json: JsonOption = False) -> int:
                     one.name,
                     one.contribution,
                     str(lineage.steps),
-                    f"{len(lineage.trained_on)} contributions",
+                    str(len(lineage.trained_on)),
                     _change(lineage.before, lineage.after),
                     served,
                 )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
@@ -38,7 +38,8 @@ def list_feedback(
         elif not found:
             out.print("no feedback yet")
         else:
-            table = Table("contribution", "review", "rating", "prompt", "better answer", box=None)
+            whole = Column("contribution", no_wrap=True, min_width=36)
+            table = Table(whole, "review", "rating", "prompt", "better answer", box=None)
             for one in found:
                 texts = (_brief(one["prompt"]), _brief(one["chosen"]))
                 table.add_row(one["contribution"], one["review"], one["rating"] or "", *map(escape, texts))
