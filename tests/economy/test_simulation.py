@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.economy.behaviour import Behaviour
+from headwater.economy.demand import WISH_COLUMNS
 from headwater.economy.scenario import default_scenario, policy_of
 from headwater.economy.simulation import BUILT_IN, Simulation, opening_of, simulate
+from headwater.economy.tally import CALLS, FATE_DECLINED, OVER_BUDGET, PAID
 
 SMALL = {"contributors": 600, "users": 800, "apps": 20, "run.days": 40}
 
@@ -114,11 +118,108 @@ def test_a_behaviour_that_does_what_it_did_not_declare_stops_the_run(behaviour, 
     assert caught.value.code == code
 
 
+def _wish_for_more(view):
+    view["user.rate"][:] = 9.0
+
+
+def _listed_without_declaring(view):
+    view.resize("wish", 3)
+
+
+def _spend_for_them(view):
+    view["user.spent"][0] += 1
+
+
+def _forgive(view):
+    view["wish.fate"].base[:] = 1
+
+
+def _spend_and_strike(view):
+    view["wish.fate"][:] = 1
+
+
+def _hide(view):
+    view["today.tally"]
+
+
+_ONE = ("wish.fate",)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour("demand", "demand", ("user.rate",), WISH_COLUMNS, _wish_for_more),
+        Behaviour("demand", "demand", (), ("wish.call",), _listed_without_declaring),
+        Behaviour("attention", "attention", ("user.spent",), _ONE, _spend_for_them),
+        Behaviour("attention", "attention", (), _ONE, _hide),
+        Behaviour("budget", "budget", ("wish.fate",), ("user.spent",), _forgive),
+        Behaviour("budget", "budget", ("wish.fate",), ("user.spent",), _spend_and_strike),
+    ],
+)
+def test_demand_attention_and_budget_are_held_to_what_they_declare(behaviour):
+    """A replacement of any of the three that touches another's column is caught and named."""
+    others = [b for b in BUILT_IN if b.name != behaviour.name or behaviour.name == "demand"]
+    if behaviour.name == "demand":
+        behaviour = replace(behaviour, name="second demand", order=1)
+    with pytest.raises(InvariantError, match=behaviour.name) as caught:
+        simulate(_small(), behaviours=(*others, behaviour))
+
+    assert caught.value.code == "behaviour_undeclared"
+
+
+def test_attention_can_be_replaced_by_a_plug_in_of_ones_own():
+    """Whoever refuses every second wish halves the calls; the wishes that are left keep their luck and their price."""
+
+    def every_second(view):
+        view["wish.fate"][view["wish.call"] % 2 == 1] = FATE_DECLINED
+
+    picky = Behaviour("picky", "attention", ("wish.call",), _ONE, every_second)
+    usual, halved = simulate(_small()), simulate(_small(), behaviours=(*BUILT_IN, picky))
+
+    assert 0.4 < halved.tally[CALLS] / usual.tally[CALLS] < 0.75
+    assert halved.tally[PAID] == halved.tally[CALLS] * 5_000_000
+    assert (halved.state["user.spent"] <= usual.state["user.spent"]).all()
+
+
+@pytest.mark.parametrize(("column", "value"), [("wish.app", 10**6), ("wish.app", -1), ("wish.call", -5)])
+def test_wishes_that_nobody_can_have_are_refused(column, value):
+    """A plug-in's wish for an app or from a user that does not exist stops the run before a kernel reads beyond."""
+
+    def wild(view):
+        view[column][3] = value
+
+    with pytest.raises(InvariantError, match="wish") as caught:
+        simulate(_small(), behaviours=(*BUILT_IN, Behaviour("wild", "demand", (), (column,), wild, order=1)))
+
+    assert caught.value.code == "wish_invalid"
+
+
+def test_a_budget_stops_spending_and_says_how_often():
+    """Nobody spends more than the budget of a month, and what it stopped is counted."""
+    run = simulate(_small(budget_month_nano=20_000_000, **{"run.days": 29}))
+
+    assert run.state["user.spent"].max() == 20_000_000
+    assert run.tally[OVER_BUDGET] > 0
+    assert run.state["user.spent"].sum() == run.tally[PAID]
+
+
 def test_two_behaviours_may_not_write_one_column_in_one_phase():
     """A conflict is refused before the first day, unless the two have an order."""
     twice = [Behaviour(name, "price", (), ("app.niche",), lambda _: None) for name in "ab"]
     with pytest.raises(InvalidError, match="both write"):
         Simulation(_small(), 1, behaviours=(*BUILT_IN, *twice))
+
+
+@pytest.mark.parametrize(
+    ("phase", "column", "near"),
+    [("demnd", "app.niche", "demand"), ("price", "app.nich", "app.niche"), ("price", "wish.fates", "wish.fate")],
+)
+def test_a_misspelt_phase_or_column_is_refused_with_the_nearest_name(phase, column, near):
+    """A plug-in that would never act, or never find its column, is refused before the first day."""
+    with pytest.raises(InvalidError) as refused:
+        Simulation(_small(), 1, behaviours=(*BUILT_IN, Behaviour("b", phase, (column,), (), lambda _: None)))
+
+    assert f"did you mean {near!r}" in str(refused.value.fix)
 
 
 def test_a_slow_behaviour_is_refused_for_many_people():

@@ -8,6 +8,7 @@ fingerprinted before and after it acts, and a difference stops the run with the 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from headwater.core.errors import InvalidError, InvariantError
 from headwater.economy.scenario import Scenario
 from headwater.economy.state import Column, State
 
-PHASES = ("start", "price", "retrieve", "calls", "rails", "book", "settle", "beliefs")
+PHASES = (
+    "start", "price", "retrieve", "demand", "attention", "budget", "calls", "rails", "book", "settle", "beliefs",
+)  # fmt: skip
 """The order of a day. ``start`` runs once, before day 0; ``calls`` and ``book`` are the engine's own."""
 
 
@@ -40,6 +43,13 @@ class View:
             column.flags.writeable = False
             return column
         raise self._undeclared("read", name)
+
+    def resize(self, table: str, rows: int) -> None:
+        """Give a table so many rows, all of whose columns must be declared; take its columns only afterwards."""
+        for name in self._state.columns:
+            if name.startswith(f"{table}.") and name not in self._behaviour.writes:
+                raise self._undeclared("write", name)
+        self._state.resize(table, rows)
 
     def balance(self, book: str) -> int:
         """What a declared book holds, nano units."""
@@ -88,8 +98,6 @@ class Phase:
     """Behaviours of one phase, checked once and run every day."""
 
     def __init__(self, name: str, behaviours: Iterable[Behaviour], scenario: Scenario):
-        if name not in PHASES:
-            raise InvalidError(f"phase is {name!r}", code="behaviour_invalid", fix=f"use one of {', '.join(PHASES)}")
         self.behaviours = [b for b in behaviours if b.phase == name and b.wanted(scenario)]
         self.behaviours.sort(key=lambda b: b.order)
         writers: dict[str, Behaviour] = {}
@@ -109,6 +117,7 @@ class Phase:
                         code="behaviour_conflict",
                         fix="give them different orders, or move one to another phase",
                     )
+        self.writes = frozenset(writers)
         # Only what one of them writes and another reads must be kept as it was.
         self._shared = {
             column
@@ -146,6 +155,29 @@ class Phase:
                     code="behaviour_undeclared",
                     fix="add them to its writes, or leave them alone",
                 )
+
+
+def refuse_unknown_columns(behaviours: Iterable[Behaviour], state: State, scenario: Scenario) -> None:
+    """Refuse a plug-in for a phase or with a column that a run does not have; the nearest name is said.
+
+    Raises:
+        InvalidError: with code ``behaviour_invalid``.
+    """
+    for behaviour in behaviours:
+        if behaviour.phase not in PHASES:
+            known, wrong = list(PHASES), behaviour.phase
+        else:
+            known = list(state.columns)
+            # What comes with the simulator may name columns that only some scenarios have.
+            declared = () if behaviour.trusted or not behaviour.wanted(scenario) else behaviour.reads + behaviour.writes
+            wrong = next((name for name in declared if not name.startswith("book:") and name not in known), "")
+        if wrong:
+            near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
+            raise InvalidError(
+                f"behaviour {behaviour.name!r} names {wrong!r}, which this run does not have",
+                code="behaviour_invalid",
+                fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}",
+            )
 
 
 def fingerprints(state: State, except_for: tuple[str, ...]) -> dict[str, Any]:

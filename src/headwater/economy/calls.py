@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.attribution.spans.memory import prefetch
 from headwater.core.money import PPB
 from headwater.economy.assumptions import EVIDENCE_BITS_MAX, SOURCES_MAX
-from headwater.economy.compiled import Float32s, Int32s, Int64s, Whole, compiled
+from headwater.economy.compiled import Float32s, Float64s, Int32s, Int64s, UInt8s, Whole, compiled
+from headwater.economy.demand import CALL_SHIFT, DRAWS_A_CALL
 from headwater.economy.draws import (
     CALL,
-    CALL_COUNT,
     Table,
     bits,
     exponential,
     normal,
     pick,
-    poisson,
     stream,
     uniform,
 )
@@ -41,31 +41,23 @@ from headwater.economy.money_kernels import (
 )
 from headwater.economy.split_rules import BANZHAF, DEDUP_SHAPLEY, PROPORTIONAL, WINNER, score_call
 from headwater.economy.state import NICHE_SIZE
-
-# What a day's tally counts; the last ones are nano units.
-(
-    CALLS,
-    DECLINED,
-    UNDECIDED,
-    OVER_BUDGET,
-    PROMPTS,
-    GENERIC,
-    PAID,
-    SURPLUS,
-    RESIDUAL,
-    DISCOUNT,
-    LEFT_OVER,
-    POT,
-    DECIDING,
+from headwater.economy.tally import (
     ATTACKER,
-) = range(14)
-TALLY_SIZE = 14
+    CALLS,
+    DISCOUNT,
+    GENERIC,
+    LEFT_OVER,
+    MADE,
+    PAID,
+    POT,
+    RESIDUAL,
+    SURPLUS,
+)
 
-EXPONENTIAL, LINEAR, ALWAYS = range(3)
 PER_CALL, POOLED, PER_PAYER = range(3)
-_LOW11, _NICHE_MASK = np.uint64(0x7FF), np.uint64(NICHE_SIZE - 1)
-_DRAWS_A_CALL = 128  # counters that one call may use
-_CALLS_A_DAY_MAX = 4_096  # calls of one user and day; more are not made
+_LOW11, _S32, _NICHE_MASK = np.uint64(0x7FF), np.uint64(32), np.uint64(NICHE_SIZE - 1)
+_BLOCK = 16  # calls whose sources are asked for together, so that they wait for memory together
+_ROOM = _BLOCK * SOURCES_MAX
 
 
 class CallRules(NamedTuple):
@@ -85,35 +77,26 @@ class CallRules(NamedTuple):
     misattributed: float
     discount_bps: int
     parent_ppb: int
-    loyalty: float
-    shape: int
-    value: float  # nano units
-    deciding: float  # nano units that one decision costs
-    prompts_per_day: float  # 0: a mandate, no prompts
-    calls_per_prompt: int
-    budget: int
-    volume: float  # multiplies every rate
     forced_from: int  # users from this row on always call, whatever it is worth to them
     born_before: int  # assets born on this day or later are not in the index yet
 
 
-class UserColumns(NamedTuple):
-    """Columns of users: (users,)."""
+class Wishes(NamedTuple):
+    """Columns of wishes: (wishes,); see `demand`."""
 
-    rate: Float32s
+    call: Int64s
     app: Int32s
-    spent: Int64s
-    pot: Int64s  # (users,) under a subscription, else (0,)
+    worth: Float64s
+    fate: UInt8s
 
 
 class AppColumns(NamedTuple):
-    """Columns of apps: (apps,) and the alias table that chooses one."""
+    """Columns of apps: (apps,)."""
 
     price: Int64s
     pool: Int64s
     niche: Float32s
     niche_assets: Int32s  # (apps * NICHE_SIZE,)
-    table: Table
 
 
 Cards = NDArray[Any]
@@ -153,7 +136,8 @@ def run_calls(
     first: int,
     last: int,
     rules: CallRules,
-    users: UserColumns,
+    wishes: Wishes,
+    pots: Int64s,
     apps: AppColumns,
     assets: Cards,
     table: Table,
@@ -161,18 +145,23 @@ def run_calls(
     contents: Int32s,
     out: Outcome,
 ) -> None:
-    """All calls of users first..last-1 on one day, added to `out`; `users.spent` and `pot` are updated."""
-    count_key, key = stream(seed, day, CALL_COUNT), stream(seed, day, CALL)
+    """Calls of wishes first..last-1 that were not struck out, added to `out`; `pots` are emptied by calling.
+
+    A block of calls is drawn before the first of it is worked out: the table of draws, then the cards and the
+    earnings of what was drawn are asked for ahead, because most of them are not in the nearest memory.
+    """
+    key = stream(seed, day, CALL)
     width = SOURCES_MAX + 2
     asset, holder, content = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-    evidence, measured, scores, quality = np.empty(width), np.empty(width), np.empty(width), np.empty(width)
+    evidence, measured, scores = np.empty(width), np.empty(width), np.empty(width)
     weights, fixed, remainders = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
-    words = np.empty(width, np.uint64)
-    drawn = np.empty(width, np.int64)
     shares, order = np.empty(width, np.int64), np.empty(width, np.int64)
+    made = np.empty(_BLOCK, np.int64)
+    words, drawn = np.empty(_ROOM, np.uint64), np.empty(_ROOM, np.int64)
     merges = rules.copies and (rules.rule == DEDUP_SHAPLEY or rules.rule == WINNER)
     # Without copies or common knowledge the value of the game is additive, and its Shapley value is the evidence.
     plain = rules.rule == PROPORTIONAL or (rules.rule == DEDUP_SHAPLEY and not rules.copies and rules.overlap == 0.0)
+    divides_pots = rules.money == PER_PAYER and pots.size > 0
     # Kept in registers and added to the tally at the end.
     calls: Whole
     paid: Whole
@@ -180,96 +169,90 @@ def run_calls(
     calls, paid, surplus = np.int64(0), np.int64(0), np.int64(0)
     residual_sum, discount_sum, left_over_sum = np.int64(0), np.int64(0), np.int64(0)
     tracks = out.due.size > 0
-    for user in range(first, last):
-        rate = users.rate[user] * rules.volume
-        if rate <= 0.0:
-            continue
-        wanted = min(poisson(uniform(count_key, user), rate), _CALLS_A_DAY_MAX)
-        forced = user >= rules.forced_from
-        per_call, odd = np.int64(0), np.int64(0)
-        if rules.money == PER_PAYER and wanted > 0 and users.pot.size > 0:
-            # A payer's own money over the payer's own calls: allocate(pot, [1] * calls).
-            per_call = users.pot[user] // wanted
-            odd = users.pot[user] - per_call * wanted
-            users.pot[user] = 0
-        prompts = 0
-        for index in range(wanted):
-            base: Whole = (np.int64(user) * _CALLS_A_DAY_MAX + index) * _DRAWS_A_CALL
-            app: Whole = np.int64(users.app[user])
-            if not forced and uniform(key, base) > rules.loyalty:
-                app = pick(bits(key, base + 1), apps.table)
+    payer, per_call, odd = np.int64(-1), np.int64(0), np.int64(0)
+    n_sources = rules.sources
+    event = first
+    while event < last:
+        size = 0
+        while event < last and size < _BLOCK:
+            if wishes.fate[event] == MADE:
+                made[size] = event
+                size += 1
+            event += 1
+        for j in range(size):
+            base: Whole = wishes.call[made[j]] * DRAWS_A_CALL
+            for k in range(n_sources):
+                word = bits(key, base + 8 + 2 * k)
+                words[j * n_sources + k] = word
+                prefetch(table, np.intp(((word >> _S32) * np.uint64(table.size)) >> _S32))
+        for j in range(size):
+            base = wishes.call[made[j]] * DRAWS_A_CALL
+            own_list = np.int64(wishes.app[made[j]]) * NICHE_SIZE
+            niche_below = np.uint64(apps.niche[wishes.app[made[j]]] * 2048.0)
+            for k in range(n_sources):
+                at = j * n_sources + k
+                word, luck = words[at], bits(key, base + 9 + 2 * k)
+                words[at] = luck
+                listed = np.int64(apps.niche_assets[own_list + np.int64(word & _NICHE_MASK)])
+                a = pick(word, table)
+                # The evidence word's lowest bits are not used for evidence: they choose between catalogue and niche.
+                a += (listed - a) * np.int64(luck & _LOW11 < niche_below)
+                drawn[at] = a
+                prefetch(assets, np.intp(a))
+                prefetch(out.earned, np.intp(a))
+        for j in range(size):
+            number = wishes.call[made[j]]
+            base = number * DRAWS_A_CALL
+            user = number >> CALL_SHIFT
+            app = np.int64(wishes.app[made[j]])
             price: Whole = apps.price[app]
+            forced = user >= rules.forced_from
             if not forced:
-                worth = rules.value
-                if rules.shape == EXPONENTIAL:
-                    worth = exponential(bits(key, base + 2)) * rules.value
-                elif rules.shape == LINEAR:
-                    worth = uniform(key, base + 2) * 2.0 * rules.value
-                if users.spent[user] + price > rules.budget:
-                    out.tally[OVER_BUDGET] += 1
-                    continue
-                cost = 0.0
-                if rules.prompts_per_day > 0.0 and index % rules.calls_per_prompt == 0:
-                    # Whoever has been asked too often stops deciding, and what is not decided does not happen.
-                    prompts += 1
-                    out.tally[PROMPTS] += 1
-                    tired = 1.0 / (1.0 + math.exp(rules.prompts_per_day - prompts))
-                    if uniform(key, base + 3) < tired:
-                        out.tally[UNDECIDED] += 1
-                        continue
-                    cost = rules.deciding
-                    out.tally[DECIDING] += np.int64(cost)
-                # Under a mandate nobody weighs a single call; with a prompt, or free choice, poor calls are declined.
-                if (rules.prompts_per_day > 0.0 or rules.shape == LINEAR) and worth < price:
-                    out.tally[DECLINED] += 1
-                    surplus -= np.int64(cost)
-                    continue
-                surplus += np.int64(worth - price - cost)
-            users.spent[user] += price
+                surplus += np.int64(wishes.worth[made[j]] - price)
             calls += 1
             paid += price
             if forced:
                 out.tally[ATTACKER] += price
             out.app_calls[app] += 1
             pool: Whole = apps.pool[app]
-            if rules.money == PER_PAYER and users.pot.size > 0:
-                pool = per_call + (1 if index < odd else 0)
+            if divides_pots:
+                if user != payer:
+                    # A payer's own money over the payer's own calls: allocate(pot, [1] * calls).
+                    payer, here, at = user, 0, made[j]
+                    while at < last and wishes.call[at] >> CALL_SHIFT == user:
+                        here += wishes.fate[at] == MADE
+                        at += 1
+                    per_call = pots[user] // here
+                    odd = pots[user] - per_call * here
+                    pots[user] = 0
+                pool = per_call
+                if odd > 0:
+                    pool += 1
+                    odd -= 1
 
-            # Retrieval and evidence. All reads of a kind come together, so that they wait for memory together.
             generic = uniform(key, base + 4) < rules.generic and not forced
             level = rules.bits * (0.01 if generic else 1.0)
             if generic:
                 out.tally[GENERIC] += 1
-            niche_below = np.uint64(apps.niche[app] * 2048.0)
-            for k in range(rules.sources):
-                word = bits(key, base + 8 + 2 * k)
-                words[k] = bits(key, base + 9 + 2 * k)
-                # The evidence word's lowest bits are not used for evidence: they choose between catalogue and niche.
-                if words[k] & _LOW11 < niche_below:
-                    drawn[k] = apps.niche_assets[app * NICHE_SIZE + np.int64(word & _NICHE_MASK)]
-                else:
-                    drawn[k] = pick(word, table)
-            for k in range(rules.sources):
-                quality[k] = assets[drawn[k]].quality
             total, n = 0.0, 0
-            for k in range(rules.sources):
-                a = drawn[k]
+            for k in range(n_sources):
+                a = drawn[j * n_sources + k]
                 seen = False
-                for j in range(n):
-                    seen = seen or asset[j] == a
+                for i in range(n):
+                    seen = seen or asset[i] == a
                 if seen:
                     continue  # a passage is in an answer once, however often it is drawn
-                card = assets[a]
-                e = min(exponential(words[k]) * level * quality[k], EVIDENCE_BITS_MAX)
+                card: Any = assets[a]
+                e = min(exponential(words[j * n_sources + k]) * level * card.quality, EVIDENCE_BITS_MAX)
                 if card.born >= rules.born_before:
                     e = 0.0
                 asset[n] = a
                 if rules.copies:
                     content[n], holder[n] = contents[a], holders[a]
                     # Copies in one answer say the same: they explain the same bits.
-                    for j in range(n):
-                        if content[j] == content[n]:
-                            e = evidence[j]
+                    for i in range(n):
+                        if content[i] == content[n]:
+                            e = evidence[i]
                             break
                 evidence[n] = e
                 total += e
@@ -336,7 +319,8 @@ def run_calls(
                         kept = keep_of(share, rules.discount_bps)
                         discounted += share - kept
                         share = kept
-                    parent = assets[a].parent
+                    source: Any = assets[a]
+                    parent = source.parent
                     if parent >= 0:
                         own = first_of_two(share, PPB - rules.parent_ppb)
                         if truth:
@@ -376,7 +360,8 @@ def calls_of_day(
     day: int,
     threads: int,
     rules: CallRules,
-    users: UserColumns,
+    wishes: Wishes,
+    pots: Int64s,
     apps: AppColumns,
     assets: Cards,
     table: Table,
@@ -385,15 +370,19 @@ def calls_of_day(
     out: Outcome,
 ) -> None:
     """All calls of a day on so many threads; the result is the same for any number of them."""
-    count = users.rate.size
+    count = wishes.call.size
     if threads == 1 or count < threads:
-        run_calls(seed, day, 0, count, rules, users, apps, assets, table, holders, contents, out)
+        run_calls(seed, day, 0, count, rules, wishes, pots, apps, assets, table, holders, contents, out)
         return
     parts = [_empty_like(out) for _ in range(threads)]
-    edges = [count * t // threads for t in range(threads + 1)]
+    # A payer's wishes stay together, because they share a pot.
+    users = [int(wishes.call[count * t // threads]) >> CALL_SHIFT for t in range(1, threads)]
+    edges = [0, *(int(np.searchsorted(wishes.call, user << CALL_SHIFT)) for user in users), count]
 
     def part(t: int) -> None:
-        run_calls(seed, day, edges[t], edges[t + 1], rules, users, apps, assets, table, holders, contents, parts[t])
+        run_calls(
+            seed, day, edges[t], edges[t + 1], rules, wishes, pots, apps, assets, table, holders, contents, parts[t]
+        )
 
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(part, range(threads)))

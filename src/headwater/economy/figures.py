@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.economy.calls import (
+from headwater.economy.metrics import gini, hhi, nakamoto, theil, top_share
+from headwater.economy.simulation import Finished
+from headwater.economy.state import ACTIVE
+from headwater.economy.tally import (
     ATTACKER,
     CALLS,
     DECIDING,
@@ -21,9 +24,6 @@ from headwater.economy.calls import (
     SURPLUS,
     UNDECIDED,
 )
-from headwater.economy.metrics import gini, hhi, nakamoto, theil, top_share
-from headwater.economy.simulation import Finished
-from headwater.economy.state import ACTIVE
 
 NANO = 1e9
 MONTH_DAYS = 30.0

@@ -9,6 +9,7 @@ from headwater.economy.draws import ALIAS, POPULATION, alias_table, key_of, norm
 from headwater.economy.metrics import pareto_quantiles
 from headwater.economy.scenario import Scenario
 from headwater.economy.state import ACTIVE, NICHE_SIZE, State
+from headwater.economy.tally import TALLY_SIZE
 
 CARD = np.dtype(
     [("quality", np.float32), ("parent", np.int32), ("born", np.int16), ("spare", np.int16), ("room", np.int32)]
@@ -25,7 +26,9 @@ def populate(scenario: Scenario, seed: int) -> State:
     _assets(state, s, n, key)
     if s.run.mode == "calls":
         _users(state, s, users, apps, key)
+        state.add("wish", 0, call=np.int64, app=np.int32, worth=np.float64, fate=np.uint8)
     _apps(state, s, apps, n * s.agents.assets_each, key)
+    state.add("today", TALLY_SIZE, tally=np.int64)
     state.add(
         "coordinator",
         s.agents.coordinators,

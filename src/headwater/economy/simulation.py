@@ -1,6 +1,6 @@
 """One run: the day's phases in order, with every unit of money accounted for at the end of each day.
 
-    start -> [price -> retrieve -> calls -> rails -> book -> settle -> beliefs] each day
+    start -> [price -> retrieve -> demand -> attention -> budget -> calls -> rails -> book -> settle -> beliefs]
 
 State is read at the start of a phase and written at its end (synchronous) unless `run.sequential` is set;
 the choice changes results, so every result names it.
@@ -16,30 +16,21 @@ import numpy as np
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.money import BPS, allocate
 from headwater.economy.attackers import ATTACK_SETUP, WASH_APP
-from headwater.economy.behaviour import PHASES, Behaviour, Phase
+from headwater.economy.behaviour import PHASES, Behaviour, Phase, refuse_unknown_columns
 from headwater.economy.calls import (
-    ALWAYS,
-    ATTACKER,
-    DISCOUNT,
-    EXPONENTIAL,
-    LEFT_OVER,
-    LINEAR,
-    PAID,
     PER_CALL,
     PER_PAYER,
     POOLED,
-    POT,
-    RESIDUAL,
-    TALLY_SIZE,
     AppColumns,
     CallRules,
     Outcome,
-    UserColumns,
+    Wishes,
     calls_of_day,
     divide_prices,
     fold_by_owner,
 )
 from headwater.economy.compiled import Int64s
+from headwater.economy.demand import ATTENTION, BUDGET, DEMAND, refuse_wild_wishes, volume_of
 from headwater.economy.finance import RAILS
 from headwater.economy.layers import COMPETITION, MARKUPS
 from headwater.economy.population import coordinator_line_bps, populate
@@ -49,8 +40,11 @@ from headwater.economy.settling import SETTLEMENT
 from headwater.economy.split_rules import split_rule
 from headwater.economy.state import ACTIVE, State, paid_beyond_due
 from headwater.economy.supply import POOL_DAY_MAX, SUPPLY_BEHAVIOUR
+from headwater.economy.tally import ATTACKER, CALLS, DISCOUNT, LEFT_OVER, PAID, POT, RESIDUAL, TALLY_SIZE
 
-BUILT_IN: tuple[Behaviour, ...] = (ATTACK_SETUP, MARKUPS, COMPETITION, RETRIEVAL, *RAILS, SETTLEMENT, SUPPLY_BEHAVIOUR)
+BUILT_IN: tuple[Behaviour, ...] = (
+    ATTACK_SETUP, MARKUPS, COMPETITION, RETRIEVAL, DEMAND, ATTENTION, BUDGET, *RAILS, SETTLEMENT, SUPPLY_BEHAVIOUR,
+)  # fmt: skip
 """Behaviours of every run; each says itself whether a scenario wants it."""
 
 SERIES = (
@@ -98,6 +92,7 @@ class Simulation:
         for behaviour in behaviours:
             if behaviour.wanted(scenario) and behaviour.prepare is not None:
                 behaviour.prepare(self.state, scenario)
+        refuse_unknown_columns(behaviours, self.state, scenario)
         self._phases = {name: Phase(name, behaviours, scenario) for name in PHASES}
         self._names = [line.name for line in scenario.policy.lines]
         self._rule = split_rule(scenario.split.rule)
@@ -106,7 +101,6 @@ class Simulation:
         tracks = scenario.evidence.noise > 0 or scenario.evidence.misattributed > 0
         self.due = np.zeros(n * scenario.agents.assets_each if tracks else 0, np.int64)
         self._uses = np.zeros(n * scenario.agents.assets_each if self._rule.pooled else 0, np.int32)
-        self._tally_today = np.zeros(TALLY_SIZE, np.int64)
         self._app_calls = np.zeros(apps, np.int64)
         self._lines = np.zeros((apps, len(self._names) + 1), np.int64)
         self._fee_lines = np.zeros((apps, len(self._names) + 1), np.int64)
@@ -130,6 +124,13 @@ class Simulation:
         state = self.state
         self._phases["price"].run(state, self.seed)
         self._phases["retrieve"].run(state, self.seed)
+        state["today.tally"][:] = 0
+        self._collect()
+        for phase in ("demand", "attention", "budget"):
+            self._phases[phase].run(state, self.seed)
+            if not {"wish.call", "wish.app"}.isdisjoint(self._phases[phase].writes):
+                users, apps = self.scenario.agents.users, self.scenario.agents.apps
+                refuse_wild_wishes(state["wish.call"], state["wish.app"], users, apps)
         if self.scenario.run.mode == "calls":
             self._calls()
         else:
@@ -159,7 +160,6 @@ class Simulation:
     def call_rules(self) -> CallRules:
         """What holds for every call of this day."""
         s = self.scenario
-        prompts = s.attention.mode == "prompt"
         per_payer = s.split.rule == "user-centric"
         return CallRules(
             rule=self._rule.kernel,
@@ -177,55 +177,37 @@ class Simulation:
             misattributed=s.evidence.misattributed,
             discount_bps=s.policy.discount_bps(s.evidence.grade),
             parent_ppb=round(s.evidence.parent_share * 1e9),
-            loyalty=s.demand.loyalty,
-            shape={"exponential": EXPONENTIAL, "linear": LINEAR, "always": ALWAYS}[s.demand.shape],
-            value=float(s.demand.value_nano),
-            deciding=s.attention.decision_seconds * s.attention.wage / 3600.0 * 1e9,
-            prompts_per_day=s.attention.prompts_per_day if prompts else 0.0,
-            calls_per_prompt=s.attention.calls_per_prompt,
-            budget=s.demand.budget_month_nano,
-            volume=self._volume(),
             forced_from=s.agents.users - s.attack.payers,
             born_before=max(0, self.state.day - s.evidence.index_lag_days) if s.evidence.index_lag_days else 32_767,
         )
 
-    def _volume(self) -> float:
-        s = self.scenario
-        volume = (1.0 + s.demand.growth_day) ** self.state.day
-        if s.demand.quality_pull > 0:
-            active = self.state["contributor.phase"] == ACTIVE
-            effort = float(self.state["contributor.effort"][active].sum(dtype=np.float64))
-            start = (1.0 - s.agents.newcomers) * s.agents.contributors
-            volume *= (max(effort, 1.0) / start) ** s.demand.quality_pull
-        return float(volume)
-
-    def _calls(self) -> None:
+    def _collect(self) -> None:
+        """Today's prices, divided once by app, and flat fees; before anybody wishes for anything."""
         s, state = self.scenario, self.state
-        if state.day % 30 == 0:
-            state["user.spent"][:] = 0
+        if s.run.mode != "calls":
+            return
         prices = np.full(s.agents.apps, s.price.per_call_nano if s.price.rule == "posted" else 0, np.int64)
         line_bps = self._line_bps()
         divide_prices(prices, line_bps, self._lines)
         state["app.pool"][:] = self._lines[:, -1]
-        pot = state.columns.get("user.pot", np.zeros(0, np.int64))
         if s.price.rule == "subscription":
-            self._collect_fees(line_bps, pot)
-        self._tally_today[:] = 0
+            self._collect_fees(line_bps, state["user.pot"])
+
+    def _calls(self) -> None:
+        """Every wish that nothing struck out becomes a paid call."""
+        s, state = self.scenario, self.state
+        pot = state.columns.get("user.pot", np.zeros(0, np.int64))
+        tally = state["today.tally"]
         self._app_calls[:] = 0
-        uses = self._uses
         pot_before = int(pot.sum())
         calls_of_day(
             self.seed, state.day, s.run.threads, self.call_rules(),
-            UserColumns(state["user.rate"], state["user.app"], state["user.spent"], pot),
-            AppColumns(
-                state["app.price"], state["app.pool"], state["app.niche"], state["niche.live"],
-                state["app.table"],
-            ),
+            Wishes(state["wish.call"], state["wish.app"], state["wish.worth"], state["wish.fate"]), pot,
+            AppColumns(state["app.price"], state["app.pool"], state["app.niche"], state["niche.live"]),
             state["asset.card"], state["asset.table"], state["asset.holder"], state["asset.content"],
-            Outcome(state["asset.earned"], self.due, uses, self._app_calls, self._tally_today),
+            Outcome(state["asset.earned"], self.due, self._uses, self._app_calls, tally),
         )  # fmt: skip
         fold_by_owner(state["asset.owner"], state["asset.earned"], state["contributor.today"])
-        tally = self._tally_today
         self.tally += tally
         state["app.calls"][:] += self._app_calls
         state.book("in:users", int(tally[PAID]))
@@ -234,7 +216,7 @@ class Simulation:
         state.book("pot", int(tally[POT]))
         state.book("sellers", int(self._app_calls @ state["app.markup"]))
         self._give_lines(self._app_calls, self._lines)
-        if s.price.rule == "subscription" and pot.size and pot_before < int(pot.sum()):
+        if pot_before < int(pot.sum()):
             raise InvariantError("a payer's pot grew by calling", code="economy_not_exact")
 
     def _line_bps(self) -> Int64s:
@@ -282,11 +264,12 @@ class Simulation:
     def _expected_pool(self) -> None:
         """Pool mode: the day's calls as their mean, charged and divided at once."""
         s, state = self.scenario, self.state
-        calls = round(s.agents.users * s.demand.calls_per_day * self._volume())
+        volume = volume_of(s, state.day, state["contributor.phase"], state["contributor.effort"])
+        calls = round(s.agents.users * s.demand.calls_per_day * volume)
         price = np.array([s.price.per_call_nano], np.int64)
         lines = np.zeros((1, len(self._names) + 1), np.int64)
         divide_prices(price, self._line_bps()[:1], lines)
-        self.tally[0] += calls
+        self.tally[CALLS] += calls
         self.tally[PAID] += calls * int(price[0])
         state.book("in:users", calls * int(price[0]))
         for k, name in enumerate(self._names):
@@ -339,7 +322,7 @@ class Simulation:
     def _record(self) -> None:
         state = self.state
         accrued = int(state["contributor.accrued"].sum())
-        calls, paid = int(self.tally[0]), int(self.tally[PAID])
+        calls, paid = int(self.tally[CALLS]), int(self.tally[PAID])
         pool = self._lines[0, -1] * BPS // max(1, int(self._lines[0].sum()))
         self.series.append(
             (

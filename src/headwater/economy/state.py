@@ -8,6 +8,7 @@ Columns, by table (bytes a row):
                  born, lost_on (2); phase, enrolled, attacker (1)                                       = 71
     asset        card of quality, parent, born (16); owner, holder, content, pull (4); earned, table (8)  = 48
     user         rate, app (4); spent (8); pot (8, subscriptions only)                                  = 16
+    wish         call, worth (8); app (4); fate (1): a row for each call that somebody would make today = 21
     app          quality, coordinator, niche (4); price, markup, calls, income (8)
     coordinator  take_bps, income, last_income, direction (8)
 """
@@ -34,10 +35,11 @@ Column = NDArray[Any]
 class State:
     """Columns by name (``table.column``) and books by name; both are plain and may be looked at freely."""
 
-    __slots__ = ("books", "columns", "day", "payouts")
+    __slots__ = ("_rooms", "books", "columns", "day", "payouts")
 
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
+        self._rooms: dict[str, Column] = {}  # memory of columns whose table changes its size from day to day
         self.books: dict[str, int] = {}
         self.payouts: dict[str, int] = {
             "received": 0,
@@ -55,6 +57,15 @@ class State:
         for name, kind in columns.items():
             self.columns[f"{table}.{name}"] = np.zeros(rows, kind)
 
+    def resize(self, table: str, rows: int) -> None:
+        """Give every column of a table so many rows; what they hold is undefined until it is written."""
+        for name in [name for name in self.columns if name.startswith(f"{table}.")]:
+            room = self._rooms.get(name)
+            if room is None or room.size < rows:
+                # An eighth more than is needed, so that tomorrow's few more do not need new memory.
+                room = self._rooms[name] = np.empty(rows + rows // 8, self.columns[name].dtype)
+            self.columns[name] = room[:rows]
+
     def rows(self, table: str) -> int:
         """How many rows a table has."""
         return next(int(column.shape[0]) for name, column in self.columns.items() if name.startswith(f"{table}."))
@@ -62,7 +73,8 @@ class State:
     def table_bytes(self, table: str) -> int:
         """Bytes that the columns of a table take."""
         # Columns that are views of another one take no room of their own.
-        return sum(c.nbytes for name, c in self.columns.items() if name.startswith(f"{table}.") and c.base is None)
+        own = sum(c.nbytes for name, c in self.columns.items() if name.startswith(f"{table}.") and c.base is None)
+        return own + sum(room.nbytes for name, room in self._rooms.items() if name.startswith(f"{table}."))
 
     def book(self, name: str, amount: int) -> None:
         """Add nano units, which may be negative, to a book."""
