@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.chain.artifacts import read_artifact
 from headwater.chain.manifest import Manifest
-from headwater.chain.sender import RevertedError, Sender, Sent
+from headwater.chain.outbox import Outbox
+from headwater.chain.sender import Patience, RevertedError, Sender, Sent
 from headwater.chain.signer import Signer
 from headwater.core.address import format_address, parse_address
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError, UpstreamError
@@ -99,6 +100,8 @@ class Chain:
         manifest: Manifest | None = None,
         receipt_timeout_s: float = 180.0,
         poll_s: float = 0.25,
+        patience: Patience | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         """Connect.
 
@@ -106,12 +109,16 @@ class Chain:
             rpc: address of a node, or a web3 provider such as `EmbeddedChain.provider()`.
             signer: who sends; reading needs none.
             manifest: the deployment; `deploy` makes one.
+            patience: how long to wait and for how many blocks, in place of the two times.
+            outbox: of the signer; one on disk survives a crash between sending and the receipt.
 
         Raises:
             UpstreamError: nobody answers there.
             ConflictError: the node is on another chain than the deployment, or there is no contract.
         """
-        self._sender = Sender(rpc, signer, receipt_timeout_s=receipt_timeout_s, poll_s=poll_s)
+        self._sender = Sender(
+            rpc, signer, receipt_timeout_s=receipt_timeout_s, poll_s=poll_s, patience=patience, outbox=outbox
+        )
         self._manifest: Manifest | None = None
         if manifest is not None:
             self.attach(manifest)
@@ -158,12 +165,7 @@ class Chain:
     def acting_as(self, signer: Signer | None) -> Chain:
         """The same deployment with another key."""
         other = Chain.__new__(Chain)
-        other._sender = Sender(
-            self._sender.web3.provider,
-            signer,
-            receipt_timeout_s=self._sender.receipt_timeout_s,
-            poll_s=self._sender.poll_s,
-        )
+        other._sender = Sender(self._sender.web3.provider, signer, patience=self._sender.patience)
         other._manifest = self._manifest
         return other
 
