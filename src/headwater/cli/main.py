@@ -32,6 +32,7 @@ def build_app() -> App:
     app.command("headwater.cli.attribution:app", name="attribution")
     app.command("headwater.cli.adapter:app", name="adapter")
     app.command("headwater.cli.feedback:app", name="feedback")
+    app.command("headwater.cli.influence:app", name="influence")  # the same: torch
     app.command("headwater.cli.economy:app", name="economy")  # imported when it is used: its kernels load slowly
     return app
 

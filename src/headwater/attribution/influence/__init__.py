@@ -17,17 +17,39 @@ from headwater.attribution.influence.task import Task
 from headwater.core.errors import MissingError
 
 if TYPE_CHECKING:
+    from headwater.attribution.influence.evaluation import Evaluation, evaluate, fit_for_payout
     from headwater.attribution.influence.index import InfluenceIndex
     from headwater.attribution.influence.intervals import Calibration, Intervals
     from headwater.attribution.influence.manifest import Manifest
+    from headwater.attribution.influence.unroll import AdamW, Sgd, TrainRecord, audit_influence
 
-__all__ = ["Calibration", "InfluenceIndex", "Intervals", "Manifest", "Task"]
+__all__ = [
+    "AdamW",
+    "Calibration",
+    "Evaluation",
+    "InfluenceIndex",
+    "Intervals",
+    "Manifest",
+    "Sgd",
+    "Task",
+    "TrainRecord",
+    "audit_influence",
+    "evaluate",
+    "fit_for_payout",
+]
 
 _HOMES = {
     "InfluenceIndex": "index",
+    "AdamW": "unroll",
     "Calibration": "intervals",
+    "Evaluation": "evaluation",
     "Intervals": "intervals",
     "Manifest": "manifest",
+    "Sgd": "unroll",
+    "TrainRecord": "unroll",
+    "audit_influence": "unroll",
+    "evaluate": "evaluation",
+    "fit_for_payout": "evaluation",
 }
 
 
@@ -35,7 +57,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -44,3 +66,5 @@ def __getattr__(name: str) -> Any:
             code="torch_missing",
             fix='pip install "headwater[torch]"',
         ) from None
+    globals()[name] = value
+    return value

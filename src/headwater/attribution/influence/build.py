@@ -337,7 +337,7 @@ def auto_damping(numbers: int, labels: int) -> float:
     The fewer labels to a number, the less a direction's measured curvature says. Constant and bounds were chosen by
     half-subset retraining of small classifiers and language models; scores change little within a factor of three.
     """
-    return float(np.clip(0.03 * numbers / labels, 0.01, 1.0))
+    return float(np.clip(0.1 * numbers / labels, 0.1, 1.0))
 
 
 def write_shard(

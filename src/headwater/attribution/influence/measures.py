@@ -26,7 +26,8 @@ def half_subsets(groups: NDArray[np.int64], count: int, seed: int) -> Masks:
     names = np.unique(groups)
     if len(names) < 2:
         raise InvalidError("one group cannot be halved", code="subsets_impossible", fix="give at least two")
-    return np.stack([np.isin(groups, rng.permutation(names)[: len(names) // 2]) for _ in range(count)])
+    masks: Masks = np.stack([np.isin(groups, rng.permutation(names)[: len(names) // 2]) for _ in range(count)])
+    return masks
 
 
 def ranks(values: Floats) -> Floats:
@@ -45,7 +46,8 @@ def rank_correlation(a: Floats, b: Floats) -> Floats:
     """(q,) Spearman correlation of (s, q) columns; 0 where a column is constant."""
     x, y = (ranks(v) - (len(v) - 1) / 2 for v in (a, b))
     scale = np.sqrt((x * x).sum(0) * (y * y).sum(0))
-    return np.divide((x * y).sum(0), scale, out=np.zeros(x.shape[1]), where=scale > 0)
+    found: Floats = np.divide((x * y).sum(0), scale, out=np.zeros(x.shape[1]), where=scale > 0)
+    return found
 
 
 def predicted(scores: NDArray[np.float32], masks: Masks) -> Floats:
