@@ -88,15 +88,26 @@ def facts_text(facts: Sequence[Fact]) -> str:
             f"{f.number:4} {'met   ' if f.met else 'MISSED'} {f.fact} ({f.kind})",
             f"       target {f.target}",
             f"       got    {f.got}",
+            *([f"       fitted: {f.fitted}"] if f.fitted else []),
+            *([f"       out of sample: {f.predicted}"] if f.predicted else []),
         ]
+    for what, chosen in (
+        ("exact", [f for f in facts if f.kind == "exact"]),
+        ("with a number that was fitted", [f for f in facts if f.fitted]),
+        ("with a number predicted out of sample", [f for f in facts if f.predicted]),
+        ("missed", [f for f in facts if not f.met]),
+    ):
+        lines.append(f"{what}: {', '.join(f.number for f in chosen) or 'none'}")
     met = sum(f.met for f in facts)
     return "\n".join([*lines, f"{met} of {len(facts)} facts met"])
 
 
 def facts_csv(facts: Sequence[Fact]) -> bytes:
     """The validation table as CSV."""
-    rows = [(f.number, f.fact, f.kind, f.target, f.got, "met" if f.met else "missed") for f in facts]
-    return csv_bytes(("number", "fact", "kind", "target", "got", "verdict"), rows)
+    rows = [
+        (f.number, f.fact, f.kind, f.fitted, f.predicted, f.target, f.got, "met" if f.met else "missed") for f in facts
+    ]
+    return csv_bytes(("number", "fact", "kind", "fitted", "out of sample", "target", "got", "verdict"), rows)
 
 
 def figures_text(runs: Sequence[Finished]) -> str:
