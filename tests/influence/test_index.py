@@ -114,7 +114,7 @@ def test_more_examples_than_the_solve_takes_give_nearly_the_same(small, tmp_path
 def test_small_integers_change_little(small, tmp_path):
     """Eight bits and a row budget keep the scores' order; four bits nearly."""
     exact = hw.InfluenceIndex.build(small.model, small.examples, small.task, tmp_path / "x", bits=32, row_bytes=10**6)
-    for bits, least in ((8, 0.998), (4, 0.97), (2, 0.85)):
+    for bits, least in ((8, 0.998), (4, 0.95), (2, 0.8)):
         index = hw.InfluenceIndex.build(small.model, small.examples, small.task, tmp_path / str(bits), bits=bits)
         a, b = exact.scores(small.queries), index.scores(small.queries)
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > least

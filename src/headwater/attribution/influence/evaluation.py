@@ -2,7 +2,7 @@
 
 Ground truth is retraining on half-subsets of examples and of contributors, each with several seeds, so that the
 noise of training is known and the score has a ceiling. All estimators are judged on the same subsets; differences
-are bootstrapped in pairs. `fit_for_payout` refuses what is not at least as surely right as a plain product of gradients.
+are bootstrapped in pairs. `fit_for_payout` refuses what is less surely right than a plain product of gradients.
 """
 
 from __future__ import annotations
