@@ -116,6 +116,10 @@ class _Purse:
         """What may still be held."""
         return self.units - self.held - self.spent
 
+    def is_past(self, now_ns: int) -> bool:
+        """Whether it was leased on an earlier day, under budgets that have begun anew."""
+        return self.lease is not None and now_ns >= self.lease.until_ns
+
 
 @dataclass(frozen=True, slots=True)
 class MeterParts:
@@ -204,12 +208,13 @@ class Meter:
                     "the books cannot be written at the moment", code="books_behind", fix="try again in a moment"
                 )
             purse = self._purses.get(key.key_id)
-            if purse is None or purse.free < units:
+            now_ns = self.parts.now_ns()
+            if purse is None or purse.free < units or purse.is_past(now_ns):
                 return None
             purse.held += units
             purse.last_units = units
             self._working += 1
-        return Hold(call_id(self.parts.random_bytes(16)), key, units, self.parts.now_ns())
+        return Hold(call_id(self.parts.random_bytes(16)), key, units, now_ns)
 
     def lease(self, key: KeyRecord, units: int) -> None:
         """Set more of a payer's credit aside, so that `units` can be held. Waits for the disk.
@@ -220,12 +225,15 @@ class Meter:
         with self._books:
             with self._lock:
                 purse = self._purses.setdefault(key.key_id, _Purse())
-                if purse.free >= units:
+                if purse.free >= units and not purse.is_past(self.parts.now_ns()):
                     return
                 least = purse.units + units - purse.free
                 purse.used_s = time.monotonic()
                 asked = Renewal(
-                    key.key_id, self.parts.policy.currency, purse.lease, least, least + (LEASE_CALLS - 1) * units
+                    *(key.key_id, self.parts.policy.currency, purse.lease),
+                    least_units=least,
+                    wanted_units=least + (LEASE_CALLS - 1) * units,
+                    promised=False,
                 )
             self._book((), (asked,), 0)
 
@@ -336,9 +344,10 @@ class Meter:
                 spent = booked.get(key_id, 0)
                 if spent:
                     purse.used_s = now_s
-                    wanted = purse.held + purse.spent - spent + LEASE_CALLS * purse.last_units
+                    owed = purse.held + purse.spent - spent
                     # What may be held while this is written is what is free now: never lease less than that.
-                    renewals.append(self._renewal(key_id, purse, purse.units - spent, wanted))
+                    least = owed if purse.is_past(self.parts.now_ns()) else purse.units - spent
+                    renewals.append(self._renewal(key_id, purse, least, owed + LEASE_CALLS * purse.last_units))
                 elif not purse.held and not purse.spent and (close or now_s - purse.used_s > IDLE_S):
                     renewals.append(self._renewal(key_id, purse, 0, 0))
                     purse.lease = None  # so that nothing is held meanwhile
@@ -346,7 +355,7 @@ class Meter:
             self._book(calls, renewals, logged)
 
     def _renewal(self, key_id: str, purse: _Purse, least: int, wanted: int) -> Renewal:
-        return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted)
+        return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted, promised=True)
 
     def _book(self, calls: Sequence[Metered], renewals: Sequence[Renewal], logged: int) -> None:
         """Write the books and take over the new leases. The caller holds `_books`; `logged` counts up to `calls`."""

@@ -1,10 +1,12 @@
-"""`headwater key …`: API keys and their prepaid credit."""
+"""`headwater key …`: API keys, what each may do, and their prepaid credit."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.markup import escape
@@ -16,14 +18,116 @@ from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
+from headwater.core.instants import SECOND_NS, format_instant, parse_instant
 from headwater.core.money import format_units, parse_units
+from headwater.store.key_limits import NO_LIMITS, KeyLimits, day_of, month_begin
+from headwater.store.key_store import KeyRecord, KeyStore
 
-app = App(name="key", help="API keys and their prepaid credit.")
+app = App(name="key", help="API keys, what each may do, and their prepaid credit.")
+
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_SPAN_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class LimitFlags:
+    """What a key may do; a flag that is not given changes nothing, `none` takes the limit away."""
+
+    budget: Annotated[str | None, Parameter(help="Most that its calls may cost in all, in the currency.")] = None
+    budget_day: Annotated[str | None, Parameter(help="Most that the calls of one UTC day may cost.")] = None
+    budget_month: Annotated[str | None, Parameter(help="Most that the calls of one UTC month may cost.")] = None
+    requests_per_minute: Annotated[str | None, Parameter(help="Calls a minute.")] = None
+    tokens_per_minute: Annotated[str | None, Parameter(help="Tokens a minute, of prompts and answers.")] = None
+    money_per_minute: Annotated[str | None, Parameter(help="Currency a minute.")] = None
+    model: Annotated[tuple[str, ...], Parameter(help="A model it may ask for; may be repeated.", negative=())] = ()
+    route: Annotated[
+        tuple[str, ...],
+        Parameter(help="What it is for: chat, embeddings, receipts, feedback, admin; may be repeated.", negative=()),
+    ] = ()
+    expires: Annotated[str | None, Parameter(help="When it ends: an instant, or a span such as 30d.")] = None
+
+    def limits(self, before: KeyLimits, now_ns: int) -> KeyLimits:
+        """`before` with what the flags say."""
+        changes: dict[str, Any] = {
+            name: None if text == "none" else read(text, name)
+            for name, text, read in (
+                ("budget_day_units", self.budget_day, _units),
+                ("budget_month_units", self.budget_month, _units),
+                ("requests_per_minute", self.requests_per_minute, _whole),
+                ("tokens_per_minute", self.tokens_per_minute, _whole),
+                ("units_per_minute", self.money_per_minute, _units),
+                ("expires_at_ns", self.expires, lambda text, _: _instant(text, now_ns)),
+            )
+            if text is not None
+        }
+        for field, names in (("models", self.model), ("routes", self.route)):
+            if names:
+                changes[field] = () if names == ("none",) else names
+        return before.changed(**changes)
+
+    def whole_budget(self, before: int | None) -> int | None:
+        """The budget over the key's life, nano units."""
+        if self.budget is None:
+            return before
+        return None if self.budget == "none" else _units(self.budget, "budget")
+
+
+_NO_FLAGS = LimitFlags()
+
+
+def _units(text: str, where: str) -> int:
+    return parse_units(text, where=where)
+
+
+def _whole(text: str, where: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,13}", text):
+        raise InvalidError(f"{where} is {text[:80]!r}", code="limits_invalid", fix="give a whole number, or none")
+    return int(text)
+
+
+def _span_ns(text: str) -> int | None:
+    match = _SPAN.fullmatch(text)
+    return None if match is None else int(match[1]) * _SPAN_S[match[2]] * SECOND_NS
+
+
+def _instant(text: str, now_ns: int) -> int:
+    span_ns = _span_ns(text)
+    return parse_instant(text) if span_ns is None else now_ns + span_ns
+
+
+def limits_json(keys: KeyStore, key: KeyRecord, now_ns: int) -> dict[str, Any]:
+    """What a key may do and what it has committed, on the wire: amounts as decimal strings."""
+    limits = key.limits
+    return {
+        "budget": _amount(key.budget_units),
+        "budget_day": _amount(limits.budget_day_units),
+        "budget_month": _amount(limits.budget_month_units),
+        "committed": format_units(key.committed_units),
+        "committed_day": format_units(keys.committed(key.key_id, day_of(now_ns), now_ns)),
+        "committed_month": format_units(keys.committed(key.key_id, month_begin(now_ns), now_ns)),
+        "requests_per_minute": limits.requests_per_minute,
+        "tokens_per_minute": limits.tokens_per_minute,
+        "money_per_minute": _amount(limits.units_per_minute),
+        "models": list(limits.models),
+        "routes": list(limits.routes),
+        "expires_at": None if limits.expires_at_ns is None else format_instant(limits.expires_at_ns),
+    }
+
+
+def _amount(units: int | None) -> str | None:
+    return None if units is None else format_units(units)
 
 
 @app.command
 def create(
-    label: str, /, *, budget: str | None = None, live: bool = False, home: HomeOption = None, json: JsonOption = False
+    label: str,
+    /,
+    *,
+    limits: LimitFlags = _NO_FLAGS,
+    live: bool = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
 ) -> int:
     """Make an API key. Its secret is shown once.
 
@@ -31,18 +135,18 @@ def create(
     ----------
     label
         Whom or what the key is for.
-    budget
-        Most that its calls may cost in all, in the currency.
     live
         Mark it as a key for real money; the default is a test key.
     """
     with outcome(json) as result, Home(settings(home)) as opened:
+        now_ns = time.time_ns()
         secret, record = opened.keys.create(
             label,
             os.urandom(32),
-            time.time_ns(),
+            now_ns,
             mode="live" if live else "test",
-            budget_units=None if budget is None else parse_units(budget, where="budget"),
+            budget_units=limits.whole_budget(None),
+            limits=limits.limits(NO_LIMITS, now_ns),
         )
         if json:
             print_json({"key_id": record.key_id, "secret": secret, "label": record.label, "mode": record.mode})
@@ -93,7 +197,7 @@ def deposit(
 def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
     """All keys with their credit."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
-        asset = opened.policy.currency
+        asset, now_ns = opened.policy.currency, time.time_ns()
         rows = [(key, opened.ledger.available(key.account, asset)) for key in opened.keys.list()]
         if json:
             print_json(
@@ -104,16 +208,78 @@ def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
                         "mode": k.mode,
                         "revoked": k.revoked,
                         "available_units": str(a),
+                        **limits_json(opened.keys, k, now_ns),
                     }
                     for k, a in rows
                 ]
             )
         else:
-            table = Table("key", "label", "mode", Column(f"credit {asset}", justify="right"), box=None)
+            table = Table(
+                Column("key", no_wrap=True),
+                "label",
+                "mode",
+                Column(f"credit {asset}", justify="right"),
+                "limits",
+                box=None,
+            )
             for key, available in rows:
-                state = "revoked" if key.revoked else key.mode
-                table.add_row(key.key_id, escape(key.label), state, format_units(available, places=4))
+                expires = key.limits.expires_at_ns
+                state = "revoked" if key.revoked else "expired" if expires and now_ns >= expires else key.mode
+                told = limits_json(opened.keys, key, now_ns)
+                shown = ", ".join(
+                    f"{name} {' '.join(value) if isinstance(value, list) else value}"
+                    for name, value in told.items()
+                    if value and not name.startswith("committed")
+                )
+                table.add_row(key.key_id, escape(key.label), state, format_units(available, places=4), escape(shown))
             out.print(table if rows else "no keys yet: headwater key create LABEL")
+    return result.status
+
+
+@app.command
+def limit(key_id: str, /, *, limits: LimitFlags = _NO_FLAGS, home: HomeOption = None, json: JsonOption = False) -> int:
+    """Change what a key may do; limits that are not named stay, `none` takes one away.
+
+    Parameters
+    ----------
+    key_id
+        The key, `key_…`.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        now_ns = time.time_ns()
+        before = opened.keys.get(key_id)
+        key = opened.keys.limit(key_id, limits.limits(before.limits, now_ns), limits.whole_budget(before.budget_units))
+        told = limits_json(opened.keys, key, now_ns)
+        if json:
+            print_json({"key_id": key_id, **told})
+        else:
+            for name, value in told.items():
+                if value not in (None, []):
+                    out.print(f"{name:20} {escape(' '.join(value) if isinstance(value, list) else str(value))}")
+    return result.status
+
+
+@app.command
+def rotate(key_id: str, /, *, grace: str = "24h", home: HomeOption = None, json: JsonOption = False) -> int:
+    """Give a key a new secret, shown once; the old one works on for a while.
+
+    Parameters
+    ----------
+    key_id
+        The key, `key_…`.
+    grace
+        How long the old secret works, such as 30m, 24h or 7d; 0s ends it at once.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        now_ns, grace_ns = time.time_ns(), _span_ns(grace)
+        if grace_ns is None:
+            raise InvalidError(f"a grace of {grace[:80]!r}", code="grace_invalid", fix="give a span such as 24h or 7d")
+        secret, _ = opened.keys.rotate(key_id, os.urandom(32), now_ns, grace_ns=grace_ns)
+        ends = format_instant(now_ns + grace_ns)
+        if json:
+            print_json({"key_id": key_id, "secret": secret, "old_secret_ends_at": ends})
+        else:
+            out.print(f"[bold]{secret}[/]  (shown once)\nthe old secret of {key_id} works until {ends}")
     return result.status
 
 

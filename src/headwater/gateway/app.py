@@ -28,6 +28,7 @@ from headwater.gateway.chat import ChatRoute
 from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
 from headwater.gateway.key_cache import KeyCache
+from headwater.gateway.limits import Rates, check_route
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Service, native_app
 from headwater.gateway.passing import ROUTES
@@ -88,11 +89,16 @@ class Gateway:
             answered=self.worker.submit,
         )
         self._checked = KeyCache(keys, self.answering.at_desk)
-        self._chat = ChatRoute(self.answering, self.metrics)
+        self._rates = Rates()
+        self._chat = ChatRoute(self.answering, self.metrics, self._rates)
         self.relays = relays
         self._relay = None
         if relays is not None:
-            self._relay = Relay(relays.models, relays.upstreams, relays.meter, self.metrics, self.answering.at_desk)
+            self._relay = Relay(
+                *(relays.models, relays.upstreams, relays.meter, self.metrics),
+                at_desk=self.answering.at_desk,
+                rates=self._rates,
+            )
         self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle))
 
     @property
@@ -140,6 +146,7 @@ class Gateway:
                 raise MethodError(scope["method"], "POST")
             secret = bearer(scope)
             key = await self._checked.authenticate(secret)
+            check_route(key, path)
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
             if self._relay is not None and (path != chat.ROUTE or self._relay.answers(body)):
                 await self._relay(body, key, scope, receive, send)
@@ -159,10 +166,11 @@ class Gateway:
         return "other"
 
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
-        await self._checked.authenticate(bearer(scope))
+        key = await self._checked.authenticate(bearer(scope))
         models: dict[str, dict[str, Any]] = {m: self._model(served) for m, served in self.flow.parts.models.items()}
         if self._relay is not None:
             models |= {m: self._relayed(relayed) for m, relayed in self._relay.models.items()}
+        models = {name: model for name, model in models.items() if key.limits.permits_model(name)}
         if not name:
             body: dict[str, Any] = {"object": "list", "data": [models[m] for m in sorted(models)]}
         elif name in models:

@@ -29,6 +29,7 @@ from headwater.gateway.frames import (
     error_event,
     fingerprint,
 )
+from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.requests import ChatRequest, read_chat
 from headwater.gateway.wire import (
@@ -48,6 +49,8 @@ ROUTE: Final = "/v1/chat/completions"
 QUIET_S: Final = 10.0
 """Silence on a stream after which a comment is sent, so that nobody in between takes it for dead."""
 
+Spent = tuple[int, int]  # tokens, nano units
+
 _STREAM: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -61,10 +64,13 @@ class ChatRoute:
 
     answering: Answering
     metrics: Metrics
+    rates: Rates
 
     async def __call__(self, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
         request = read_chat(body, route=ROUTE, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
+        check_model(key, request.call.model)
+        taken = self._take(request, key, len(body))
         self.answering.enter()
         holding = True
         try:
@@ -74,15 +80,31 @@ class ChatRoute:
                 return
             channel = self.answering.start(call)
             holding = False
-            await self._answer(call, channel, request, receive, send)
+            await self._answer(call, channel, request, receive, send, taken)
         finally:
             if holding:
                 self.answering.leave()
+                if taken is not None:
+                    taken.settle(0, 0)
+
+    def _take(self, request: ChatRequest, key: KeyRecord, size_bytes: int) -> Taken | None:
+        """Take the call's most, as far as it is known before the prompt is made, out of the key's minute."""
+        served = self.answering.flow.parts.models.get(request.call.model)
+        if served is None or not key.limits.rated:
+            return None
+        prompt, answer = size_bytes // BYTES_PER_TOKEN, request.call.sampling.max_tokens
+        return self.rates.take(key, prompt + answer, served.prices.price(prompt, answer))
 
     # A new answer
 
     async def _answer(
-        self, call: OpenCall, channel: Channel[Delivered], request: ChatRequest, receive: Receive, send: Send
+        self,
+        call: OpenCall,
+        channel: Channel[Delivered],
+        request: ChatRequest,
+        receive: Receive,
+        send: Send,
+        taken: Taken | None,
     ) -> None:
         heading = _heading(call.record, call.served.backend.digest)
         # A caller who retries with an idempotency key will ask for the whole of a plain answer again: finish it.
@@ -91,12 +113,15 @@ class ChatRoute:
         gone = asyncio.create_task(_hang_up(receive, leave))
         try:
             prompt_tokens = len(call.prompt)
+            headers = (*_receipt_header(call.record), *(() if taken is None else taken.headers()))
             if request.stream:
                 writer = ChunkWriter(heading, include_usage=request.include_usage)
-                await _stream(channel, writer, prompt_tokens, _receipt_header(call.record), send)
+                used = await _stream(channel, writer, prompt_tokens, headers, send)
             else:
-                body = await _whole(channel, gone, heading, prompt_tokens)
-                await respond(send, 200, body, JSON, _receipt_header(call.record))
+                body, used = await _whole(channel, gone, heading, prompt_tokens)
+                await respond(send, 200, body, JSON, headers)
+            if taken is not None:
+                taken.settle(*used)  # no step of the event loop after the last bytes were handed over
             self.metrics.call("answered")
         except (ReaderGone, CallerGone):
             self.metrics.call("left")
@@ -105,6 +130,8 @@ class ChatRoute:
             self.metrics.call("left")
             raise
         except BaseException:
+            if taken is not None:
+                taken.settle(0, 0)
             self.metrics.call("failed")
             raise
         finally:
@@ -131,7 +158,9 @@ class ChatRoute:
         self.metrics.call("replayed")
 
 
-async def _whole(channel: Channel[Delivered], gone: asyncio.Task[None], heading: Heading, prompt_tokens: int) -> bytes:
+async def _whole(
+    channel: Channel[Delivered], gone: asyncio.Task[None], heading: Heading, prompt_tokens: int
+) -> tuple[bytes, Spent]:
     """The body of a plain answer, or `CallerGone` as soon as nobody waits for it."""
     collected = asyncio.create_task(_collect(channel, heading, prompt_tokens))
     try:
@@ -143,7 +172,7 @@ async def _whole(channel: Channel[Delivered], gone: asyncio.Task[None], heading:
         collected.cancel()
 
 
-async def _collect(channel: Channel[Delivered], heading: Heading, prompt_tokens: int) -> bytes:
+async def _collect(channel: Channel[Delivered], heading: Heading, prompt_tokens: int) -> tuple[bytes, Spent]:
     texts: list[str] = []
     count = 0
     while batch := await channel.take():
@@ -152,13 +181,14 @@ async def _collect(channel: Channel[Delivered], heading: Heading, prompt_tokens:
             count += len(item.piece.token_ids)
             if item.bill is not None:
                 reason = item.piece.finish_reason or "stop"
-                return completion(heading, "".join(texts), reason, Tokens(prompt_tokens, count), item.bill)
+                body = completion(heading, "".join(texts), reason, Tokens(prompt_tokens, count), item.bill)
+                return body, (prompt_tokens + count, item.bill.price_units)
     raise _unfinished()
 
 
 async def _stream(
     channel: Channel[Delivered], writer: ChunkWriter, prompt_tokens: int, headers: Headers, send: Send
-) -> None:
+) -> Spent:
     batches = _batches(channel)
     first = await anext(batches)  # an error up to here is still an HTTP status
     await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
@@ -178,7 +208,7 @@ async def _stream(
             bill, reason = _ending(batch)
             if bill is not None:
                 await write(frames + writer.end(reason, Tokens(prompt_tokens, count), bill), more=False)
-                return
+                return prompt_tokens + count, bill.price_units
             if frames:
                 await write(frames)
             batch = await anext(batches)

@@ -31,6 +31,7 @@ MESSAGE_CHARS_MAX: Final = 1_000
 
 _STATUS_BY_CODE: Final = {
     "invalid_api_key": 401,
+    "api_key_expired": 401,
     "insufficient_credit": 402,
     "budget_exceeded": 402,
     "route_unknown": 404,
@@ -86,6 +87,8 @@ class Failure:
     message: str
     param: str | None = None
     allow: str | None = None  # methods a route takes, with 405
+    retry_after_s: int = RETRY_AFTER_S
+    extra: Headers = ()
 
     @property
     def retried(self) -> bool:
@@ -101,12 +104,12 @@ class Failure:
         """Headers that go with it, without content type and length."""
         found: list[tuple[bytes, bytes]] = [(b"x-should-retry", b"true" if self.retried else b"false")]
         if self.retried:
-            found.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+            found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.status == 401:
             found.append((b"www-authenticate", b"Bearer"))
         if self.allow is not None:
             found.append((b"allow", self.allow.encode()))
-        return tuple(found)
+        return (*found, *self.extra)
 
     def envelope(self) -> bytes:
         """OpenAI's form."""
@@ -134,5 +137,11 @@ def failure_of(error: BaseException) -> Failure:
     status = _STATUS_BY_CODE.get(error.code) or next(s for kind, s in _STATUS_BY_KIND if isinstance(error, kind))
     message = error.message if error.fix is None else f"{error.message} (fix: {error.fix})"
     return Failure(
-        status, error.code, message[:MESSAGE_CHARS_MAX], getattr(error, "param", None), getattr(error, "allow", None)
+        status,
+        error.code,
+        message[:MESSAGE_CHARS_MAX],
+        param=getattr(error, "param", None),
+        allow=getattr(error, "allow", None),
+        retry_after_s=getattr(error, "retry_after_s", RETRY_AFTER_S),
+        extra=getattr(error, "headers", ()),
     )

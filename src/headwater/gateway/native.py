@@ -27,6 +27,7 @@ from headwater.gateway import metrics
 from headwater.gateway.answering import Answering
 from headwater.gateway.errors import Failure, MethodError, failure_of
 from headwater.gateway.feedback import feedback_routes
+from headwater.gateway.limits import check_route
 from headwater.gateway.wire import PROBLEM, bearer
 from headwater.gateway.worker import AttributionWorker
 from headwater.receipts import InclusionProof
@@ -64,20 +65,24 @@ def native_app(service: Service) -> FastAPI:
     _health_routes(app, service)
     _record_routes(app, service)
 
-    def payer(request: Request) -> KeyRecord:
-        return service.keys.authenticate(bearer(request.scope))
-
-    feedback_routes(app, service.flow, payer, _own_call, reviewed=True)
+    feedback_routes(app, service.flow, _payer_of(service), _own_call, reviewed=True)
     return app
+
+
+def _payer_of(service: Service) -> Callable[[Request], KeyRecord]:
+    """Who asks a native route, when its key is for it."""
+
+    def payer(request: Request) -> KeyRecord:
+        key = service.keys.authenticate(bearer(request.scope))
+        check_route(key, request.url.path)
+        return key
+
+    return payer
 
 
 def _record_routes(app: FastAPI, service: Service) -> None:
     flow = service.flow
-
-    def payer(request: Request) -> KeyRecord:
-        return service.keys.authenticate(bearer(request.scope))
-
-    Payer = Annotated[KeyRecord, Depends(payer)]
+    Payer = Annotated[KeyRecord, Depends(_payer_of(service))]
 
     @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
     def receipt(id: str, key: Payer) -> Response:

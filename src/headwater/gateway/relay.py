@@ -23,6 +23,7 @@ from headwater.core.limits import REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
 from headwater.gateway.errors import Failure, Headers, failure_of
 from headwater.gateway.frames import error_event
+from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.passing import (
     ROUTES,
@@ -78,8 +79,9 @@ class Relay:
         meter: Meter,
         metrics: Metrics,
         at_desk: Callable[[Callable[[], None]], Awaitable[None]],
+        rates: Rates,
     ) -> None:
-        self.models, self.upstreams, self.meter = models, upstreams, meter
+        self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._currency = meter.parts.policy.currency
 
@@ -105,10 +107,18 @@ class Relay:
             raise MissingError(
                 f"the model {request.model[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
             )
+        check_model(key, model.name)
         prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
         bodies = {target.model: request.body(target.model) for target in self.upstreams.targets(model.name)}
-        hold = await self._hold(key, model.prices.price(prompt_max, answer_max))
-        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max))
+        ceiling = model.prices.price(prompt_max, answer_max)
+        taken = self.rates.take(key, prompt_max // BYTES_PER_TOKEN + answer_max, ceiling)
+        try:
+            hold = await self._hold(key, ceiling)
+        except BaseException:
+            if taken is not None:
+                taken.settle(0, 0)
+            raise
+        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken)
         try:
             exchange, _ = await self.upstreams.ask(model.name, scope["path"].removeprefix("/v1"), bodies)
             async with exchange:
@@ -122,6 +132,8 @@ class Relay:
         finally:
             if not call.settled:
                 self.meter.release(hold)
+                if taken is not None:
+                    taken.settle(0, 0)
 
     async def _hold(self, key: KeyRecord, units: int) -> Hold:
         for _ in range(_LEASE_TRIES):
@@ -152,7 +164,7 @@ class Relay:
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("_hold", "_max", "_model", "_relay", "_request", "_request_digest", "settled")
+    __slots__ = ("_hold", "_max", "_model", "_relay", "_request", "_request_digest", "_taken", "settled")
 
     def __init__(
         self,
@@ -162,17 +174,18 @@ class _Call:
         hold: Hold,
         request_digest: str,
         most: tuple[int, int],
+        taken: Taken | None,
     ) -> None:
         self._relay, self._request, self._model, self._hold = relay, request, model, hold
-        self._request_digest, self._max = request_digest, most
+        self._request_digest, self._max, self._taken = request_digest, most, taken
         self.settled = False
 
     async def whole(self, exchange: Exchange, send: Send) -> None:
         """A plain answer."""
         body = await exchange.whole()
         usage = usage_of(body)
-        charged = await self._charge(usage, body, counted=len(body) // 4)
-        headers = (*self._headers(), *_passed(exchange))
+        charged = await self._charge(usage, body, counted=len(body) // BYTES_PER_TOKEN)
+        headers = self._headers(exchange)
         await respond(send, 200, with_bill(body, self._relay.bill(charged)), JSON, headers)
         self._relay.metrics.call("answered")
 
@@ -194,7 +207,7 @@ class _Call:
                 ready = passing.feed(data)
                 if not begun:
                     begun = True
-                    headers = [*_STREAM, *self._headers(), *_passed(exchange)]
+                    headers = [*_STREAM, *self._headers(exchange)]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                 if ready:
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
@@ -230,17 +243,22 @@ class _Call:
             await self._charge(None, hasher, counted=passing.deltas)
         self._relay.metrics.call("left")
 
-    def _headers(self) -> Headers:
-        return ((b"headwater-receipt", self._hold.call_id.encode()),)
+    def _headers(self, exchange: Exchange) -> Headers:
+        receipt = (b"headwater-receipt", self._hold.call_id.encode())
+        # A key with limits of its own is told those, not the operator's towards the upstream.
+        return (receipt, *(_passed(exchange) if self._taken is None else self._taken.headers()))
 
     async def _charge(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Charged:
         """Charge, and wait until the receipt is durable."""
         self.settled = True  # from here on the meter settles it, whatever happens to this task
-        return await self._relay.meter.charge(self._hold, self._used(usage, answer, counted))
+        used = self._used(usage, answer, counted)
+        if self._taken is not None:
+            self._taken.settle(used.prompt_tokens + used.completion_tokens, used.price_units)
+        return await self._relay.meter.charge(self._hold, used)
 
     def _used(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Used:
         prompt_max, answer_max = self._max
-        said = usage or UsageSaid(min(prompt_max, self._request.prompt_bytes // 4), counted)
+        said = usage or UsageSaid(min(prompt_max, self._request.prompt_bytes // BYTES_PER_TOKEN), counted)
         prompt, completion = min(said.prompt, prompt_max), min(said.completion, answer_max)
         within = (prompt, completion) == (said.prompt, said.completion)
         return Used(

@@ -82,6 +82,7 @@ _STEPS = (
     );
     CREATE TABLE metered_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     """,
+    "ALTER TABLE leases ADD COLUMN taken_at_ns INTEGER NOT NULL DEFAULT 0;",
 )
 _COLUMNS = (
     "call_id, key_id, idempotency_key, request_digest, state, created_at_ns, updated_at_ns, model, asset, reserve_id,"
@@ -253,7 +254,7 @@ class CallStore:
                 before = self._repeated(key_id, idempotency_key, request_digest)
                 if before is not None:
                     return Begun(before, True)
-            self._keys.commit_units(key_id, ceiling_units)
+            self._keys.commit_units(key_id, ceiling_units, at_ns=at_ns)
             reserve_id = self._ledger.reserve(
                 f"payer:{key_id}", ceiling_units, key=f"{call_id}:reserve", asset=asset, cause=call_id, at_ns=at_ns
             )
@@ -394,7 +395,7 @@ class CallStore:
             if call.state is not CallState.RESERVED:
                 raise _wrong_state(call, "release")
             self._ledger.release(call.reserve_id, key=f"{call_id}:release", at_ns=at_ns)
-            self._keys.commit_units(call.key_id, -call.ceiling_units)
+            self._keys.commit_units(call.key_id, -call.ceiling_units, at_ns=call.created_at_ns)
             self.db.execute(
                 "UPDATE calls SET state = 'released', failure = ?, answer = NULL, evidence = NULL,"
                 " progress_units = NULL, updated_at_ns = ? WHERE call_id = ?",
@@ -458,7 +459,7 @@ class CallStore:
 
     def _charge(self, call: CallRecord, price_units: int, at_ns: int) -> None:
         self._ledger.charge(call.reserve_id, price_units, key=f"{call.call_id}:charge", at_ns=at_ns)
-        self._keys.commit_units(call.key_id, price_units - call.ceiling_units)
+        self._keys.commit_units(call.key_id, price_units - call.ceiling_units, at_ns=call.created_at_ns)
 
     # After a restart
 
@@ -557,7 +558,7 @@ class CallStore:
             for key_id, units in self.db.query("SELECT key_id, units FROM leases"):
                 committed[key_id] += units
             for key in self._keys.list():
-                if key.committed_units != committed[key.key_id]:
+                if key.committed_units != committed[key.key_id] or self._keys.days_differ(key):
                     problems.append(
                         Problem(
                             f"key {key.key_id}",

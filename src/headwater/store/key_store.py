@@ -2,7 +2,9 @@
 
 Invariants: the secret is never stored, logged or put into an error; it holds 32 random bytes, so a plain
 SHA-256 of it cannot be searched; digests are compared in constant time; a revoked key stays on record and
-never works again. A key with a budget never commits more than that to calls, however much credit it has.
+never works again, an expired one not while it is expired. A key with a budget, over its life, a UTC day or a month,
+never commits more than that to calls, however much credit it has; what is committed is kept by day, and the days sum
+to the whole. A rotated key has a new secret, and its old ones until their grace has passed.
 
 Knows nothing of balances: deposits are the ledger's.
 """
@@ -12,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import time
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +24,7 @@ from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.ids import AccountId
 from headwater.core.limits import KEY_LABEL_CHARS_MAX, TRANSFER_UNITS_MAX
 from headwater.store.database import Database, Row
+from headwater.store.key_limits import DAY_NS, NO_LIMITS, KeyLimits, day_of, month_begin
 
 Mode = Literal["test", "live"]
 
@@ -36,8 +41,25 @@ _STEPS = (
       committed_units INTEGER NOT NULL DEFAULT 0 CHECK (committed_units BETWEEN 0 AND {TRANSFER_UNITS_MAX})
     )
     """,
+    """
+    ALTER TABLE api_keys ADD COLUMN limits TEXT NOT NULL DEFAULT '{}';
+    CREATE TABLE former_secrets (
+      secret_digest BLOB PRIMARY KEY,
+      key_id TEXT NOT NULL,
+      ends_at_ns INTEGER NOT NULL
+    );
+    CREATE TABLE key_days (
+      key_id TEXT NOT NULL,
+      day INTEGER NOT NULL,
+      committed_units INTEGER NOT NULL,
+      PRIMARY KEY (key_id, day)
+    );
+    INSERT INTO key_days SELECT key_id, 0, committed_units FROM api_keys;
+    """,
 )
-_COLUMNS = "key_id, label, mode, created_at_ns, revoked_at_ns, budget_units, committed_units"
+_COLUMNS = "key_id, label, mode, created_at_ns, revoked_at_ns, budget_units, committed_units, limits"
+GRACE_MAX_NS = 90 * DAY_NS
+"""Longest time that a rotated key's old secret may go on working."""
 _SECRET = re.compile(r"hw_(test|live)_[A-Za-z0-9_-]{43}")
 _RANDOM_BYTES = 32
 
@@ -53,6 +75,7 @@ class KeyRecord:
     revoked_at_ns: int | None
     budget_units: int | None  # most that calls may commit over the life of the key; None for no such limit
     committed_units: int  # prices of answered calls and ceilings of those at work
+    limits: KeyLimits
 
     @property
     def account(self) -> AccountId:
@@ -66,14 +89,21 @@ class KeyRecord:
 
 
 class KeyStore:
-    """The API keys in `db`."""
+    """The API keys in `db`; `now_ns` says whether one has expired."""
 
-    def __init__(self, db: Database) -> None:
-        self.db = db
+    def __init__(self, db: Database, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self.db, self._now_ns = db, now_ns
         db.migrate("api_keys", _STEPS)
 
     def create(
-        self, label: str, random_bytes: bytes, now_ns: int, *, mode: Mode = "test", budget_units: int | None = None
+        self,
+        label: str,
+        random_bytes: bytes,
+        now_ns: int,
+        *,
+        mode: Mode = "test",
+        budget_units: int | None = None,
+        limits: KeyLimits | None = None,
     ) -> tuple[str, KeyRecord]:
         """Make a key. The secret is given here and nowhere else.
 
@@ -91,38 +121,81 @@ class KeyStore:
                 code="label_invalid",
                 fix=f"use 1 to {KEY_LABEL_CHARS_MAX} printable characters",
             )
-        if len(random_bytes) != _RANDOM_BYTES:
-            raise InvalidError(
-                f"{len(random_bytes)} random bytes", code="randomness_invalid", fix=f"give {_RANDOM_BYTES} random bytes"
-            )
-        if budget_units is not None and not 0 <= budget_units <= TRANSFER_UNITS_MAX:
-            raise InvalidError(
-                f"budget of {budget_units} nano",
-                code="amount_out_of_range",
-                fix="use 0 or more nano units, or no budget",
-            )
-        secret = f"hw_{mode}_{urlsafe_b64encode(random_bytes).decode().rstrip('=')}"
+        _check_budget(budget_units)
+        secret = _secret(mode, random_bytes)
         key_id = "key_" + hashlib.sha256(b"headwater key id\x00" + secret.encode()).hexdigest()[:32]
         self.db.execute(
-            "INSERT INTO api_keys (key_id, secret_digest, label, mode, created_at_ns, budget_units)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (key_id, _digest(secret), label, mode, now_ns, budget_units),
+            "INSERT INTO api_keys (key_id, secret_digest, label, mode, created_at_ns, budget_units, limits)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key_id, _digest(secret), label, mode, now_ns, budget_units, (limits or NO_LIMITS).to_json()),
         )
         return secret, self.get(key_id)
+
+    def limit(self, key_id: str, limits: KeyLimits, budget_units: int | None) -> KeyRecord:
+        """Give a key other limits. They are in force for its next call, or a second later in another process.
+
+        Raises:
+            MissingError: no such key.
+            InvalidError: a budget out of range.
+        """
+        _check_budget(budget_units)
+        with self.db.transaction():
+            self.get(key_id)
+            self.db.execute(
+                "UPDATE api_keys SET limits = ?, budget_units = ? WHERE key_id = ?",
+                (limits.to_json(), budget_units, key_id),
+            )
+            return self.get(key_id)
+
+    def rotate(self, key_id: str, random_bytes: bytes, now_ns: int, *, grace_ns: int) -> tuple[str, KeyRecord]:
+        """Give a key a new secret; the one it had works on for `grace_ns`, earlier ones no longer than they would have.
+
+        Raises:
+            MissingError: no such key.
+            RefusedError: ``key_revoked``.
+            InvalidError: too little randomness, or a grace out of range.
+        """
+        if not 0 <= grace_ns <= GRACE_MAX_NS:
+            raise InvalidError(
+                f"a grace of {grace_ns} ns", code="grace_invalid", fix=f"use 0 to {GRACE_MAX_NS // DAY_NS} days"
+            )
+        with self.db.transaction():
+            key = self.get(key_id)
+            if key.revoked:
+                raise RefusedError(f"{key_id} is revoked", code="key_revoked", fix="make a new key")
+            secret = _secret(key.mode, random_bytes)
+            self.db.execute("DELETE FROM former_secrets WHERE ends_at_ns <= ?", (now_ns,))
+            if grace_ns:
+                self.db.execute(
+                    "INSERT INTO former_secrets SELECT secret_digest, key_id, ? FROM api_keys WHERE key_id = ?",
+                    (now_ns + grace_ns, key_id),
+                )
+            self.db.execute("UPDATE api_keys SET secret_digest = ? WHERE key_id = ?", (_digest(secret), key_id))
+            return secret, self.get(key_id)
 
     def authenticate(self, secret: str) -> KeyRecord:
         """The key whose secret this is.
 
         Raises:
-            RefusedError: ``invalid_api_key`` for anything but the secret of a key in force.
+            RefusedError: ``invalid_api_key`` for anything but the secret of a key in force, ``api_key_expired``.
         """
         digest = _digest(secret) if _SECRET.fullmatch(secret) else b""
+        now_ns = self._now_ns()
         # The index narrows it to one row by a digest that tells nothing of the secret; the compare is the proof.
         for kept, *columns in self.db.query(
-            f"SELECT secret_digest, {_COLUMNS} FROM api_keys WHERE secret_digest = ?", (digest,)
+            f"SELECT secret_digest, {_COLUMNS} FROM api_keys WHERE secret_digest = ?1 UNION ALL"
+            f" SELECT former_secrets.secret_digest, {', '.join('api_keys.' + name for name in _COLUMNS.split(', '))}"
+            " FROM former_secrets JOIN api_keys ON api_keys.key_id = former_secrets.key_id"
+            " WHERE former_secrets.secret_digest = ?1 AND ends_at_ns > ?2",
+            (digest, now_ns),
         ):
-            key = KeyRecord(*columns)
+            key = _record(tuple(columns))
             if hmac.compare_digest(kept, digest) and not key.revoked:
+                expires = key.limits.expires_at_ns
+                if expires is not None and now_ns >= expires:
+                    raise RefusedError(
+                        f"{key.key_id} has expired", code="api_key_expired", fix="ask the operator for another key"
+                    )
                 return key
         raise RefusedError(
             "this API key is not in force",
@@ -155,25 +228,92 @@ class KeyStore:
             )
             return self.get(key_id)
 
-    def commit_units(self, key_id: str, units: int) -> None:
-        """Count `units` (negative to give back) towards what a key's calls have committed.
+    def commit_units(self, key_id: str, units: int, *, at_ns: int, promised: bool = False) -> None:
+        """Count `units` (negative to give back) towards what a key's calls of the day of `at_ns` have committed.
 
         A payer that is no key, such as one who pays per request, has no budget and is not counted.
+
+        Args:
+            at_ns: when the call began; what is given back is given back to the day it was taken from.
+            promised: it was admitted before and may not be refused any more, whatever the budget is now.
 
         Raises:
             RefusedError: ``budget_exceeded``.
         """
         with self.db.transaction():
-            for budget, committed in self.db.query(
-                "SELECT budget_units, committed_units FROM api_keys WHERE key_id = ?", (key_id,)
-            ):
-                if units > 0 and budget is not None and committed + units > budget:
-                    raise RefusedError(
-                        f"{key_id} has committed {committed} of its budget of {budget} nano; this needs {units}",
-                        code="budget_exceeded",
-                        fix="use a key with a larger budget, or ask for less",
-                    )
-                self.db.execute("UPDATE api_keys SET committed_units = ? WHERE key_id = ?", (committed + units, key_id))
+            rows = self.db.query("SELECT committed_units FROM api_keys WHERE key_id = ?", (key_id,))
+            if not rows:
+                return
+            if units > 0 and not promised:
+                left = self.budget_left(key_id, at_ns)
+                if left is not None and units > left[0]:
+                    raise over_budget(key_id, left, units)
+            self.db.execute("UPDATE api_keys SET committed_units = ? WHERE key_id = ?", (rows[0][0] + units, key_id))
+            self.db.execute(
+                "INSERT INTO key_days VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
+                " DO UPDATE SET committed_units = key_days.committed_units + excluded.committed_units",
+                (key_id, day_of(at_ns), units),
+            )
+
+    def budget_left(self, key_id: str, at_ns: int) -> tuple[int, str] | None:
+        """What a key may still commit on the day of `at_ns`, nano units, and the budget that says so; None without one.
+
+        It is below 0 when a budget was lowered under what had been committed.
+        """
+        rows = self.db.query("SELECT budget_units, committed_units, limits FROM api_keys WHERE key_id = ?", (key_id,))
+        if not rows:
+            return None
+        whole, committed, text = rows[0]
+        limits = KeyLimits.from_json(text)
+        left: list[tuple[int, str]] = [] if whole is None else [(whole - committed, "budget")]
+        if limits.budget_day_units is not None:
+            left.append((limits.budget_day_units - self.committed(key_id, day_of(at_ns), at_ns), "budget of the day"))
+        if limits.budget_month_units is not None:
+            spent = self.committed(key_id, month_begin(at_ns), at_ns)
+            left.append((limits.budget_month_units - spent, "budget of the month"))
+        return min(left) if left else None
+
+    def limits(self, key_id: str) -> KeyLimits:
+        """The limits of a payer; one that is no key has none."""
+        rows = self.db.query("SELECT limits FROM api_keys WHERE key_id = ?", (key_id,))
+        return KeyLimits.from_json(rows[0][0]) if rows else NO_LIMITS
+
+    def committed(self, key_id: str, first_day: int, at_ns: int) -> int:
+        """Nano units committed from `first_day` (counted from 1970) to the day of `at_ns`."""
+        rows = self.db.query(
+            "SELECT committed_units FROM key_days WHERE key_id = ? AND day BETWEEN ? AND ?",
+            (key_id, first_day, day_of(at_ns)),
+        )
+        return sum(units for (units,) in rows)
+
+    def days_differ(self, key: KeyRecord) -> bool:
+        """Whether the days of a key do not sum to what it has committed."""
+        rows = self.db.query("SELECT committed_units FROM key_days WHERE key_id = ?", (key.key_id,))
+        return bool(sum(units for (units,) in rows) != key.committed_units)
+
+
+def over_budget(key_id: str, left: tuple[int, str], units: int) -> RefusedError:
+    """The refusal of a call that needs `units` where `left` is left."""
+    return RefusedError(
+        f"{key_id} has {left[0]} nano of its {left[1]} left, this needs {units}",
+        code="budget_exceeded",
+        fix="use a key with a larger budget, or ask for less",
+    )
+
+
+def _check_budget(units: int | None) -> None:
+    if units is not None and not 0 <= units <= TRANSFER_UNITS_MAX:
+        raise InvalidError(
+            f"budget of {units} nano", code="amount_out_of_range", fix="use 0 or more nano units, or no budget"
+        )
+
+
+def _secret(mode: Mode, random_bytes: bytes) -> str:
+    if len(random_bytes) != _RANDOM_BYTES:
+        raise InvalidError(
+            f"{len(random_bytes)} random bytes", code="randomness_invalid", fix=f"give {_RANDOM_BYTES} random bytes"
+        )
+    return f"hw_{mode}_{urlsafe_b64encode(random_bytes).decode().rstrip('=')}"
 
 
 def _digest(secret: str) -> bytes:
@@ -181,4 +321,6 @@ def _digest(secret: str) -> bytes:
 
 
 def _record(row: Row) -> KeyRecord:
-    return KeyRecord(*row)
+    key_id, label, mode, created_at_ns, revoked_at_ns, budget_units, committed_units, limits = row
+    found = KeyLimits.from_json(limits)
+    return KeyRecord(key_id, label, mode, created_at_ns, revoked_at_ns, budget_units, committed_units, found)

@@ -17,8 +17,9 @@ from headwater.core.ids import CallId
 from headwater.ledger import Code, TransferDraft, payouts
 from headwater.ledger.accounts import CLEARING
 from headwater.store.call_store import CallStore, FinishedCall
-from headwater.store.database import Database
-from headwater.store.key_store import KeyRecord, KeyStore
+from headwater.store.database import INT64_MAX, Database
+from headwater.store.key_limits import DAY_NS, day_of
+from headwater.store.key_store import KeyRecord, KeyStore, over_budget
 from headwater.store.ledger_booking import Batch
 from headwater.store.ledger_store import Ledger
 
@@ -40,17 +41,23 @@ class Lease:
     key_id: str
     asset: str
     units: int
+    taken_at_ns: int  # it counts towards the budgets of that UTC day
+    until_ns: int  # nothing more may be held out of it from then on: its budgets begin anew
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a payer's lease is to become: at least what must not be lost, at most what is wanted."""
+    """What a payer's lease is to become: at least what must not be lost, at most what is wanted.
+
+    What was promised out of the lease that is replaced stays promised, even if a budget has been lowered meanwhile.
+    """
 
     key_id: str
     asset: str
     lease: Lease | None  # the one it replaces
     least_units: int
     wanted_units: int  # with `least_units` 0 as well, the lease is given back
+    promised: bool  # whether `least_units` was admitted before
 
 
 class MeteredStore:
@@ -61,40 +68,33 @@ class MeteredStore:
 
     # Leases
 
-    def _lease(self, key_id: str, asset: str, least: int, wanted: int, at_ns: int, nonce: str) -> Lease:
+    def _lease(self, renewal: Renewal, at_ns: int, nonce: str) -> Lease:
+        key_id, asset, least = renewal.key_id, renewal.asset, renewal.least_units
         available = self._ledger.available(f"payer:{key_id}", asset)
-        left = self._budget_left(key_id)
         if available < least:
             raise RefusedError(
                 f"{key_id} is short of {least - available} nano {asset}",
                 code="insufficient_credit",
                 fix="deposit credit for this key, or ask for less",
             )
-        if left is not None and left < least:
-            raise RefusedError(
-                f"{key_id} has {left} nano of its budget left, this needs {least}",
-                code="budget_exceeded",
-                fix="use a key with a larger budget, or ask for less",
-            )
-        units = min(max(least, wanted), available, available if left is None else left)
-        self._keys.commit_units(key_id, units)
+        left = self._keys.budget_left(key_id, at_ns)
+        if left is not None and left[0] < least and not renewal.promised:
+            raise over_budget(key_id, left, least)
+        wanted = max(least, renewal.wanted_units)
+        units = min(wanted, available, wanted if left is None else max(left[0], least))
+        self._keys.commit_units(key_id, units, at_ns=at_ns, promised=True)
         cause = f"lease:{nonce}:{key_id}"
         lease_id = self._ledger.reserve(f"payer:{key_id}", units, key=cause, asset=asset, cause=cause, at_ns=at_ns)
         self.db.execute(
-            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", (cause, lease_id, self._calls.run_id, key_id, asset, units)
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (cause, lease_id, self._calls.run_id, key_id, asset, units, at_ns),
         )
-        return Lease(cause, lease_id, key_id, asset, units)
-
-    def _budget_left(self, key_id: str) -> int | None:
-        for budget, committed in self.db.query(
-            "SELECT budget_units, committed_units FROM api_keys WHERE key_id = ?", (key_id,)
-        ):
-            return None if budget is None else budget - committed
-        return None
+        until_ns = (day_of(at_ns) + 1) * DAY_NS if self._keys.limits(key_id).dated else INT64_MAX
+        return Lease(cause, lease_id, key_id, asset, units, at_ns, until_ns)
 
     def _release(self, lease: Lease, at_ns: int) -> None:
         self._ledger.release(lease.lease_id, key=f"{lease.cause}:release", at_ns=at_ns)
-        self._keys.commit_units(lease.key_id, -lease.units)
+        self._keys.commit_units(lease.key_id, -lease.units, at_ns=lease.taken_at_ns)
         self.db.execute("DELETE FROM leases WHERE cause = ?", (lease.cause,))
 
     # Booking
@@ -121,9 +121,8 @@ class MeteredStore:
                     self._release(renewal.lease, at_ns)
             self._book(calls)
             for renewal in renewals:
-                least, wanted = renewal.least_units, max(renewal.least_units, renewal.wanted_units)
-                if wanted:
-                    renewed[renewal.key_id] = self._lease(renewal.key_id, renewal.asset, least, wanted, at_ns, nonce)
+                if max(renewal.least_units, renewal.wanted_units):
+                    renewed[renewal.key_id] = self._lease(renewal, at_ns, nonce)
             if calls:
                 self._remember(logged)
         return renewed
@@ -133,7 +132,7 @@ class MeteredStore:
         if not calls:
             return
         batches = []
-        spent: dict[str, int] = {}
+        spent: dict[tuple[str, int], int] = {}  # by payer and UTC day, as an instant within it
         for one in calls:
             call = one.call
             payer = f"payer:{call.key_id}"
@@ -143,10 +142,11 @@ class MeteredStore:
             )
             paid = payouts(one.payouts, asset=call.asset, receipt_id=call.receipt_id)
             batches.append(Batch(metered_key(call.call_id), (reserve, charge, *paid)))
-            spent[call.key_id] = spent.get(call.key_id, 0) + call.price_units
+            day = (call.key_id, day_of(call.began_ns) * DAY_NS)
+            spent[day] = spent.get(day, 0) + call.price_units
         self._ledger.post_each(batches, at_ns=calls[-1].call.at_ns)
-        for key_id, units in spent.items():
-            self._keys.commit_units(key_id, units)
+        for (key_id, began_ns), units in spent.items():
+            self._keys.commit_units(key_id, units, at_ns=began_ns, promised=True)
         self._calls.record([one.call for one in calls])
 
     # After a restart
@@ -164,9 +164,11 @@ class MeteredStore:
             calls: those whose receipts stand in the log after `mark`; what is booked already is left out.
         """
         with self.db.transaction():
-            for *lease, run_id in self.db.query("SELECT cause, lease_id, key_id, asset, units, run_id FROM leases"):
+            for cause, lease_id, key_id, asset, units, taken_at_ns, run_id in self.db.query(
+                "SELECT cause, lease_id, key_id, asset, units, taken_at_ns, run_id FROM leases"
+            ):
                 if not self._calls.run_alive(run_id):
-                    self._release(Lease(*lease), at_ns)
+                    self._release(Lease(cause, lease_id, key_id, asset, units, taken_at_ns, taken_at_ns), at_ns)
             missing = [call for call in calls if not self._calls.knows(call.call.call_id)]
             self._book(missing)
             self._remember(logged)
