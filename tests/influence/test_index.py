@@ -368,3 +368,12 @@ def test_preference_pairs_work_without_drawn_labels(small, tmp_path):
 
     assert index.scores(pairs).shape == (20, 20)
     assert (np.diag(index.scores(pairs)) > 0).all()
+
+
+def test_relative_folder_is_as_good(small, tmp_path, monkeypatch):
+    """The index may be named relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    index = hw.InfluenceIndex.build(small.model, small.examples, small.task, "here/i")
+
+    assert index.verify() == ()
+    assert hw.InfluenceIndex.open("here/i", model=small.model, task=small.task).manifest == index.manifest

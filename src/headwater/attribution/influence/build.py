@@ -389,7 +389,7 @@ def shard_path(prepared: Prepared, low: int) -> Path:
 
 
 def open_rows(folder: Path, layout: RowLayout, shards: Sequence[Path]) -> RowSource:
-    """Memory-mapped rows."""
+    """Memory-mapped rows; `shards` are relative to the folder."""
     return RowSource(layout, [np.memmap(folder / path, dtype=layout.record, mode="r") for path in shards])
 
 
@@ -397,7 +397,7 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
     """Solve the second stage, sum up contributors, and describe what is on disk."""
     folder, layout = prepared.folder, prepared.layout
     paths = [shard_path(prepared, low) for low, _ in prepared.ranges]
-    source = open_rows(folder, layout, paths)
+    source = open_rows(folder, layout, [Path(path.name) for path in paths])
     settings = plan.settings
     ridge = fit_ridge(source, ridge=settings.ridge, clip=settings.clip, seed=settings.seed + prepared.number)
     buffer = io.BytesIO()
