@@ -8,7 +8,7 @@ Reading needs no key and no database. Knows nothing of ledgers or of how an epoc
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headwater.chain.artifacts import read_artifact
@@ -160,6 +160,8 @@ class Chain:
                 code="contract_missing",
                 fix="connect to the node that the contract was deployed through",
             )
+        if manifest.confirmations > self._sender.patience.confirmations:
+            self._sender.patience = replace(self._sender.patience, confirmations=manifest.confirmations)
         self._manifest = manifest
 
     def acting_as(self, signer: Signer | None) -> Chain:
@@ -445,6 +447,10 @@ class Chain:
     def payout(self) -> Any:
         """The deployment's contract, as web3 has it."""
         return self._sender.web3.eth.contract(web3_address(self.manifest.payout), abi=read_artifact("Payout").abi)
+
+    def calldata(self, name: str, *arguments: Any) -> str:
+        """0x hex of a call to the deployment's contract, for a wallet to send."""
+        return str(self.payout().encode_abi(name, args=list(arguments)))
 
     def _token(self) -> Any:
         return self._sender.web3.eth.contract(web3_address(self.manifest.token), abi=read_artifact("TestToken").abi)

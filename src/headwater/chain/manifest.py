@@ -15,6 +15,7 @@ from headwater.core.errors import InvalidError, MissingError
 from headwater.settlement.tree import Domain
 
 SCHEMA = "headwater.deployment/1"
+CONFIRMATIONS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,20 @@ class Manifest:
     start_block: int  # its events begin here
     test_token: bool = False  # whether the token is our own, worthless one
     token_unit: int = 1  # the token's own units in one of our amounts: 10^(its decimals - 6)
+    confirmations: int = 0  # blocks above a transaction before it counts; what the chain's re-organisations need
+    credit: str | None = None  # EIP-55 address of a Credit contract in the same token
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "payout", format_address(parse_address(self.payout)))
         object.__setattr__(self, "token", format_address(parse_address(self.token)))
+        if self.credit is not None:
+            object.__setattr__(self, "credit", format_address(parse_address(self.credit)))
+        if not 0 <= self.confirmations <= CONFIRMATIONS_MAX:
+            raise InvalidError(
+                f"{self.confirmations} confirmations",
+                code="confirmations_invalid",
+                fix=f"give 0..{CONFIRMATIONS_MAX} blocks",
+            )
 
     def domain(self, epoch: int) -> Domain:
         """What the root of `epoch` is bound to."""

@@ -5,13 +5,16 @@ Anything with an address and `sign_transaction` is a signer, so a hardware or re
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from headwater.core.errors import InvalidError, MissingError, RefusedError
+from headwater.core.address import format_address, parse_address
+from headwater.core.errors import InvalidError, MissingError, RefusedError, UpstreamError
 from headwater.core.keccak import keccak256
 
 _FORM = re.compile(r"(?:0x)?([0-9a-fA-F]{64})")
@@ -57,6 +60,82 @@ class KeySigner:
 
     def __repr__(self) -> str:
         return f"KeySigner({self.address})"
+
+
+class CommandSigner:
+    """A key that somebody else holds: a command signs, and what it gives back is checked before it is used.
+
+    The command reads one JSON object, the fields of an EIP-1559 transaction with numbers as decimal strings and `data`
+    as 0x hex, and writes the signed bytes as 0x hex.
+    """
+
+    __slots__ = ("_address", "_command", "_timeout_s")
+
+    def __init__(self, command: Sequence[str], address: str, *, timeout_s: float = 60.0) -> None:
+        """Sign as `address` by running `command`, without a shell."""
+        self._command, self._timeout_s = tuple(command), timeout_s
+        self._address = format_address(parse_address(address))
+        if not self._command:
+            raise InvalidError("an empty signer command", code="signer_invalid", fix="name the program that signs")
+
+    @property
+    def address(self) -> str:
+        """EIP-55 address that the command signs for."""
+        return self._address
+
+    def sign_transaction(self, transaction: dict[str, Any]) -> bytes:
+        """The signed bytes of `transaction`.
+
+        Raises:
+            UpstreamError: the command failed, or gave something that is not signed bytes.
+            RefusedError: it signed something else, or with another key.
+        """
+        wanted = {key: value for key, value in transaction.items() if key not in ("from", "type", "accessList")}
+        shown = {key: value if isinstance(value, str) else str(value) for key, value in wanted.items()}
+        try:
+            done = subprocess.run(
+                self._command,
+                input=json.dumps(shown, sort_keys=True).encode() + b"\n",
+                capture_output=True,
+                timeout=self._timeout_s,
+                check=True,
+            )
+            raw = bytes.fromhex(done.stdout.decode("ascii").strip().removeprefix("0x"))
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            raise UpstreamError(
+                f"the signer {Path(self._command[0]).name} failed: {type(error).__name__}",
+                code="signer_failed",
+                fix="run it by hand with the fields of a transaction",
+            ) from None
+        _check_signed(raw, wanted, self._address)
+        return raw
+
+    def __repr__(self) -> str:
+        return f"CommandSigner({self._address})"
+
+
+def _check_signed(raw: bytes, wanted: Mapping[str, Any], address: str) -> None:
+    from eth_account import Account
+    from eth_account.typed_transactions.typed_transaction import TypedTransaction
+    from hexbytes import HexBytes
+
+    try:
+        fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        who = str(Account.recover_transaction(HexBytes(raw)))
+    except Exception:  # the library raises several kinds
+        raise UpstreamError(
+            "the signer gave no signed transaction", code="signer_failed", fix="let it write 0x hex"
+        ) from None
+    numbers = ("chainId", "nonce", "gas", "maxFeePerGas", "maxPriorityFeePerGas", "value")
+    same = all(int(fields[name]) == int(wanted[name]) for name in numbers)
+    same = same and bytes(fields["data"]).hex() == str(wanted.get("data", "0x")).removeprefix("0x").lower()
+    same = same and bytes(fields.get("to") or b"").hex() == str(wanted.get("to") or "").removeprefix("0x").lower()
+    if not same or who != address:
+        raise RefusedError(
+            f"the signer signed for {who} and {'the same' if same else 'another'} transaction, asked was {address}",
+            code="signer_differs",
+            fix="use the signer of that address",
+        )
 
 
 def signer_from_text(text: str) -> KeySigner:
