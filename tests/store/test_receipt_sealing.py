@@ -16,6 +16,7 @@ import pytest
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError
 from headwater.receipts import LogTree, Receipt, leaf_hash
+from headwater.store.close_rows import PayoutRows
 from headwater.store.object_store import LocalStore
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.receipt_sealed import pointer_path
@@ -206,6 +207,54 @@ def test_names_stay_inside_a_store(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def same_rows(sealer, folder, again):
+    """The rows in `folder`, completed as the close completes them, are those that the segments alone give."""
+    coder, fresh = PayoutRows(folder), PayoutRows(again)
+    with ReceiptLog.open(sealer.log, read_only=True) as log:
+        for segment in read_manifest(sealer.store).segments:
+            for one in (coder, fresh):
+                with one.alone():
+                    one.code(sealer.store.folder / segment.file, earlier=log.place)
+    assert [path.name for path in coder.files()] == [path.name for path in fresh.files()]
+    for mine, other in zip(coder.files(), fresh.files(), strict=True):
+        assert pq.read_table(mine).equals(pq.read_table(other))
+    assert coder.accounts() == fresh.accounts()
+    assert PayoutRows(folder).accounts() == fresh.accounts()
+
+
+def test_the_sealer_writes_the_rows_that_a_close_reads(path, tmp_path):
+    """Rows written from memory are those the segments give, account names and a correction's place included."""
+    first = [replace(RECEIPT, call_id=f"call_{9_000 + n:032x}") for n in range(60)]
+    moved = (replace(RECEIPT.payouts[0], account="escrow:ctr_" + "9" * 32), *RECEIPT.payouts[1:])
+    later = replace(first[3], supersedes=identity(first[3].to_bytes()), payouts=moved)
+    append(path, [*(one.to_bytes() for one in first), later.to_bytes()])
+    sealer = Sealer(path, segment_receipts=SMALL, rows=tmp_path / "rows")
+    sealer.seal()
+    coder = PayoutRows(tmp_path / "rows")
+    assert coder.size == 61
+    rows = [row for file in coder.files() for row in pq.read_table(file).to_pylist()]
+    assert [row["supersedes"] for row in rows] == [None] * 60 + [3]
+    names = coder.accounts()
+    assert [[(names[p["account"]], p["amount"]) for p in row["payouts"]] for row in rows] == [
+        [(p.account.replace("escrow:", "contributor:"), p.amount) for p in one.payouts] for one in (*first, later)
+    ]
+    same_rows(sealer, tmp_path / "rows", tmp_path / "again")
+
+
+def test_rows_that_the_sealer_did_not_write_are_made_up_for(path, tmp_path):
+    """Segments sealed without rows, as by a process that died before them, are coded later, and sealing goes on."""
+    sealed(path, 60)
+    append(path, RAWS[:120])
+    sealer = Sealer(path, segment_receipts=SMALL, rows=tmp_path / "rows")
+    sealer.seal()
+    assert PayoutRows(tmp_path / "rows").size == 0
+    same_rows(sealer, tmp_path / "rows", tmp_path / "again")
+    append(path, RAWS[:130])
+    sealer.seal()
+    assert PayoutRows(tmp_path / "rows").size == 130
+    same_rows(sealer, tmp_path / "rows", tmp_path / "once more")
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -213,7 +262,8 @@ from headwater.store.receipt_sealing import Sealer
 for line in sys.stdin:  # everything is imported once; each line is answered by a process of its own
     child = os.fork()
     if child == 0:
-        sealer = Sealer(Path(line.strip()), segment_receipts=8)
+        path = Path(line.strip())
+        sealer = Sealer(path, segment_receipts=8, rows=path.with_name("rows"))
         sealer.seal()
         sealer.drop()
         os._exit(0)
@@ -247,12 +297,13 @@ def kill_sealing(path, rounds, seed):
     finally:
         source.kill()
         source.communicate()
-    sealer = Sealer(path, segment_receipts=8)
+    sealer = Sealer(path, segment_receipts=8, rows=path.with_name("rows"))
     sealer.seal()
     sealer.drop()
     with ReceiptLog.open(path) as log:
         assert [item.raw for item in log] == RAWS[:stored]
         assert log.root() == LogTree(map(leaf_hash, RAWS[:stored])).root()
+    same_rows(sealer, path.with_name("rows"), path.with_name("rows again"))
     return killed
 
 

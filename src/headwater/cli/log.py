@@ -101,7 +101,9 @@ def seal(
 
     with outcome(json) as result, Home(settings(home), create=False) as opened, progress(quiet=json) as bars:
         task = bars.add_task("receipts", total=None)
-        sealer = Sealer(opened.path / "receipts.log", to)
+        # The close reads the segments beside the log; those elsewhere are for others.
+        rows = opened.path / "payout-rows" if to is None else None
+        sealer = Sealer(opened.path / "receipts.log", to, rows=rows)
         done = sealer.seal(progress=lambda at, total: bars.update(task, completed=at, total=total))
         freed = sealer.drop() if drop else 0
         if json:

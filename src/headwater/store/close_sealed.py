@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.core.errors import HeadwaterError
 from headwater.core.ids import AccountId
 from headwater.settlement.epoch import Window
 from headwater.store.receipt_log import ReceiptLog
@@ -66,8 +65,9 @@ class SealedClose:
 
         coded = PayoutRows(self._rows)
         paths = [self._segments / segment.file for segment in manifest.segments]
-        for path in paths:
-            coded.code(path, earlier=self._place)
+        with coded.alone():  # what the sealer has not coded, because it was killed or is older than that
+            for path in paths:
+                coded.code(path, earlier=self._log.place)
         part = CloseWindow(window.log_from, reach, currency)
         with DuckEngine(spill=self._rows) as engine:
             totals = close_window(engine, part, {"receipts": coded.files()}, self._rows / "scratch")
@@ -81,9 +81,3 @@ class SealedClose:
             tuple(sorted(policies)),
             tuple(seq for seq in corrections if window.log_from <= seq < reach),
         )
-
-    def _place(self, receipt_id: bytes) -> int | None:
-        try:
-            return self._log.get(receipt_id.hex()).entry.index
-        except HeadwaterError:
-            return None

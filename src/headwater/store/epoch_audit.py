@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any, Final
 
@@ -260,11 +261,12 @@ def _group(
     found.receipts += len(rows)
     found.leaves += columns["leaf_hash"]
     found.policies.update(columns["policy_digest"])
-    paid = found.paid
-    for currency, payouts in zip(columns["currency"], columns["payouts"], strict=True):
+    paid, payouts = found.paid, columns["payouts"]
+    accounts, amounts = (payouts.values.field(name).to_pylist() for name in ("account", "amount"))
+    for currency, (start, end) in zip(columns["currency"], pairwise(payouts.offsets.to_pylist()), strict=True):
         if currency == inputs.currency:
-            for payout in payouts:
-                paid[payout["account"]] += payout["amount"]
+            for at in range(start, end):
+                paid[accounts[at]] += amounts[at]
     for place, (call, named) in enumerate(zip(columns["call_id"], columns["supersedes"], strict=True)):
         if named is not None or call in corrected:
             found.chains.setdefault(call, []).append((first + place, raws[place]))

@@ -209,6 +209,13 @@ class ReceiptLog:
         """
         return self.at(self._index(identity))
 
+    def place(self, identity: bytes) -> int | None:
+        """The index of the receipt with these 32 bytes of id, or nothing when it is not in the log."""
+        try:
+            return self._index(identity.hex())
+        except MissingError:
+            return None
+
     def at(self, index: int) -> LoggedReceipt:
         """The receipt at `index`."""
         with self._state:

@@ -1,6 +1,7 @@
 """Sealing: the promised receipts of the append log copied into Parquet segments, and their bytes given back on demand.
 
-    file of the segment  ->  manifest that names it  ->  pointer of the log  ->  hole in the append file
+    file of the segment  ->  manifest that names it  ->  coded rows of the close
+                                                     ->  pointer of the log  ->  hole in the append file
 
 Each step is whole or not at all and the next one begins when it is on the disk, so a kill between any
 two leaves every receipt readable and the same command goes on. One sealer at a time, beside a writer at work.
@@ -13,9 +14,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from headwater.core.errors import ConflictError
 from headwater.receipts import LogTree, leaf_hash
+from headwater.store.close_rows import READ, PayoutRows
 from headwater.store.object_store import LocalStore, open_store
 from headwater.store.receipt_file import give_back
 from headwater.store.receipt_frames import FILE_HEADER
@@ -33,10 +38,23 @@ from headwater.store.receipt_segments import (
 
 
 class Sealer:
-    """Seals the log at `log` into the store at `location`, a folder beside the log when not given."""
+    """Seals the log at `log` into the store at `location`, a folder beside the log when not given.
 
-    def __init__(self, log: Path, location: str | None = None, *, segment_receipts: int = SEGMENT_RECEIPTS_MAX) -> None:
+    Args:
+        rows: folder of the coded rows that an epoch close reads (`close_rows`), when they are to be kept up with the
+            segments; a step of its own after each, which the close makes up for when it is missing.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        location: str | None = None,
+        *,
+        segment_receipts: int = SEGMENT_RECEIPTS_MAX,
+        rows: Path | None = None,
+    ) -> None:
         self.log, self._segment_receipts = log, segment_receipts
+        self._rows = None if rows is None else PayoutRows(rows)
         self._location = location or str(log.with_suffix(".segments"))
         self.store = open_store(self._location)
 
@@ -68,10 +86,17 @@ class Sealer:
             for one in (log.at(index) for index in range(before.size, end))
         )
         log_end, log_check = log.end_of(end - 1)
-        segment, data = encode_segment(before.size, rows, log_end=log_end, log_check=log_check)
+        seen: list[Any] = []
+        see = None if self._rows is None else lambda table: seen.append(table.select(READ))
+        segment, data = encode_segment(before.size, rows, log_end=log_end, log_check=log_check, see=see)
         self.store.write(segment.file, data)
         manifest = SegmentManifest((*before.segments, segment), end, log.root(end))
         self.store.write(MANIFEST_NAME, manifest.to_bytes())
+        if self._rows is not None:
+            # After the manifest: a segment that nothing names may be sealed again with another end.
+            with self._rows.alone():
+                if self._rows.size == before.size:  # else the close codes what is missing, in order
+                    self._rows.add(pa.concat_tables(seen), earlier=log.place)
         return manifest
 
     def drop(self) -> int:
