@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.core.errors import InvalidError
-from headwater.core.ids import AccountId, ContributionId
+from headwater.core.ids import AccountId, ContributionId, ContributorId
 from headwater.core.money import BPS, PPB, allocate, normalise
 from headwater.economy import money_kernels as kernels
 from headwater.economy.scenario import policy_of
+from headwater.receipts import ReceiptAttribution
+from headwater.receipts.receipt import ReceiptOwner, ReceiptShare
 from headwater.settlement.epoch import Payee, Window, close
 from headwater.settlement.tree import Domain
-from headwater.splits import Credit, Findings, divide
+from headwater.splits.receipt_split import divide_receipt
 
 WIDTH = 6
 
@@ -62,38 +66,64 @@ def test_scores_are_normalised_like_the_scalar_reference(rows, residual):
     scores=st.lists(st.floats(0, 500), min_size=WIDTH, max_size=WIDTH),
     takes=st.lists(st.integers(0, 2000), min_size=1, max_size=4),
     first=st.lists(st.integers(0, PPB), min_size=WIDTH, max_size=WIDTH),
-    discount=st.sampled_from([0, 1, 1000, 5000, 9999, BPS]),
+    discounts=st.lists(st.sampled_from([0, 1, 1000, 5000, 9999, BPS]), min_size=3, max_size=3),
+    grade=st.sampled_from("ABC"),
+    measuring=st.floats(0, 1.1),
+    spare=st.integers(0, 2000),
 )
-def test_a_price_is_divided_like_the_scalar_reference(price, scores, takes, first, discount):
-    """Lines, discount, residual and every owner's part are those of `divide`, to the unit."""
-    policy = policy_of({f"line{i}": bps / BPS for i, bps in enumerate(takes)})
-    discounts = tuple((grade, discount) for grade in "ABC")
-    policy = type(policy)(**{**{f: getattr(policy, f) for f in policy.__slots__}, "grade_discount_bps": discounts})
+def test_a_price_is_divided_like_the_scalar_reference(price, scores, takes, first, discounts, grade, measuring, spare):
+    """Measuring, lines, the discount of a grade, residual and every owner's part are those of a receipt, to the unit.
+
+    What measuring may cost under the cap, and no more, is refused alike.
+    """
+    lines = {f"line{i}": bps / BPS for i, bps in enumerate(takes)}
+    policy = policy_of(lines, cap_bps=min(BPS, sum(takes) + spare))
+    policy = replace(policy, grade_discount_bps=tuple(zip("ABC", discounts, strict=True)))
     weights, residual = normalise(scores, 30.0)
-    credits = tuple(
-        Credit(
-            ContributionId(f"ctb_{i}"),
-            weight,
-            ((AccountId(f"contributor:a{i}"), part), (AccountId(f"contributor:b{i}"), PPB - part)),
-        )
-        for i, (weight, part) in enumerate(zip(weights, first, strict=True))
-    )
-    division = divide(price, policy, Findings("A", credits, residual, AccountId("operator:base")))
+    cost = int(price * (policy.take_cap_bps - policy.take_bps) / BPS * measuring)
+    account = _account(grade, weights, residual, first, cost)
+    bps = np.array([*(line.bps for line in policy.lines), BPS - policy.take_bps], np.int64)
+    rows = (
+        np.array([price]), np.array([cost]), policy.take_cap_bps, bps, np.array([[*weights, residual]]),
+        np.array([first]), policy.discount_bps(grade),
+    )  # fmt: skip
+    if cost > price * (policy.take_cap_bps - policy.take_bps) // BPS:
+        for refuse in (lambda: divide_receipt(price, account, policy), lambda: kernels.divide_measured_all(*rows)):
+            with pytest.raises(InvalidError) as refused:
+                refuse()
+            assert refused.value.code == "attribution_overcharged"
+        return
+    division = divide_receipt(price, account, policy)
     paid: dict[str, int] = {}
     for payout in division.payouts:
         name = payout.account if payout.line == "contributors" else payout.line
         paid[name] = paid.get(name, 0) + payout.amount_units
 
-    bps = np.array([*(line.bps for line in policy.lines), BPS - policy.take_bps], np.int64)
-    lines, owners = kernels.divide_all(
-        np.array([price]), bps, np.array([[*weights, residual]]), np.array([first]), discount
-    )
+    got, owners = kernels.divide_measured_all(*rows)
 
     names = [*(line.name for line in policy.lines), "grade_discount", "residual"]
-    assert lines[0].tolist() == [paid.get(name, 0) for name in names]
+    assert got[0].tolist() == [paid.get(name, 0) for name in names]
+    assert paid.get("attribution", 0) == cost
     for i in range(WIDTH):
         assert owners[0, i].tolist() == [paid.get(f"contributor:a{i}", 0), paid.get(f"contributor:b{i}", 0)]
-    assert int(lines.sum() + owners.sum()) == price
+    assert int(got.sum() + owners.sum()) + cost == price
+
+
+def _account(grade, weights, residual, first, cost):
+    shares = tuple(
+        ReceiptShare(
+            ContributionId(f"ctb_{i}"), "document", "grounded", weight, 1, 1, 1,
+            (
+                ReceiptOwner(AccountId(f"contributor:a{i}"), ContributorId("ctr_a"), part),
+                ReceiptOwner(AccountId(f"contributor:b{i}"), ContributorId("ctr_b"), PPB - part),
+            ),
+        )
+        for i, (weight, part) in enumerate(zip(weights, first, strict=True))
+    )  # fmt: skip
+    return ReceiptAttribution(
+        "e", "1", grade, (("attribution_units", cost),), 0, "", None, "", 1, 0, 0, 100_000, shares, residual,
+        AccountId("operator:base"),
+    )  # fmt: skip
 
 
 @settings(deadline=None)

@@ -32,6 +32,8 @@ from headwater.economy.scenario import default_scenario, describe, load_scenario
             "overflow_risk",
             "2^63",
         ),
+        ({"price": {"attribution_nano": 450_001}}, "scenario_invalid", "cap leaves 450000"),
+        ({"price": {"attribution_nano": 450_000}}, None, ""),
         ({"evidence": {"base_bits": 5000, "sources": 16}}, None, ""),
         ({"agents": {"contributors": 5 * 10**7, "assets_each": 50}}, "scenario_invalid", "32 bits"),
         ({"run": {"mode": "pool"}, "rails": {"stake": True}}, "scenario_invalid", "no rails"),

@@ -10,6 +10,7 @@ import pytest
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.economy.behaviour import Behaviour
 from headwater.economy.demand import WISH_COLUMNS
+from headwater.economy.figures import figures
 from headwater.economy.scenario import default_scenario, policy_of
 from headwater.economy.simulation import BUILT_IN, Simulation, opening_of, simulate
 from headwater.economy.tally import CALLS, FATE_DECLINED, OVER_BUDGET, PAID
@@ -62,6 +63,20 @@ def test_a_run_is_the_same_on_one_and_on_several_threads():
             assert np.array_equal(column, other.state.columns[name], equal_nan=column.dtype.kind == "f"), name
 
 
+@pytest.mark.parametrize(
+    ("passing", "lasting"),
+    [
+        ({"noise": 0.5}, {"noise": 0.5, "noise_correlation": 1.0}),
+        ({"misattributed": 0.1}, {"misattributed": 0.1, "misattributed_always": True}),
+    ],
+)
+def test_errors_that_are_always_the_same_do_not_average_out(passing, lasting):
+    """The same size of error misallocates far more when it is the same at every call of a contribution."""
+    independent, correlated = (figures(simulate(_small(**more)))["misallocated_share"] for more in (passing, lasting))
+
+    assert correlated > 1.5 * independent > 0
+
+
 def test_another_seed_is_another_run():
     """Seeds matter: the same scenario with another seed pays other amounts."""
     assert simulate(_small(), 1).series != simulate(_small(), 2).series
@@ -75,6 +90,20 @@ def test_the_policy_takes_exactly_its_lines_of_every_call():
     calls = int(run.tally[0])
     assert dict(run.lines) == {"app": calls * 1_750_000, "platform": calls * 100_000, "infra": calls * 1_000_000}
     assert int(run.state["app.income"].sum()) == calls * 1_750_000
+
+
+@pytest.mark.parametrize("mode", ["calls", "pool"])
+def test_measuring_comes_off_the_price_before_the_policy_divides_it(mode):
+    """The line attribution takes its cost from each call, and the other lines their part of the rest."""
+    scenario = _small(**{"run.mode": mode, "attribution_nano": 100_000})
+    run = simulate(scenario)
+
+    calls = int(run.tally[CALLS])
+    lines = dict(run.lines)
+    assert lines["attribution"] == calls * 100_000
+    assert lines["compute"] == calls * 980_000
+    held = dict(run.state.held())
+    assert sum(v for k, v in run.state.books.items() if k.startswith("in:")) == sum(held.values())
 
 
 def test_opening_balances_are_carried_in_and_stay_due():

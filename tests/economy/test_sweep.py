@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert again == whole
     assert len(ran) == len(set(points)) - 3
     assert not list(tmp_path.glob("points/.*"))
+
+
+def test_a_larger_sample_goes_on_from_a_smaller_one(tmp_path):
+    """Runs are known again under another sample size or range, because neither changes what a run is."""
+    scenario = scenario_from(TABLE)
+    points, _, _ = sweep.morris_points(scenario, 2)
+    sweep.run_points(scenario, points[:3], folder=tmp_path)
+    larger = replace(scenario.with_values({"samples": 512, "paths": 5}), ranges=scenario.ranges[:1])
+
+    assert sweep.estimate(larger, points[:3], tmp_path).known == 3
+    assert sweep.estimate(scenario.with_values({"fee_nano": 7}), points[:3], tmp_path).known == 0
 
 
 def test_two_processes_give_what_one_gives(tmp_path):

@@ -65,6 +65,9 @@ class Price:
 
     rule: str = _choice("posted", ("posted", "subscription"), "a price per call, or a flat fee with free calls")
     per_call_nano: int = _number(5_000_000, 0, POOL_UNITS_MAX, "base price of a call")
+    attribution_nano: int = _number(
+        0, 0, POOL_UNITS_MAX, "what measuring a call costs, off its price before the policy divides; under its cap"
+    )
     subscription_day_nano: int = _number(300_000_000, 0, POOL_UNITS_MAX, "flat fee of a user per day")
     markup_layers: int = _number(0, 0, 8, "independent sellers who each set their own mark-up on the price before")
 
@@ -110,7 +113,13 @@ class Evidence:
         0.2, 0.0, 1.0, "part of sources drawn from the app's own list instead of the whole catalogue"
     )
     noise: float = _number(0.0, 0.0, 3.0, "standard deviation of the logarithm of the measured bits")
+    noise_correlation: float = _number(
+        0.0, 0.0, 1.0, "part of that noise's variance that is the same at every call of a contribution"
+    )
     misattributed: float = _number(0.0, 0.0, 1.0, "chance that a source's bits are credited to somebody else")
+    misattributed_always: bool = _flag(
+        False, "a source is credited to one and the same other name at every call, or never"
+    )
     index_lag_days: int = _number(0, 0, 3_650, "days before a new contribution can be credited")
     grade: str = _choice("A", ("A", "B", "C"), "grade of the measurement, for the policy's discount")
     derived_share: float = _number(0.2, 0.0, 1.0, "part of contributions that are made from another one")

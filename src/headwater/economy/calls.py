@@ -24,6 +24,7 @@ from headwater.economy.compiled import Float32s, Float64s, Int32s, Int64s, UInt8
 from headwater.economy.demand import CALL_SHIFT, DRAWS_A_CALL
 from headwater.economy.draws import (
     CALL,
+    ERROR,
     Table,
     bits,
     exponential,
@@ -74,7 +75,9 @@ class CallRules(NamedTuple):
     copies: bool  # whether any contribution says the same as another
     hidden_copies: bool  # whether some of them are not recognised
     noise: float
+    noise_correlation: float
     misattributed: float
+    misattributed_always: bool
     discount_bps: int
     parent_ppb: int
     forced_from: int  # users from this row on always call, whatever it is worth to them
@@ -150,7 +153,8 @@ def run_calls(
     A block of calls is drawn before the first of it is worked out: the table of draws, then the cards and the
     earnings of what was drawn are asked for ahead, because most of them are not in the nearest memory.
     """
-    key = stream(seed, day, CALL)
+    key, lasting_key = stream(seed, day, CALL), stream(seed, 0, ERROR)
+    lasting, passing = math.sqrt(rules.noise_correlation), math.sqrt(1.0 - rules.noise_correlation)
     width = SOURCES_MAX + 2
     asset, holder, content = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
     evidence, measured, scores = np.empty(width), np.empty(width), np.empty(width)
@@ -265,15 +269,22 @@ def run_calls(
             if tracks:
                 for k in range(n):
                     e = evidence[k]
+                    a = asset[k]
                     if rules.noise > 0.0:
-                        e *= math.exp(rules.noise * normal(uniform(key, base + 64 + 3 * k)))
+                        wrong = passing * normal(uniform(key, base + 64 + 3 * k))
+                        if lasting > 0.0:
+                            # What the estimator gets wrong about this contribution it gets wrong every time.
+                            wrong += lasting * normal(uniform(lasting_key, 3 * a))
+                        e *= math.exp(rules.noise * wrong)
                     measured[k] = min(e, EVIDENCE_BITS_MAX)
-                    if rules.misattributed > 0.0 and uniform(key, base + 65 + 3 * k) < rules.misattributed:
+                    order[k] = a
+                    if rules.misattributed > 0.0:
                         # The bits are real, the name beside them is not.
-                        a = pick(bits(key, base + 66 + 3 * k), table)
-                        order[k] = a
-                    else:
-                        order[k] = asset[k]
+                        if rules.misattributed_always:
+                            if uniform(lasting_key, 3 * a + 1) < rules.misattributed:
+                                order[k] = pick(bits(lasting_key, 3 * a + 2), table)
+                        elif uniform(key, base + 65 + 3 * k) < rules.misattributed:
+                            order[k] = pick(bits(key, base + 66 + 3 * k), table)
             # With errors in the measurement the call is divided twice: as it should be, then as it is.
             for truth in range(1 if tracks else 0, -1, -1):
                 if tracks and truth == 0:

@@ -95,6 +95,12 @@ QUESTIONS: dict[str, Question] = {
                 ("10^7 users, 10^4 contributors", {"users": 10_000_000, "contributors": 10_000, "mode": "pool"}),
                 ("10^5 users, 10^5 contributors", {"users": 100_000, "contributors": 100_000, "mode": "pool"}),
                 ("10^6 users, 10^6 contributors", {"users": 1_000_000, "contributors": 1_000_000, "mode": "pool"}),
+                *(
+                    (f"{users} users, 10^4 contributors, single calls, {label}",
+                     {"users": n, "contributors": 10_000, "split.rule": rule})
+                    for users, n in (("10^4", 10_000), ("10^5", 100_000))
+                    for rule, label in (("dedup-shapley", "each divided alone"), ("pooled", "one pool a month"))
+                ),
             ),
             (
                 ("fees", "%", _of("fees_share")), ("earned", "%", _of("contributors_earned_share")),
@@ -102,9 +108,9 @@ QUESTIONS: dict[str, Question] = {
                 ("mean a month", "$", _of("mean_month")), ("over $1 a month", "%", _of("above_dollar_share")),
                 ("ever paid", "%", _of("ever_paid_share")), ("cost of effort", "%", _of("cost_share")),
             ),
-            "Calls are paid as their daily mean (pool mode): expected pay, without the luck of single calls. "
-            "Contributions "
-            "are drawn on by a Pareto law whose exponent does not change with size.",
+            "But for the last four rows calls are paid as their daily mean (pool mode): expected pay, without the luck "
+            "of single calls. Contributions are drawn on by a Pareto law whose exponent does not change with size. A "
+            "monthly pool counts uses and measures no bits, so it leaves nothing to the base model.",
             "median_month",
         ),
         Question(
@@ -306,7 +312,15 @@ QUESTIONS: dict[str, Question] = {
             {},
             (
                 ("exact", {"noise": 1e-9}), ("bits off by 20 %", {"noise": 0.2}), ("bits off by 50 %", {"noise": 0.5}),
+                *(
+                    (f"bits off by {round(100 * noise)} %, {label}", {"noise": noise, "noise_correlation": part})
+                    for noise, part, label in (
+                        (0.2, 1.0, "always the same way"), (0.5, 0.5, "half of it always the same way"),
+                        (0.5, 1.0, "always the same way"),
+                    )
+                ),
                 ("10 % to the wrong name", {"misattributed": 0.1}), ("50 % to the wrong name", {"misattributed": 0.5}),
+                ("10 % always to the same wrong name", {"misattributed": 0.1, "misattributed_always": True}),
                 ("indexed after 30 days", {"noise": 1e-9, "index_lag_days": 30}),
             ),
             (
@@ -314,11 +328,14 @@ QUESTIONS: dict[str, Question] = {
                 ("still active", "%", _of("active_share")), ("Gini of pay", "", _of("gini_earned")),
                 ("supplied by nobody", "%", _of("residual_share")),
             ),
-            "Errors are independent from call to call, so they average out for whoever is used often; a biased "
-            "estimator would not.",
+            "Errors of the first rows are independent from call to call and average out for whoever is used often; "
+            "errors that are always the same for a contribution do not. Both are as likely up as down.",
             "misallocated_share",
-            factors_at=3,
-            factors=(("evidence.misattributed", 0.0, 0.5, False), ("evidence.noise", 0.0, 1.0, False)),
+            factors_at=6,
+            factors=(
+                ("evidence.noise_correlation", 0.0, 1.0, False), ("evidence.misattributed", 0.0, 0.5, False),
+                ("evidence.noise", 0.0, 1.0, False),
+            ),
         ),
         Question(
             "Q11", "Does a subsidy start an economy?",

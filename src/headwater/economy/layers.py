@@ -69,7 +69,9 @@ def compete(view: View) -> None:
         last[:] = earned
         view["coordinator.seen_income"][:] = income
         others = s.policy.take_bps - coordinator_line_bps(s)
-        room = max(0, s.policy.take_cap_bps - others)
+        # Measuring counts as a take, so it leaves coordinators less.
+        measuring_bps = -(-s.price.attribution_nano * 10_000 // max(1, s.price.per_call_nano))
+        room = max(0, s.policy.take_cap_bps - others - measuring_bps)
         take[:] = np.clip(take + direction * rules.take_step_bps, 0, room)
     utility = rules.network * np.log(share + 1e-3) - rules.take_weight * take / 10_000.0
     if take.size > 1:

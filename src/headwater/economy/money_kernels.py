@@ -303,6 +303,38 @@ def divide_all(
     return divide_rows(prices, line_bps, weights, first_owner_ppb, discount_bps)
 
 
+def divide_measured_all(
+    prices: Int64s,
+    measuring: Int64s,
+    cap_bps: int,
+    line_bps: Int64s,
+    weights: Int64s,
+    first_owner_ppb: Int64s,
+    discount_bps: int,
+) -> tuple[Int64s, Int64s]:
+    """`divide_receipt` of each price: what measuring cost comes off first, the policy divides the rest.
+
+    Args:
+        measuring: (r,) nano units, the receipt's line ``attribution``; the other shapes are those of `divide_rows`.
+        cap_bps: of the price, for the policy's lines and the measuring together.
+
+    Raises:
+        InvalidError: measuring that is negative or above what the cap leaves, and whatever `divide_all` refuses.
+    """
+    if prices.size:
+        refuse_overflow(int(prices.max()), BPS, "measuring")
+    allowed = prices * (cap_bps - (BPS - int(line_bps[-1]))) // BPS  # rounded down
+    over = np.flatnonzero((measuring < 0) | (measuring > allowed))
+    if over.size:
+        raise InvalidError(
+            f"measuring cost {measuring[over[0]]} nano of a price of {prices[over[0]]}; "
+            f"the policy's cap leaves {allowed[over[0]]}",
+            code="attribution_overcharged",
+            fix="measure less, or openly raise the policy's cap",
+        )
+    return divide_all(prices - measuring, line_bps, weights, first_owner_ppb, discount_bps)
+
+
 def _refuse_wide(width: int) -> None:
     if width > RANKED_MAX:
         raise InvalidError(

@@ -39,6 +39,7 @@ from headwater.economy.assumptions import (
 )
 from headwater.economy.money_kernels import INT64_MAX, POOL_UNITS_MAX, SCORE_SUM_MAX
 from headwater.splits import Policy
+from headwater.splits.measuring import Measuring
 
 ROWS_MAX = 2**31
 
@@ -309,6 +310,13 @@ def _check(s: Scenario) -> None:
             f"the bits of a call could sum to {bits_max:.0f}, above {SCORE_SUM_MAX:.0f}",
             code="overflow_risk",
             fix="lower evidence.base_bits or evidence.sources",
+        )
+    allowed = Measuring(max_cost_bps=BPS, scored_token_units=1).limit_units(s.price.per_call_nano, s.policy)
+    if s.price.attribution_nano > (allowed if s.price.rule == "posted" else 0):
+        raise _wrong(
+            f"price.attribution_nano is {s.price.attribution_nano} of {s.price.per_call_nano} under price.rule "
+            f"{s.price.rule!r}; the policy's cap leaves {allowed if s.price.rule == 'posted' else 0}",
+            "measure for less, or raise the policy's take_cap_bps",
         )
     if s.coordinators.compete and not {"coordinator", "platform"} & {line.name for line in s.policy.lines}:
         raise _wrong("coordinators compete, but the policy has no line for them", "add a line coordinator or platform")

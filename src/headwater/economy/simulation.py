@@ -41,6 +41,7 @@ from headwater.economy.split_rules import split_rule
 from headwater.economy.state import ACTIVE, State, paid_beyond_due
 from headwater.economy.supply import POOL_DAY_MAX, SUPPLY_BEHAVIOUR
 from headwater.economy.tally import ATTACKER, CALLS, DISCOUNT, LEFT_OVER, PAID, POT, RESIDUAL, TALLY_SIZE
+from headwater.splits.measuring import ATTRIBUTION
 
 BUILT_IN: tuple[Behaviour, ...] = (
     ATTACK_SETUP, MARKUPS, COMPETITION, RETRIEVAL, DEMAND, ATTENTION, BUDGET, *RAILS, SETTLEMENT, SUPPLY_BEHAVIOUR,
@@ -104,7 +105,8 @@ class Simulation:
         self._app_calls = np.zeros(apps, np.int64)
         self._lines = np.zeros((apps, len(self._names) + 1), np.int64)
         self._fee_lines = np.zeros((apps, len(self._names) + 1), np.int64)
-        self._line_totals = dict.fromkeys(self._names, 0)
+        self._measuring = scenario.price.attribution_nano
+        self._line_totals = dict.fromkeys([*([ATTRIBUTION] if self._measuring else []), *self._names], 0)
         self._subscribers = (
             np.bincount(self.state["user.app"], minlength=apps)
             if scenario.price.rule == "subscription"
@@ -174,7 +176,9 @@ class Simulation:
             copies=s.attack.kind == "duplicate",
             hidden_copies=s.attack.kind == "duplicate" and s.attack.detection < 1.0,
             noise=s.evidence.noise,
+            noise_correlation=s.evidence.noise_correlation,
             misattributed=s.evidence.misattributed,
+            misattributed_always=s.evidence.misattributed_always,
             discount_bps=s.policy.discount_bps(s.evidence.grade),
             parent_ppb=round(s.evidence.parent_share * 1e9),
             forced_from=s.agents.users - s.attack.payers,
@@ -186,7 +190,8 @@ class Simulation:
         s, state = self.scenario, self.state
         if s.run.mode != "calls":
             return
-        prices = np.full(s.agents.apps, s.price.per_call_nano if s.price.rule == "posted" else 0, np.int64)
+        posted = s.price.per_call_nano - self._measuring if s.price.rule == "posted" else 0
+        prices = np.full(s.agents.apps, posted, np.int64)
         line_bps = self._line_bps()
         divide_prices(prices, line_bps, self._lines)
         state["app.pool"][:] = self._lines[:, -1]
@@ -216,6 +221,7 @@ class Simulation:
         state.book("pot", int(tally[POT]))
         state.book("sellers", int(self._app_calls @ state["app.markup"]))
         self._give_lines(self._app_calls, self._lines)
+        self._give_measuring(int(tally[CALLS]))
         if pot_before < int(pot.sum()):
             raise InvariantError("a payer's pot grew by calling", code="economy_not_exact")
 
@@ -245,6 +251,12 @@ class Simulation:
             else:
                 state.book(f"line:{name}", int(amounts.sum()))
 
+    def _give_measuring(self, calls: int) -> None:
+        """What measuring so many calls cost, off their prices before the policy divided them."""
+        if self._measuring:
+            self._line_totals[ATTRIBUTION] += calls * self._measuring
+            self.state.book(f"line:{ATTRIBUTION}", calls * self._measuring)
+
     def _collect_fees(self, line_bps: Int64s, pot: Int64s) -> None:
         """Everybody's flat fee of the day: lines at once, the pool's part to the payer's own pot or the common one."""
         s, state = self.scenario, self.state
@@ -268,7 +280,8 @@ class Simulation:
         calls = round(s.agents.users * s.demand.calls_per_day * volume)
         price = np.array([s.price.per_call_nano], np.int64)
         lines = np.zeros((1, len(self._names) + 1), np.int64)
-        divide_prices(price, self._line_bps()[:1], lines)
+        divide_prices(price - self._measuring, self._line_bps()[:1], lines)
+        self._give_measuring(calls)
         self.tally[CALLS] += calls
         self.tally[PAID] += calls * int(price[0])
         state.book("in:users", calls * int(price[0]))

@@ -15,7 +15,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.core.errors import InvalidError, MissingError
+from headwater.economy.assumptions import Sweep
 from headwater.economy.figures import ABOUT, figures
 from headwater.economy.outputs import write_table, write_whole
 from headwater.economy.scenario import Scenario
@@ -240,7 +242,9 @@ def _on_ray(
 
 
 def _file(folder: Path, scenario: Scenario, point: Point, seed: int) -> Path:
-    mark = hashlib.sha256(f"{scenario.digest}\0{point!r}\0{seed}".encode()).hexdigest()[:32]
+    # What is varied and how often does not change a run: a larger sample goes on from a smaller one.
+    plain = replace(scenario, sweep=Sweep(), ranges=()).digest
+    mark = hashlib.sha256(f"{version('headwater')}\0{plain}\0{point!r}\0{seed}".encode()).hexdigest()[:32]
     return folder / "points" / f"{mark}.json"
 
 
