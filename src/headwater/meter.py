@@ -16,13 +16,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
-from headwater.core.ids import CallId, ReceiptId, call_id
+from headwater.core.ids import CallId, ReceiptId, call_id, receipt_id
+from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.flow import pseudonym
 from headwater.ledger import transfer_id
 from headwater.receipts import ModelUse, Receipt, ReceiptAttribution, SignedReceipt, Signer, Usage, issue
@@ -84,6 +85,10 @@ class Charged:
     call_id: CallId
     receipt_id: ReceiptId
     price_units: int
+
+
+Keep = Callable[[SignedReceipt, Charged], Awaitable[None]]
+"""Keeps an answer with the receipt that will charge it, durably."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,8 @@ class Meter:
         self._stopping = False
         self._books = threading.Lock()  # held by whoever changes leases or the ledger
         self._nonces = 0
+        self._keeping: set[asyncio.Task[Charged]] = set()
+        self._owed: set[CallId] = set()  # kept, and without a receipt because the log could not be written
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
         self._attribution = _nobody(parts.policy)
@@ -166,6 +173,9 @@ class Meter:
             HeadwaterError: log or books cannot be read or written.
         """
         parts = self.parts
+        kept = parts.store.kept.unbooked()
+        for start in range(0, len(kept), RECEIPT_BATCH_MAX):
+            parts.log.append_many(kept[start : start + RECEIPT_BATCH_MAX])  # what was kept is charged, once
         payers = {pseudonym(key.key_id): key.key_id for key in parts.store.api_keys()}
         self._logged = len(parts.log)
         missing = []
@@ -180,6 +190,7 @@ class Meter:
 
     async def drain(self) -> None:
         """Wait until every answer that was charged has its receipt."""
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._receipts.close()
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -243,23 +254,69 @@ class Meter:
             self._purses[hold.key.key_id].held -= hold.units
             self._working -= 1
 
-    async def charge(self, hold: Hold, used: Used) -> Charged:
+    async def charge(self, hold: Hold, used: Used, keep: Keep | None = None) -> Charged:
         """The call answered: when this returns its receipt is on the disk, and its price is taken.
+
+        Args:
+            keep: keeps the answer and its receipt durably, before that receipt is appended; from then on the call
+                is charged, even if this process dies or nobody waits for it any more.
 
         Raises:
             RefusedError: ``charge_above_reserve``.
-            HeadwaterError: the receipt cannot be written; the call is not charged.
+            HeadwaterError: answer or receipt cannot be written; the call is not charged.
         """
         if not 0 <= used.price_units <= hold.units:
             raise RefusedError(
                 f"price {used.price_units} nano, {hold.units} were held", code="charge_above_reserve", fix="hold more"
             )
         signed = self._receipt(hold, used)
+        if keep is None:
+            return await self._write(hold, signed)
+        task = asyncio.create_task(self._keep(hold, signed, keep))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        return await asyncio.shield(task)
+
+    def owes(self, call_id: CallId) -> bool:
+        """Whether a kept answer is not charged because the log could not be written: then `charge_kept` is due."""
+        return call_id in self._owed
+
+    async def charge_kept(self, hold: Hold, raw: bytes, signature: str) -> None:
+        """Charge an answer by the receipt it was kept with.
+
+        Args:
+            hold: of the receipt's price.
+
+        Raises:
+            HeadwaterError: the receipt still cannot be written.
+        """
+        receipt = Receipt.from_bytes(raw)
+        self._owed.discard(receipt.call_id)
+        signed = SignedReceipt(receipt, raw, receipt_id(raw), signature)
+        try:
+            await self._write(replace(hold, call_id=receipt.call_id), signed)
+        except BaseException:
+            self._owed.add(receipt.call_id)
+            raise
+
+    async def _keep(self, hold: Hold, signed: SignedReceipt, keep: Keep) -> Charged:
+        try:
+            await keep(signed, Charged(hold.call_id, signed.id, signed.receipt.price))
+        except BaseException:
+            self.release(hold)
+            raise
+        try:
+            return await self._write(hold, signed)
+        except BaseException:
+            self._owed.add(hold.call_id)
+            raise
+
+    async def _write(self, hold: Hold, signed: SignedReceipt) -> Charged:
         written = self._receipts.submit(signed.raw, signed.signature)
         self._waiting += 1
         written.add_done_callback(partial(self._written, hold, signed))  # also when nobody waits for it any more
         entry = await asyncio.shield(written)
-        return Charged(hold.call_id, entry.id, used.price_units)
+        return Charged(hold.call_id, entry.id, signed.receipt.price)
 
     def _written(self, hold: Hold, signed: SignedReceipt, written: asyncio.Future[Entry]) -> None:
         """The receipt is on the disk, or cannot be: what was held is spent, or free again."""
@@ -274,7 +331,7 @@ class Meter:
             entry = written.result()
             purse.spent += signed.receipt.price
             self._unbooked.append(_metered(signed.receipt, entry.id, hold.key.key_id, hold.began_ns))
-            self._logged = entry.index + 1
+            self._logged = max(self._logged, entry.index + 1)
         self._due.set()
 
     def _receipt(self, hold: Hold, used: Used) -> SignedReceipt:

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from headwater.core.canonical import digest, refuse_deep
-from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
-from headwater.core.limits import REQUEST_DEPTH_MAX
+from headwater.core.errors import HeadwaterError, MissingError, UpstreamError
+from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
 from headwater.gateway.errors import Failure, Headers, failure_of
 from headwater.gateway.frames import error_event
+from headwater.gateway.keeping import Keeper, Keeping
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.passing import (
@@ -38,7 +40,9 @@ from headwater.gateway.passing import (
 from headwater.gateway.wire import JSON, Receive, Scope, Send, idempotency_key, respond, until_gone
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, Upstreams
+from headwater.receipts import Receipt, SignedReceipt
 from headwater.splits import Prices
+from headwater.store.kept_store import KeptAnswer
 from headwater.store.key_store import KeyRecord
 
 _OPERATORS_FAULT: Final = (401, 403)
@@ -78,11 +82,12 @@ class Relay:
         upstreams: Upstreams,
         meter: Meter,
         metrics: Metrics,
-        at_desk: Callable[[Callable[[], None]], Awaitable[None]],
+        at_desk: Callable[[Callable[[], Any]], Awaitable[Any]],
         rates: Rates,
     ) -> None:
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
+        self._keeper = Keeper(meter.parts.store.kept, at_desk)
         self._currency = meter.parts.policy.currency
 
     def answers(self, raw: bytes) -> bool:
@@ -95,12 +100,6 @@ class Relay:
 
     async def __call__(self, raw: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
-        if idempotency_key(scope) is not None:
-            raise InvalidError(
-                "this model keeps no answers to repeat",
-                code="idempotency_unsupported",
-                fix="send the request without Idempotency-Key",
-            )
         request = read_request(raw, ROUTES[scope["path"]])
         model = self.models.get(request.model)
         if model is None:
@@ -108,6 +107,48 @@ class Relay:
                 f"the model {request.model[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
             )
         check_model(key, model.name)
+        name = idempotency_key(scope)
+        if name is None:
+            await self._serve(raw, request, model, key, scope["path"], receive, send)
+            return
+        keeping = await self._keeper.begin(key, name, scope["path"], raw, stream=request.stream)
+        if isinstance(keeping, KeptAnswer):
+            await self._replay(keeping, key, send)
+            return
+        try:
+            await self._serve(raw, request, model, key, scope["path"], receive, send, keeping)
+        finally:
+            self._keeper.end(key, name)
+
+    async def _replay(self, kept: KeptAnswer, key: KeyRecord, send: Send) -> None:
+        if kept.answer is None:
+            raise MissingError(
+                f"the answer of {kept.call_id} has been erased",
+                code="answer_forgotten",
+                fix="send the request with a new idempotency key to have it answered again",
+            )
+        if self.meter.owes(kept.call_id):
+            hold = await self._hold(key, Receipt.from_bytes(kept.receipt).price)
+            await self.meter.charge_kept(hold, kept.receipt, kept.signature)
+        own = ((b"headwater-receipt", kept.call_id.encode()), (b"idempotent-replayed", b"true"))
+        if kept.stream:
+            await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *own]})
+            await send({"type": "http.response.body", "body": kept.answer})
+        else:
+            await respond(send, 200, kept.answer, JSON, own)
+        self.metrics.call("replayed")
+
+    async def _serve(
+        self,
+        raw: bytes,
+        request: Request,
+        model: RelayedModel,
+        key: KeyRecord,
+        path: str,
+        receive: Receive,
+        send: Send,
+        keeping: Keeping | None = None,
+    ) -> None:
         prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
         bodies = {target.model: request.body(target.model) for target in self.upstreams.targets(model.name)}
         ceiling = model.prices.price(prompt_max, answer_max)
@@ -118,9 +159,9 @@ class Relay:
             if taken is not None:
                 taken.settle(0, 0)
             raise
-        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken)
+        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken, keeping)
         try:
-            exchange, _ = await self.upstreams.ask(model.name, scope["path"].removeprefix("/v1"), bodies)
+            exchange, _ = await self.upstreams.ask(model.name, path.removeprefix("/v1"), bodies)
             async with exchange:
                 if exchange.status != 200:
                     await _refusal(exchange, send)
@@ -164,7 +205,7 @@ class Relay:
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("_hold", "_max", "_model", "_relay", "_request", "_request_digest", "_taken", "settled")
+    __slots__ = ("_hold", "_keeping", "_max", "_model", "_relay", "_request", "_request_digest", "_taken", "settled")
 
     def __init__(
         self,
@@ -175,29 +216,36 @@ class _Call:
         request_digest: str,
         most: tuple[int, int],
         taken: Taken | None,
+        keeping: Keeping | None,
     ) -> None:
         self._relay, self._request, self._model, self._hold = relay, request, model, hold
         self._request_digest, self._max, self._taken = request_digest, most, taken
+        self._keeping = keeping
         self.settled = False
 
     async def whole(self, exchange: Exchange, send: Send) -> None:
         """A plain answer."""
         body = await exchange.whole()
         usage = usage_of(body)
-        charged = await self._charge(usage, body, counted=len(body) // BYTES_PER_TOKEN)
-        headers = self._headers(exchange)
-        await respond(send, 200, with_bill(body, self._relay.bill(charged)), JSON, headers)
+        final = partial(with_bill, body)
+        answer = await self._charge(usage, body, final, counted=len(body) // BYTES_PER_TOKEN)
+        await respond(send, 200, answer, JSON, self._headers(exchange))
         self._relay.metrics.call("answered")
 
     async def stream(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        """A stream, passed on as it comes."""
+        """A stream, passed on as it comes.
+
+        With an idempotency key it is read to its end even if nobody listens, because the retry will ask for all of
+        it; and one that breaks is not charged, because the retry begins anew.
+        """
         passing = StreamPass(
             self._request.shape, include_usage=self._request.include_usage, one=self._request.answers == 1
         )
         hasher = _Digest()
         gone = asyncio.Event()
-        watch = asyncio.create_task(_watch(receive, gone, exchange))
-        begun = False
+        watch = None if self._keeping else asyncio.create_task(_watch(receive, gone, exchange))
+        sent: list[bytes] = []  # what is to be kept
+        begun, size = False, 0
         try:
             while not gone.is_set():
                 data = await exchange.read()
@@ -209,6 +257,15 @@ class _Call:
                     begun = True
                     headers = [*_STREAM, *self._headers(exchange)]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
+                if self._keeping is not None:
+                    sent.append(ready)
+                    size += len(data)
+                    if size > CALL_RECORD_SIZE_BYTES_MAX:
+                        raise UpstreamError(
+                            f"a stream of more than {CALL_RECORD_SIZE_BYTES_MAX} bytes cannot be kept",
+                            code="upstream_too_large",
+                            fix="ask without Idempotency-Key",
+                        )
                 if ready:
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
                 if passing.finished:
@@ -218,8 +275,8 @@ class _Call:
                 return
             if not passing.finished:
                 raise UpstreamError("the upstream ended its stream too early", code="upstream_broken", fix="try again")
-            charged = await self._charge(passing.usage, hasher, counted=passing.deltas)
-            await send({"type": "http.response.body", "body": passing.end(self._relay.bill(charged))})
+            last = await self._charge(passing.usage, hasher, passing.end, counted=passing.deltas, before=sent)
+            await send({"type": "http.response.body", "body": last})
             self._relay.metrics.call("answered")
         except Exception as error:
             if not self.settled:
@@ -235,12 +292,13 @@ class _Call:
                 await self._cut(passing, hasher)
             raise
         finally:
-            watch.cancel()
+            if watch is not None:
+                watch.cancel()
 
     async def _cut(self, passing: StreamPass, hasher: _Digest) -> None:
         """The stream will not end as it should: what was passed on is charged, if anything was."""
-        if passing.deltas:
-            await self._charge(None, hasher, counted=passing.deltas)
+        if passing.deltas and self._keeping is None:
+            await self._charge(None, hasher, lambda _: b"", counted=passing.deltas)
         self._relay.metrics.call("left")
 
     def _headers(self, exchange: Exchange) -> Headers:
@@ -248,13 +306,37 @@ class _Call:
         # A key with limits of its own is told those, not the operator's towards the upstream.
         return (receipt, *(_passed(exchange) if self._taken is None else self._taken.headers()))
 
-    async def _charge(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Charged:
-        """Charge, and wait until the receipt is durable."""
+    async def _charge(
+        self,
+        usage: UsageSaid | None,
+        answer: bytes | _Digest,
+        final: Callable[[bytes], bytes],
+        *,
+        counted: int,
+        before: Sequence[bytes] = (),
+    ) -> bytes:
+        """Charge, wait until the receipt is durable, and give the answer's last bytes.
+
+        Args:
+            final: those, with our object in them; called once.
+            before: what was sent already, to be kept with them.
+        """
         self.settled = True  # from here on the meter settles it, whatever happens to this task
         used = self._used(usage, answer, counted)
         if self._taken is not None:
             self._taken.settle(used.prompt_tokens + used.completion_tokens, used.price_units)
-        return await self._relay.meter.charge(self._hold, used)
+        relay, keeping = self._relay, self._keeping
+        if keeping is None:
+            return final(relay.bill(await relay.meter.charge(self._hold, used)))
+        last = b""
+
+        async def keep(signed: SignedReceipt, charged: Charged) -> None:
+            nonlocal last
+            last = final(relay.bill(charged))
+            await keeping.keep(charged.call_id, signed, b"".join([*before, last]))
+
+        await relay.meter.charge(self._hold, used, keep)
+        return last
 
     def _used(self, usage: UsageSaid | None, answer: bytes | _Digest, counted: int) -> Used:
         prompt_max, answer_max = self._max

@@ -34,6 +34,7 @@ from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, IDEMPOTENCY_KEY_CH
 from headwater.ledger import CallFact, Code, TransferDraft
 from headwater.store.database import Database, Row
 from headwater.store.evidence_store import EvidenceCipher
+from headwater.store.kept_store import conflict
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 
@@ -83,6 +84,19 @@ _STEPS = (
     CREATE TABLE metered_marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
     """,
     "ALTER TABLE leases ADD COLUMN taken_at_ns INTEGER NOT NULL DEFAULT 0;",
+    """
+    CREATE TABLE kept_answers (
+      key_id TEXT NOT NULL,
+      idempotency_key TEXT NOT NULL,
+      request_digest TEXT NOT NULL,
+      call_id TEXT NOT NULL UNIQUE,
+      stream INTEGER NOT NULL,
+      answer BLOB,
+      receipt BLOB NOT NULL,
+      signature TEXT NOT NULL,
+      PRIMARY KEY (key_id, idempotency_key)
+    );
+    """,
 )
 _COLUMNS = (
     "call_id, key_id, idempotency_key, request_digest, state, created_at_ns, updated_at_ns, model, asset, reserve_id,"
@@ -284,13 +298,13 @@ class CallStore:
             f" UNION ALL SELECT {_COLUMNS} FROM calls WHERE key_id = ? AND idempotency_key = ? AND state = 'released'",
             (key_id, idempotency_key) * 2,
         )
+        for (call_id,) in self.db.query(
+            "SELECT call_id FROM kept_answers WHERE key_id = ? AND idempotency_key = ?", (key_id, idempotency_key)
+        ):
+            raise conflict(idempotency_key, call_id)  # a model of another server was asked
         for call in map(self._record, rows):
             if call.request_digest != request_digest:
-                raise ConflictError(
-                    f"idempotency key {idempotency_key[:80]!r} came with another request ({call.call_id})",
-                    code="idempotency_conflict",
-                    fix="use a new key for a new request",
-                )
+                raise conflict(idempotency_key, call.call_id)
             if call.state is CallState.RESERVED:
                 raise ConflictError(
                     f"{call.call_id} with this idempotency key is still being answered",
@@ -416,6 +430,7 @@ class CallStore:
             self.db.execute(
                 "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ? WHERE call_id = ?", (at_ns, call_id)
             )
+            self.db.execute("UPDATE kept_answers SET answer = NULL WHERE call_id = ?", (call_id,))
         self.db.scrub()
         return self.get(call_id)
 
@@ -438,6 +453,8 @@ class CallStore:
                 "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ?"
                 " WHERE key_id = ? AND (answer IS NOT NULL OR evidence IS NOT NULL)",
                 (at_ns, key_id),
+            ) + self.db.execute(
+                "UPDATE kept_answers SET answer = NULL WHERE key_id = ? AND answer IS NOT NULL", (key_id,)
             )
         self.db.scrub()
         return count

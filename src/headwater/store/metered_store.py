@@ -18,6 +18,7 @@ from headwater.ledger import Code, TransferDraft, payouts
 from headwater.ledger.accounts import CLEARING
 from headwater.store.call_store import CallStore, FinishedCall
 from headwater.store.database import INT64_MAX, Database
+from headwater.store.kept_store import KeptStore
 from headwater.store.key_limits import DAY_NS, day_of
 from headwater.store.key_store import KeyRecord, KeyStore, over_budget
 from headwater.store.ledger_booking import Batch
@@ -65,6 +66,7 @@ class MeteredStore:
 
     def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, calls: CallStore) -> None:
         self.db, self._ledger, self._keys, self._calls = db, ledger, keys, calls
+        self.kept = KeptStore(db)
 
     # Leases
 
