@@ -12,43 +12,26 @@ Nothing is ever in two places: due (contributor), promised (claimable) or paid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headwater.chain import Chain, Paid, PostedEpoch
 from headwater.core.canonical import digest_of
-from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError, Problem, RefusedError
-from headwater.core.ids import AccountId, CallId
+from headwater.core.errors import ConflictError, InvariantError, MissingError, Problem, RefusedError
+from headwater.core.ids import AccountId
 from headwater.core.instants import SECOND_NS
-from headwater.ledger import CASH, VAULT, claimable, correction, enroll, fund, settle
+from headwater.corrections import Books as Books
+from headwater.corrections import Corrections, chain_of
+from headwater.corrections import version_of as version_of
+from headwater.ledger import CASH, VAULT, claimable, enroll, fund, settle
 from headwater.ledger import paid as paid_on_chain
 from headwater.receipts import Bundle, EpochManifest, PayoutProof, Receipt
 from headwater.settlement.claim import Claim, claim_of, plan_pushes
-from headwater.settlement.disputes import Move, Version, adjustments, moves, stands
+from headwater.settlement.disputes import Move, adjustments
 from headwater.settlement.epoch import UNITS_DECIMALS, Window, close, escrow_of, holder, read_manifest
 from headwater.settlement.tree import Domain, Leaf, PayoutTree, Proof, verify
-from headwater.store.close_sealed import SealedClose, SealedTotals
-from headwater.store.epoch_store import EpochRecord, EpochStore
-from headwater.store.ledger_store import Ledger
-from headwater.store.receipt_log import ReceiptLog
-from headwater.store.registry_store import RegistryStore
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What settlement reads and writes; built by the layer above."""
-
-    registry: RegistryStore
-    ledger: Ledger
-    log: ReceiptLog
-    epochs: EpochStore
-    currency: str
-    maturity_s: int  # a receipt may be disputed for so long before it settles
-    operator_addresses: Mapping[AccountId, str]  # commons and operator accounts that are paid on chain
-    policy_text: Callable[[str], str]  # the TOML of a policy by digest
-    now_ns: Callable[[], int]
-    sealed: SealedClose | None = None  # adds up what is sealed, when a window is large
+from headwater.store.close_sealed import SealedTotals
+from headwater.store.epoch_store import EpochRecord
 
 
 class Settlement:
@@ -63,12 +46,14 @@ class Settlement:
         """Close the window of all receipts that have matured since the last epoch.
 
         A close that was interrupted goes on with the window it had opened. A receipt that comes in meanwhile, or has
-        not matured, belongs to a later epoch; one that was corrected before its window opened does not count.
+        not matured, belongs to a later epoch; one that was corrected before its window opened does not count. A
+        correction that is in the log but not in the books, because its process died between, is booked first.
 
         Raises:
             RefusedError: no receipt has matured.
         """
         books = self.books
+        Corrections(books).book_logged()
         last = books.epochs.last()
         window = self._opened_window(last)
         sealed = books.sealed.totals(window, books.currency) if books.sealed else None
@@ -136,87 +121,12 @@ class Settlement:
             found += sealed.paid
             corrections += [Receipt.from_bytes(books.log.at(seq).raw) for seq in sealed.corrections]
         for call in sorted({one.call_id for one in corrections if one.currency == books.currency}):
-            found += adjustments(self._chain(call, window.log_seen), spans).items()
+            found += adjustments(chain_of(books.log, call, window.log_seen), spans).items()
         return found
 
-    def _chain(self, call: CallId, seen: int) -> list[Version]:
-        """The receipts of a call below `seen`, oldest first."""
-        log = self.books.log
-        entries = [entry for entry in log.by_call(call) if entry.index < seen]
-        return [version_of(Receipt.from_bytes(log.at(entry.index).raw), entry.index) for entry in entries]
-
-    # Correct
-
     def correct(self, raw: bytes, signature: str, *, payer: AccountId) -> tuple[Move, ...]:
-        """Append a receipt that supersedes another, and book what it moves. Safe to repeat; needs the log's writer.
-
-        Before the superseded receipt's window was opened its money moves from those it named to those the new one
-        names, and a change of price is taken from or given back to `payer`. Afterwards nobody's settled money is taken:
-        only what the price adds is paid.
-
-        Raises:
-            InvalidError: it supersedes nothing, or is in another currency.
-            ConflictError: what it supersedes is not the newest receipt of its call.
-            RefusedError: `payer` has not enough credit for a higher price.
-        """
-        books = self.books
-        receipt = Receipt.from_bytes(raw)
-        if receipt.supersedes is None or receipt.currency != books.currency:
-            raise InvalidError(
-                f"receipt {receipt.id} in {receipt.currency} supersedes {receipt.supersedes}",
-                code="correction_invalid",
-                fix=f"name the receipt that it corrects, in {books.currency}",
-            )
-        with books.epochs.transaction():
-            self._check_credit(receipt, payer)
-            index = books.log.append(raw, signature).index
-            planned = self._moves(self._chain(receipt.call_id, index + 1), payer)
-            drafts = [
-                correction(debit, credit, units, asset=books.currency, cause=receipt.id)
-                for move in planned
-                for debit, credit, units in self._routes(move, receipt)
-            ]
-            if drafts:
-                key = f"{receipt.id}:correction"
-                books.ledger.post(drafts, key=key, body_digest=f"receipt:{receipt.id}", at_ns=books.now_ns())
-        return planned
-
-    def _moves(self, chain: Sequence[Version], payer: AccountId) -> tuple[Move, ...]:
-        """What the newest receipt of a chain moves."""
-        spans = self.books.epochs.spans()
-        # What stood before is judged by the windows that had not seen it.
-        before = stands(chain[:-1], [span for span in spans if span.log_seen <= chain[-1].seq])
-        return moves(before, stands(chain, spans), payer=payer)
-
-    def _check_credit(self, receipt: Receipt, payer: AccountId) -> None:
-        """Refuse a dearer correction that its payer cannot pay, before it is in the log for ever."""
-        log = self.books.log
-        if receipt.id in log:
-            return
-        chain = self._chain(receipt.call_id, len(log))
-        if not chain:
-            return  # the log says what is wrong with it
-        planned = self._moves([*chain, version_of(receipt, len(log))], payer)
-        needed = sum(move.amount for move in planned if move.debit == payer)
-        available = self.books.ledger.available(payer, self.books.currency)
-        if needed > available:
-            raise RefusedError(
-                f"the correction adds {needed} nano {receipt.currency}, {payer} has {available}",
-                code="insufficient_credit",
-                fix="deposit credit for this key first",
-            )
-
-    def _routes(self, move: Move, receipt: Receipt) -> Iterator[tuple[AccountId, AccountId, int]]:
-        """A move between the accounts that really hold the money: a contributor's may still be in escrow."""
-        named = {holder(payout.account): payout.account for payout in receipt.payouts}
-        target, left = named.get(move.credit, move.credit), move.amount
-        if move.debit.startswith("contributor:"):
-            waiting = min(left, self._in_escrow(move.debit))
-            if waiting:
-                yield escrow_of(move.debit), target, waiting
-                left -= waiting
-        if left:
-            yield move.debit, target, left
+        """As `Corrections.correct`."""
+        return Corrections(self.books).correct(raw, signature, payer=payer)
 
     def _addresses(self, holders: Iterable[AccountId]) -> dict[AccountId, str]:
         """Addresses of those who can be paid on chain, in a fixed order."""
@@ -449,11 +359,6 @@ def _cumulative(record: EpochRecord | None) -> dict[AccountId, int]:
     if record is None:
         return {}
     return {row["account"]: int(row["cumulative_units"]) for row in read_manifest(record.manifest)["totals"]}
-
-
-def version_of(receipt: Receipt, index: int) -> Version:
-    """A receipt as disputes see it."""
-    return Version(index, tuple((payout.account, payout.amount) for payout in receipt.payouts))
 
 
 def _token_amounts(record: EpochRecord | None) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 Invariants: a payee's index and address never change; epochs are numbered without gaps and are never
 edited, only marked as posted. A window is opened before it is computed and never changes either, so a
-close that was interrupted goes on with the same receipts and the same time, and gives the same bytes.
+close that was interrupted goes on with the same receipts and the same time, and gives the same bytes. What
+corrections are about to be logged is kept too, until they are booked.
 Knows nothing of how an epoch is computed or of chains.
 """
 
@@ -56,6 +57,14 @@ _STEPS = (
     BEGIN SELECT RAISE(ABORT, 'a window is never edited'); END;
     CREATE TRIGGER changes_are_for_ever BEFORE UPDATE ON changes
     BEGIN SELECT RAISE(ABORT, 'a closed epoch is never edited'); END;
+    """,
+    """
+    CREATE TABLE corrections (
+      receipt_id TEXT PRIMARY KEY,
+      payer TEXT NOT NULL,
+      booked INTEGER NOT NULL DEFAULT 0 CHECK (booked IN (0, 1))
+    ) STRICT;
+    CREATE INDEX corrections_open ON corrections (receipt_id) WHERE booked = 0;
     """,
 )
 _COLUMNS = "epoch, log_size, manifest, closed_at_ns, transaction_hash"
@@ -120,6 +129,33 @@ class EpochStore:
     def transaction(self) -> AbstractContextManager[None]:
         """A transaction in which nobody else opens a window or corrects a receipt."""
         return self._database.transaction()
+
+    def intend(self, receipt_id: str, payer: AccountId) -> None:
+        """Keep, durably, that a correction is about to be logged and who pays for it.
+
+        Raises:
+            ConflictError: it was intended with another payer.
+        """
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT INTO corrections (receipt_id, payer) VALUES (?, ?) ON CONFLICT DO NOTHING", (receipt_id, payer)
+            )
+            rows = self._database.query("SELECT payer FROM corrections WHERE receipt_id = ?", (receipt_id,))
+            if rows[0][0] != payer:
+                raise ConflictError(
+                    f"receipt {receipt_id} is paid by {rows[0][0]}, not by {payer}",
+                    code="payer_differs",
+                    fix="name the payer that it was first given with",
+                )
+
+    def corrected(self, receipt_id: str) -> None:
+        """Mark a correction as booked."""
+        self._database.execute("UPDATE corrections SET booked = 1 WHERE receipt_id = ?", (receipt_id,))
+
+    def intentions(self) -> tuple[tuple[str, AccountId], ...]:
+        """(receipt id, payer) of corrections that are not booked; their receipts may be in the log or not."""
+        rows = self._database.query("SELECT receipt_id, payer FROM corrections WHERE booked = 0 ORDER BY receipt_id")
+        return tuple((identity, AccountId(payer)) for identity, payer in rows)
 
     def opened(self) -> Window | None:
         """The window that was opened and is not closed yet, if there is one."""
