@@ -6,18 +6,23 @@ While a process keeps the embedded chain open it serves it on loopback and leave
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headwater.chain import Chain, EmbeddedChain, Manifest, signer_from_file
+from headwater.chain import Chain, EmbeddedChain, Manifest, Signer, signer_from_environment, signer_from_file
+from headwater.chain.outbox import Outbox
+from headwater.chain.signer import CommandSigner
 from headwater.cli.home import Home
 from headwater.core.errors import ConflictError, UpstreamError
 from headwater.core.ids import AccountId
 from headwater.core.money import NANO
-from headwater.settle import Books, Settlement
+from headwater.corrections import Books
+from headwater.settle import Settlement
 from headwater.store.close_sealed import SealedClose
 from headwater.store.key_file import load_or_create_signer
 
@@ -40,12 +45,12 @@ def open_chain(home: Home, *, gas_for: Sequence[str] = ()) -> Iterator[tuple[Cha
         MissingError: no deployment yet for an RPC address that is not the embedded chain.
     """
     home.signer  # noqa: B018  # the operator's key exists from here on
-    signer = signer_from_file(home.path / "operator.key")
     if home.settings.rpc_url:
-        chain = Chain(home.settings.rpc_url, signer)
+        chain = Chain(home.settings.rpc_url, chain_signer(home), outbox=outbox_of(home))
         chain.attach(Manifest.load(home.path / DEPLOYMENT))
         yield chain, home.settings.rpc_url
         return
+    signer = signer_from_file(home.path / "operator.key")
     folder = home.path / "chain"
     folder.mkdir(exist_ok=True, mode=0o700)
     address_file = folder / "address"
@@ -119,25 +124,26 @@ def give_gas(embedded: EmbeddedChain, address: str) -> None:
     ask("eth_sendRawTransaction", "0x" + rich.sign_transaction(transfer).hex())
 
 
-def settlement(home: Home, chain: Chain) -> Settlement:
-    """The settlement of a home on a chain; operator accounts are paid to keys of their own in the home."""
+def books(home: Home) -> Books:
+    """What settlement reads and writes in a home; operator accounts are paid to keys of their own there."""
     accounts = [line.account for line in home.policy.lines] + [AccountId("commons")]
-    addresses = {account: _account_address(home, account) for account in dict.fromkeys(accounts)}
-    return Settlement(
-        Books(
-            registry=home.registry,
-            ledger=home.ledger,
-            log=home.log,
-            epochs=home.epochs,
-            currency=home.policy.currency,
-            maturity_s=home.settings.maturity_s,
-            operator_addresses=addresses,
-            policy_text=home.policy_by_digest,
-            now_ns=time.time_ns,
-            sealed=SealedClose(home.path / "receipts.segments", home.path / "payout-rows", home.log),
-        ),
-        chain,
+    return Books(
+        registry=home.registry,
+        ledger=home.ledger,
+        log=home.log,
+        epochs=home.epochs,
+        currency=home.policy.currency,
+        maturity_s=home.settings.maturity_s,
+        operator_addresses={account: _account_address(home, account) for account in dict.fromkeys(accounts)},
+        policy_text=home.policy_by_digest,
+        now_ns=time.time_ns,
+        sealed=SealedClose(home.path / "receipts.segments", home.path / "payout-rows", home.log),
     )
+
+
+def settlement(home: Home, chain: Chain) -> Settlement:
+    """The settlement of a home on a chain."""
+    return Settlement(books(home), chain)
 
 
 def _account_address(home: Home, account: AccountId) -> str:
@@ -150,3 +156,20 @@ def tokens(units: int) -> str:
     """Token units with six decimals as a decimal string."""
     whole, fraction = divmod(units, NANO // 1_000)
     return f"{whole}.{fraction:06d}"
+
+
+def chain_signer(home: Home, environment: Mapping[str, str] = os.environ) -> Signer:
+    """Who sends for a home: HEADWATER_CHAIN_SIGNER (``address command …``), HEADWATER_CHAIN_KEY, or the operator."""
+    external = environment.get("HEADWATER_CHAIN_SIGNER", "")
+    if external:
+        address, *command = shlex.split(external)
+        return CommandSigner(command, address)
+    if environment.get("HEADWATER_CHAIN_KEY"):
+        return signer_from_environment("HEADWATER_CHAIN_KEY", environment)
+    home.signer  # noqa: B018  # the operator's key exists from here on
+    return signer_from_file(home.path / "operator.key")
+
+
+def outbox_of(home: Home) -> Outbox:
+    """Where a home keeps transactions whose fate is not known yet."""
+    return Outbox(home.path / "outbox")
