@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -167,6 +168,45 @@ def test_bad_commands_fail_with_a_fix(tmp_path, capsys):
     assert _command("run", "--set", "fee_nano", "--out", tmp_path) == 1
     assert _command("report", *SMALL, "--questions", "none", "--no-facts", "--seeds", 1, "--sweep", tmp_path) == 1
     assert capsys.readouterr().err.count("fix:") == 4
+
+
+def test_what_can_be_refused_is_refused_before_the_first_run(tmp_path, capsys, monkeypatch):
+    """A folder that cannot be written, no seeds, no scale and an unknown question cost no simulation."""
+    monkeypatch.setattr(command, "simulate", lambda *_, **__: pytest.fail("ran"))
+    blocked = tmp_path / "file"
+    blocked.write_text("x", "utf-8")
+
+    assert _command("run", *SMALL, "--out", blocked / "in") == 1
+    assert _command("report", *SMALL, "--questions", "Q3,Q77", "--out", tmp_path / "r") == 1
+    assert _command("ask", "Q3", "--seeds", 0) == 1
+    assert _command("ask", "Q3", "--scale", -1) == 1
+    said = capsys.readouterr().err
+    assert said.count("fix:") == 4
+    assert "disk_failed" in said
+
+
+def test_one_seed_has_no_interval_and_what_does_not_exist_is_null(capsys):
+    """A table of one seed says so, and JSON stays JSON when nobody was kept."""
+    assert _command("ask", "Q11", "--seeds", 1, "--scale", 0.01, "--factors", 0, "--json") == 0
+    printed = capsys.readouterr().out
+    assert "NaN" not in printed
+    assert json.loads(printed)["seeds"] == 1
+    text = answer_text(ask("Q3", seeds=1, scale=0.02, factor_paths=0))
+    assert "one seed, so no interval" in text
+    assert "±" not in text
+
+
+def test_a_run_takes_the_operators_policy(tmp_path):
+    """--policy and --set split.policy read the file: its lines are the ones that are paid."""
+    shipped = files("headwater.splits").joinpath("default_policy.toml").read_text("utf-8")
+    (tmp_path / "policy.toml").write_text(shipped.replace('name = "default"', 'name = "mine"'), "utf-8")
+
+    for i, option in enumerate(
+        (("--policy", tmp_path / "policy.toml"), ("--set", f"split.policy={tmp_path}/policy.toml"))
+    ):
+        assert _command("run", *SMALL, "--seeds", 1, *option, "--out", tmp_path / str(i)) == 0
+        described = json.loads((tmp_path / str(i) / "run.json").read_bytes())
+        assert described["policy"]["name"] == "mine"
 
 
 def test_a_run_starts_from_a_real_ledger(tmp_path):

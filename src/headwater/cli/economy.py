@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import math
 import time
 import tomllib
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from headwater.cli.output import err, out, print_json, progress
 from headwater.core.errors import InvalidError
 from headwater.economy.catalogue import QUESTIONS
 from headwater.economy.figures import figures
-from headwater.economy.outputs import write_runs, write_whole
-from headwater.economy.questions import Answer, ask, runs_of
+from headwater.economy.outputs import try_folder, write_runs, write_whole
+from headwater.economy.questions import Answer, ask, question_of, runs_of
 from headwater.economy.report import (
     Material,
     answer_csv,
@@ -58,6 +59,9 @@ Sets = Annotated[
     tuple[str, ...],
     Parameter(name="--set", help="Change one assumption: section.key=value. Repeat for more.", negative=()),
 ]
+PolicyFile = Annotated[
+    str | None, Parameter(name="--policy", help="The operator's policy.toml, instead of the scenario's.")
+]
 Seeds = Annotated[int | None, Parameter(name="--seeds", help="Runs with seeds 1, 2, 3 … (or those after run.seed).")]
 
 
@@ -67,11 +71,13 @@ def run(
     ledger: Annotated[
         Path | None, Parameter(name="--ledger", help="Home folder whose ledger balances the run starts from.")
     ] = None,
+    policy: PolicyFile = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Run a scenario once per seed and write tables, a description and a report."""
     with outcome(json) as result:
-        chosen = _scenario(scenario, set, {"run.seeds": seeds})
+        chosen = _scenario(scenario, set, {"run.seeds": seeds, "policy": policy})
+        try_folder(out_folder)
         opening = None if ledger is None else _opening(ledger, chosen.policy.currency)
         begun = time.process_time()
         runs = _run_seeds(chosen, opening, quiet=json)
@@ -103,6 +109,8 @@ def sweep(
         chosen = _scenario(scenario, set, {})
         plan = chosen.sweep
         check_output(plan.output)
+        if not estimate_only:
+            try_folder(out_folder)
         factors: list[Factor] = []
         names = [name for name, *_ in chosen.ranges]
         if plan.method in ("morris", "morris+sobol"):
@@ -145,6 +153,8 @@ def validate(
 ) -> int:  # fmt: skip
     """Check the twelve facts; status 1 when an exact one is missed."""
     with outcome(json) as result:
+        if out_folder is not None:
+            try_folder(out_folder)
         facts = _facts(quick, json)
         if out_folder is not None:
             write_whole(out_folder / "validation.csv", facts_csv(facts))
@@ -171,12 +181,14 @@ def ask_command(
             for question in QUESTIONS.values():
                 out.print(f"{question.number:4} {question.text}")
             return 0
+        if out_folder is not None:
+            try_folder(out_folder)
         answer = _ask(number, seeds, scale, factors, json)
         if out_folder is not None:
             write_whole(out_folder / f"{answer.number.lower()}.csv", answer_csv(answer))
             write_whole(out_folder / f"{answer.number.lower()}.txt", (answer_text(answer) + "\n").encode())
         if json:
-            print_json(asdict(answer))
+            print_json(_without_nan(asdict(answer)))
         else:
             out.print(escape(answer_text(answer)), soft_wrap=True)
     return result.status
@@ -193,12 +205,18 @@ def report(
     sweeps: Annotated[
         tuple[Path, ...], Parameter(name="--sweep", help="Folder of a finished sweep to show.", negative=())
     ] = (),
+    policy: PolicyFile = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
     """Run a scenario, answer questions, check facts, and write one self-contained page with CSV and text beside it."""
     with outcome(json) as result:
-        chosen = _scenario(scenario, set, {"run.seeds": seeds})
+        chosen = _scenario(scenario, set, {"run.seeds": seeds, "policy": policy})
         wanted = [] if questions == "none" else list(QUESTIONS) if questions == "all" else questions.upper().split(",")
+        # Everything that can be refused is refused before the first run.
+        for number in wanted:
+            question_of(number)
+        finished_sweeps = tuple(_finished_sweep(folder) for folder in sweeps)
+        try_folder(out_folder)
         runs = _run_seeds(chosen, None, quiet=json)
         answers = tuple(_ask(number, seeds, scale, factors, json) for number in wanted)
         material = Material(
@@ -206,7 +224,7 @@ def report(
             runs,
             answers,
             _facts(False, json) if facts else (),
-            tuple(_finished_sweep(folder) for folder in sweeps),
+            finished_sweeps,
             (
                 "A model says what rules do to assumed behaviour. Attention, crowding out and an attacker's "
                 "costs are guesses.",
@@ -309,4 +327,16 @@ def _finished_sweep(folder: Path) -> tuple[str, tuple[Factor, ...]]:
 def _opening(home: Path, currency: str) -> Opening:
     with Database(home / "headwater.db", create=False) as database:
         balances = Ledger(database).balances()
-    return opening_of({b.account: b.balance_units for b in balances if b.asset == currency})
+    opening = opening_of({b.account: b.balance_units for b in balances if b.asset == currency})
+    units = sum(row[1] for row in opening.rows)
+    err.print(f"starting from {len(opening.rows)} accounts of the ledger with {units / 1e9:.9f} {currency}")
+    return opening
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no word for a number that does not exist: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -45,6 +45,18 @@ def write_whole(path: Path, raw: bytes) -> None:
             raise
 
 
+def try_folder(folder: Path) -> None:
+    """Find out before a long run, not after it, that its results cannot be written.
+
+    Raises:
+        UpstreamError: the folder cannot be made or written to.
+    """
+    probe = folder / ".probe"
+    write_whole(probe, b"")
+    with suppress(OSError):
+        probe.unlink()
+
+
 @contextmanager
 def stopping_cleanly(path: Path) -> Iterator[None]:
     """Turn a failing disk into an error that says what to do; what was finished before stays."""
@@ -55,7 +67,9 @@ def stopping_cleanly(path: Path) -> Iterator[None]:
         raise UpstreamError(
             f"cannot write {path}: {error.strerror or error}",
             code="disk_full" if full else "disk_failed",
-            fix="make room and start again with the same folder; finished runs are kept and skipped",
+            fix="make room and start again with the same folder; finished runs are kept and skipped"
+            if full
+            else "give a folder that exists or can be made, and that you may write to",
         ) from None
 
 

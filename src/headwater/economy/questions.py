@@ -57,11 +57,15 @@ def ask(
         factor_paths: Morris trajectories for the strongest factors; 0 leaves them out.
 
     Raises:
-        InvalidError: no such question.
+        InvalidError: no such question, no seeds, or a scale that leaves nobody.
     """
-    question = QUESTIONS.get(number.upper())
-    if question is None:
-        raise InvalidError(f"no question {number!r}", code="question_unknown", fix=f"ask one of {', '.join(QUESTIONS)}")
+    question = question_of(number)
+    if seeds < 1 or not 0.0 < scale <= 1e4 or factor_paths < 0:
+        raise InvalidError(
+            f"{seeds} seeds at scale {scale:g} with {factor_paths} paths",
+            code="question_invalid",
+            fix="use at least one seed, a scale above 0 and no negative number of paths",
+        )
     start = time.process_time()
     common = (base or default_scenario()).with_values({**BASE, **question.base})
     calls = 0
@@ -98,9 +102,21 @@ def ask(
     )
 
 
+def question_of(number: str) -> Question:
+    """The question of a number like ``Q3``.
+
+    Raises:
+        InvalidError: no such question.
+    """
+    question = QUESTIONS.get(number.strip().upper())
+    if question is None:
+        raise InvalidError(f"no question {number!r}", code="question_unknown", fix=f"ask one of {', '.join(QUESTIONS)}")
+    return question
+
+
 def runs_of(number: str, seeds: int, factor_paths: int) -> int:
     """How many runs `ask` will make, for a progress bar."""
-    question = QUESTIONS[number.upper()]
+    question = question_of(number)
     factors = len(COMMON_FACTORS) + len(question.factors)
     return len(question.rows) * seeds + factor_paths * (factors + 1)
 

@@ -53,7 +53,7 @@ def answer_text(answer: Answer) -> str:
     """An answer as plain text: a table, its factors and its assumption."""
     headers = ["", *(f"{header} ({unit})" if unit else header for header, unit in answer.columns)]
     body = [
-        [label, *(_cell(m, h, u) for (m, h), (_, u) in zip(cells, answer.columns, strict=True))]
+        [label, *(_cell(m, h, u, answer.seeds) for (m, h), (_, u) in zip(cells, answer.columns, strict=True))]
         for label, cells in answer.rows
     ]
     widths = [max(len(row[i]) for row in [headers, *body]) for i in range(len(headers))]
@@ -66,7 +66,7 @@ def answer_text(answer: Answer) -> str:
         )
     lines += [
         "",
-        f"mean ± half of a 95 % interval over {answer.seeds} seeds; {answer.calls:,} calls, {answer.cpu_s:.0f} CPU-s",
+        f"{_of_seeds(answer.seeds)}; {answer.calls:,} calls, {answer.cpu_s:.0f} CPU-s",
     ]
     if answer.factors:
         lines.append(f"moves {ABOUT.get(answer.output, answer.output)} most: {_factors(answer.factors)}")
@@ -207,14 +207,17 @@ def _answer_html(answer: Answer) -> str:
     head = "".join(f"<th>{escape(h)}{f' ({u})' if u else ''}</th>" for h, u in answer.columns)
     body = "".join(
         f"<tr><td>{escape(label)}</td>"
-        + "".join(f"<td class=n>{_cell(m, h, u)}</td>" for (m, h), (_, u) in zip(cells, answer.columns, strict=True))
+        + "".join(
+            f"<td class=n>{_cell(m, h, u, answer.seeds)}</td>"
+            for (m, h), (_, u) in zip(cells, answer.columns, strict=True)
+        )
         + "</tr>"
         for label, cells in answer.rows
     )
     parts = [
         f"<section><h2>{escape(answer.number)} · {escape(answer.text)}</h2>",
         f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>",
-        f"<p class=small>Mean ± half of a 95 % interval over {answer.seeds} seeds; {answer.calls:,} calls. "
+        f"<p class=small>{_of_seeds(answer.seeds)}; {answer.calls:,} calls. "
         f"<b>Assumes:</b> {escape(answer.assumption)}</p>",
     ]
     if answer.factors:
@@ -275,9 +278,15 @@ def _facts_html(facts: Sequence[Fact]) -> str:
     )
 
 
-def _cell(mean: float, half: float, unit: str) -> str:
+def _of_seeds(seeds: int) -> str:
+    return f"mean ± half of a 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+
+
+def _cell(mean: float, half: float, unit: str, seeds: int) -> str:
     if np.isnan(mean):
         return "none"
+    if seeds < 2:
+        return f"{mean * 100:.1f}" if unit == "%" else f"{mean:.3g}"
     if unit == "%":
         return f"{mean * 100:.1f} ± {half * 100:.1f}"
     return f"{mean:.3g} ± {half:.1g}"

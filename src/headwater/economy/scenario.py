@@ -81,6 +81,7 @@ class Scenario:
         }
         for name in ("seed", "seeds", "threads", "guard"):
             del table["run"][name]
+        del table["split"]["policy"]  # where it lies; what it says is in its digest
         return {
             **table,
             "policy": self.policy.digest,
@@ -101,7 +102,7 @@ class Scenario:
         changed: dict[str, dict[str, Any]] = {}
         policy = self.policy
         for name, value in values.items():
-            if name == "policy":
+            if name in ("policy", "split.policy"):
                 policy = value if isinstance(value, Policy) else _policy({"policy": value}, None)
                 continue
             section, key = _locate(name)
