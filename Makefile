@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup setup-dev demo serve test test-all lint types layers docs bench clean
+# Files of tests that run at once; a file's tests stay together because they share what they set up.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+.PHONY: setup setup-dev demo serve test test-all test-slow lint types layers docs bench clean
 
 setup: $(VENV)/.demo
 setup-dev: $(VENV)/.dev
@@ -34,10 +38,13 @@ serve: $(VENV)/.demo
 	$(BIN)/headwater serve
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not anvil"
+	$(PYTEST) -m "not slow and not anvil"
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m "slow or anvil"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
