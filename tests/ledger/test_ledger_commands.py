@@ -103,6 +103,35 @@ def test_a_statement_shows_each_line_with_its_cause(home: Path, capsys: pytest.C
     assert "closing 0.000000010" in capsys.readouterr().out
 
 
+def test_reservations_past_their_deadline_are_given_back_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is past its deadline is released, a second run finds nothing, and the ledger stays sound."""
+    with Database(home / "headwater.db") as db:
+        ledger = Ledger(db)
+        (payer,) = [b.account for b in ledger.balances() if b.account.startswith("payer:")]
+        for number, deadline in enumerate((2_000, 3_000, 2**62)):
+            ledger.reserve(
+                payer, 7, key=f"r{number}", asset=USD, cause=f"block:{number}", at_ns=1_000, expires_at_ns=deadline
+            )
+        before = ledger.available(payer, USD)
+    found = answer(["expire"], home, capsys)["expired"]
+    assert [(one["payer"], one["units"], one["cause"]) for one in found] == [
+        (payer, "7", "block:0"),
+        (payer, "7", "block:1"),
+    ]
+    assert answer(["expire"], home, capsys) == {"expired": []}
+    assert run("expire", home=home) == 0
+    assert "no reservation is past its deadline" in capsys.readouterr().out
+    with Database(home / "headwater.db") as db:
+        assert Ledger(db).available(payer, USD) == before + 14
+        assert Ledger(db).check() == ()
+
+
+def test_a_deadline_is_not_brought_forward(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An instant that has not come is refused."""
+    assert run("expire", "--at", "2200-01-01T00:00:00Z", "--json", home=home) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "instant_invalid"
+
+
 def test_check_passes_on_a_sound_home(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 0, the transfers counted, no problems; a call at work is no problem."""
     value = answer(["check", "--books-only"], home, capsys)

@@ -1,11 +1,12 @@
 """`headwater ledger …`: what every account holds, how it came to that, and whether it all adds up.
 
-Reads only, and may be run while a server writes. Exit status: 0 all well, 1 problems were found, 2 the
-question was wrong. With `--json`, amounts are nano units as decimal strings.
+All but `expire` only read, and all may be run while a server writes. Exit status: 0 all well, 1 problems were
+found, 2 the question was wrong. With `--json`, amounts are nano units as decimal strings.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,6 +197,39 @@ def _whole(ledger: Ledger, account: str, asset: str, period: tuple[int, int]) ->
         )
     lines = tuple(line for page in pages for line in page.lines)
     return Statement(pages[0].account, asset, pages[0].opening_units, lines, pages[-1].closing_units, False)
+
+
+@app.command
+def expire(
+    *,
+    at: Annotated[str, Parameter(help="As of this instant, such as 2026-11-22T14:00:00Z; now by default.")] = "",
+    home: HomeOption = None,
+    json: AsJson = False,
+) -> int:
+    """Give back the credit of reservations whose deadline has passed. Safe to repeat, also while a server writes."""
+
+    def show(ledger: Ledger, _: CallStore) -> int:
+        now = time.time_ns()
+        at_ns = parse_instant(at) if at else now
+        if at_ns > now:
+            raise InvalidError(f"{at} is not past", code="instant_invalid", fix="a deadline passes in its own time")
+        released = []
+        while found := ledger.expire(at_ns=at_ns):
+            released += [ledger.transfer(id) for id in found]
+        if json:
+            rows = [
+                {"id": t.id, "payer": t.debit_account, "units": str(t.amount_units), "asset": t.asset, "cause": t.cause}
+                for t in released
+            ]
+            print_json({"expired": rows})
+        for t in () if json else released:
+            line = f"{format_units(t.amount_units)} {t.asset} back to {t.debit_account}, set aside for {t.cause}"
+            out.print(escape(line), soft_wrap=True)
+        if not json and not released:
+            out.print("no reservation is past its deadline")
+        return 0
+
+    return _with_ledger(home, json, show)
 
 
 @app.command

@@ -31,6 +31,7 @@ from headwater.settlement.tree import Domain
 from headwater.splits import Policy, recompute_split
 
 app = App(name="receipt", help="Look at receipts, and check one that somebody sent.")
+app.command("headwater.cli.receipt_correct:correct_receipt", name="correct")
 
 
 @app.command
