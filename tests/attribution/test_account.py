@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.attribution.account import Rules, attribute
+from headwater.attribution.budget import Budget
 from headwater.attribution.layout import Layout, Part
 from headwater.attribution.ownership import settle_ownership
 from headwater.attribution.reference import uniform_reference
@@ -94,6 +95,60 @@ def test_cutting_a_source_in_two_changes_what_its_owner_earns_by_nothing():
     assert cut.players == whole.players == 2
     assert cut.shares[0].bits + cut.shares[1].bits == pytest.approx(whole.shares[0].bits)
     assert cut.shares[2].bits == pytest.approx(whole.shares[1].bits)
+
+
+def test_an_owner_who_harms_with_one_part_and_repairs_with_another_is_paid_as_for_both():
+    """Cutting a text where it turns from poison to antidote pays no more than the text as it was."""
+    whole = measure("aaaabbbb", "zqzqzqzqzqab", owners=["x", "y"])
+    cut = measure("aaaabbbb", "zqzqzqzqzq", "ab", owners=["x", "y", "y"])
+    alone = measure("aaaabbbb", "ab", owners=["x", "y"])
+
+    assert alone.shares[1].weight_ppb > 0
+    assert cut.shares[1].bits < 0 < cut.shares[2].bits
+    assert cut.shares[1].weight_ppb == 0
+    assert cut.shares[2].weight_ppb == pytest.approx(whole.shares[1].weight_ppb, abs=2)
+
+
+@pytest.mark.parametrize("passes", [16, 32, 64])
+def test_an_owner_cut_in_nine_is_paid_like_the_whole_source_when_sampled(passes):
+    """Six owners, one in nine parts: its bits and its pay are those of the uncut source, within the intervals."""
+    text = "aabbccddeeffgghhaab"
+    others = ["gh" * 3, "ef" * 2, "zzzz", "abab", "cdcd"]
+    pieces = [text[len(text) * j // 9 : len(text) * (j + 1) // 9] for j in range(9)]
+    owners = ["a", "b", "c", "d", "e"]
+
+    def account(*texts, owners):
+        return attribute(
+            Overlap(),
+            layout(*texts, owners=owners),
+            "aabbccdd",
+            budget=Budget(passes),
+            reference=REFERENCE,
+            rules=Rules(evidence_floor_millibits=0),
+        )
+
+    whole = account(text, *others, owners=["x", *owners])
+    cut = account(*pieces, *others, owners=["x"] * 9 + owners)
+    exact = attribute(Overlap(), layout(text, *others, owners=["x", *owners]), "aabbccdd", reference=REFERENCE)
+
+    assert (exact.grade, cut.grade) == ("A", "B")
+    assert cut.passes <= passes
+    bits = sum(share.bits for share in cut.shares[:9])
+    wide = sum(share.high - share.bits for share in cut.shares[:9])
+    assert abs(bits - exact.shares[0].bits) <= max(wide, 1e-9)
+    paid = sum(share.weight_ppb for share in cut.shares[:9])
+    assert paid <= whole.shares[0].weight_ppb * 1.05
+    if passes < 54:  # none left to look inside: all of them tell the owners apart, and the parts are alike
+        assert cut.passes == whole.passes
+        assert paid == pytest.approx(whole.shares[0].weight_ppb, rel=1e-6)  # micro-bits, rounded
+
+
+def test_one_pass_is_too_few_for_one_owner_too():
+    """With and without is two."""
+    with pytest.raises(InvalidError) as caught:
+        attribute(Overlap(), layout("aabb"), "aa", budget=Budget(1), reference=REFERENCE)
+
+    assert caught.value.code == "budget_too_small"
 
 
 def test_evidence_below_the_floor_pays_nobody():

@@ -150,3 +150,58 @@ def test_the_end_of_turn_is_no_part_of_an_answer(tmp_path, scored) -> None:
     assert status == 0
     assert rows[0]["total_bits"] == rows[1]["total_bits"]
     assert set(scored) == {"the answer", "\x01"}
+
+
+@pytest.mark.parametrize(
+    "how", [("--seed", "1"), ("--passes", "6"), ("--per-token",), ("--keep-copies",), ("--apart",)]
+)
+def test_an_account_of_other_settings_is_not_taken_over(tmp_path, scored, how) -> None:
+    """--resume measures again what was measured otherwise: a file never mixes settings."""
+    run(tmp_path, [case("a")])
+    scored.clear()
+    run(tmp_path, [case("a")], "--resume", *how)
+
+    assert "the answer" in scored
+
+
+def test_a_case_whose_text_changed_is_measured_again(tmp_path, scored) -> None:
+    """An id alone does not say what was measured."""
+    run(tmp_path, [case("a")])
+    scored.clear()
+    _, rows = run(tmp_path, [case("a", answer="other words")], "--resume")
+
+    assert "other words" in scored
+    assert rows[0]["tokens"] == len("other words")
+
+
+def test_an_id_with_a_line_separator_is_kept_like_any_other(tmp_path, scored) -> None:
+    """U+2028 ends a line for some readers and not in JSON."""
+    run(tmp_path, [case("a\u2028b")])
+    scored.clear()
+    run(tmp_path, [case("a\u2028b")], "--resume")
+
+    assert scored == []
+
+
+def test_the_cases_are_never_overwritten(tmp_path, scored, capsys) -> None:
+    """--out must be another file than --cases."""
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps(case("a")) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["attribution", "context", "--cases", str(cases), "--out", str(cases), "--json"])
+
+    assert ended.value.code == 1
+    assert "out_invalid" in capsys.readouterr().err
+    assert json.loads(cases.read_text())["id"] == "a"
+
+
+def test_a_missing_field_and_half_a_character_are_named(tmp_path, scored, capsys) -> None:
+    """The message says which field is not there, or where the text cannot be written."""
+    lacking = case("a")
+    del lacking["answer"]
+    broken = case("b", parts=["x \ud800"])
+    status, _ = run(tmp_path, [lacking, broken], "--json")
+
+    said = [p["message"] for p in json.loads(capsys.readouterr().out)["problems"]]
+    assert status == 1
+    assert said == ["the case has no answer", "part 1 has in text half a surrogate pair at 2"]

@@ -160,7 +160,9 @@ def _account(
         grounded.append(Share(part.id, part.owner, "grounded", 0, bits, bits - spread, bits + spread, values))
     # Words that were copied are the base model's no longer; they are counted once, with whoever wrote them.
     reproduced = [_reproduced(one, measured.nobody) for one in copied]
-    sure, unsure = sure_and_unsure([(microbits(share.bits), microbits(share.low_bits)) for share in grounded])
+    sure, unsure = sure_and_unsure(
+        [(microbits(share.bits), microbits(share.low_bits)) for share in grounded], [share.owner for share in grounded]
+    )
     weights, residual = weigh(
         sure,
         [microbits(share.bits) for share in reproduced],

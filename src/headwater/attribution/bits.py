@@ -130,17 +130,39 @@ def weigh(
     return share_ppb(weights, max(0, own) * model_weight_ppm + max(0, unsure) * enough * 1_000_000)
 
 
-def sure_and_unsure(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], int]:
+def sure_and_unsure(
+    shares: Sequence[tuple[int, int]], owners: Sequence[str | None] | None = None
+) -> tuple[tuple[int, ...], int]:
     """Micro-bits that may be paid on, and how many are withheld because their interval includes zero.
+
+    What one part of an owner takes away comes off what the owner's other parts give, in proportion and rounded
+    down: who cuts a text into one that harms and one that repairs is paid as for the whole text.
 
     Args:
         shares: (micro-bits, lower end of the interval in micro-bits) of each part.
+        owners: whose each part is; None, for one or for all: nobody else's.
 
     >>> sure_and_unsure([(9, 3), (5, -1), (-4, -6)])
     ((9, 0, -4), 5)
+    >>> sure_and_unsure([(9, 3), (6, 2), (-5, -6)], ["ann", "ann", "ann"])
+    ((6, 4, -5), 0)
     """
-    sure = tuple(bits if low > 0 else min(0, bits) for bits, low in shares)
-    return sure, sum(bits for bits, low in shares if low <= 0 < bits)
+    owners = owners or [None] * len(shares)
+    given: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for (bits, _), owner in zip(shares, owners, strict=True):
+        if owner is not None:
+            side = given if bits > 0 else taken
+            side[owner] = side.get(owner, 0) + bits
+
+    def net(bits: int, owner: str | None) -> int:
+        if owner is None or bits <= 0 or not taken.get(owner):
+            return bits
+        return bits * max(0, given[owner] + taken[owner]) // given[owner]
+
+    left = [net(bits, owner) for (bits, _), owner in zip(shares, owners, strict=True)]
+    sure = tuple(bits if low > 0 else min(0, bits) for bits, (_, low) in zip(left, shares, strict=True))
+    return sure, sum(bits for bits, (_, low) in zip(left, shares, strict=True) if low <= 0 < bits)
 
 
 def _millibits(microbits_: int) -> int:

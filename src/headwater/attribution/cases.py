@@ -15,7 +15,7 @@ from typing import Any
 from headwater.attribution.bits import Attribution
 from headwater.attribution.layout import Layout, Part
 from headwater.core.canonical import refuse_deep
-from headwater.core.errors import InvalidError
+from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.core.limits import CASE_LINE_BYTES_MAX, REQUEST_DEPTH_MAX
 
 END_OF_TURN = "<|im_end|>"
@@ -48,6 +48,8 @@ def read_case(line: str, *, joined: bool = True) -> Case:
     try:
         refuse_deep(line.encode("utf-8", "surrogatepass"), REQUEST_DEPTH_MAX)
         value = json.loads(line)
+    except HeadwaterError as error:
+        raise InvalidError(error.message, code=error.code, fix="nest the case as in the documentation") from None
     except ValueError as error:
         raise _wrong(f"the line is not JSON: {error}", "write one JSON object a line") from None
     if not isinstance(value, dict):
@@ -128,7 +130,14 @@ def _answer(text: str) -> str:
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     value = row.get(field)
     if not isinstance(value, str) or (field in ("id", "owner") and not value):
-        raise _wrong(f"{where} has {field} {str(value)[:40]!r}", f"give {field} as text")
+        said = f"no {field}" if field not in row else f"{field} {value!r:.40}"
+        raise _wrong(f"{where} has {said}", f"give {field} as text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _wrong(
+            f"{where} has in {field} half a surrogate pair at {error.start}", "write whole characters"
+        ) from None
     return value
 
 

@@ -164,7 +164,10 @@ def spread_learned(
     ]
     players = [share for share in found.shares if share.channel != "reproduced" and share is not whole] + learned
     reproduced = [share for share in found.shares if share.channel == "reproduced"]
-    sure, unsure = sure_and_unsure([(microbits(share.bits), microbits(share.low_bits)) for share in players])
+    sure, unsure = sure_and_unsure(
+        [(microbits(share.bits), microbits(share.low_bits)) for share in players],
+        [share.owner if share.channel == "grounded" else None for share in players],
+    )
     weights, residual = weigh(
         sure,
         [microbits(share.bits) for share in reproduced],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headwater.attribution.budget import Budget
 from headwater.attribution.sampling import WIDTH, sample
 from headwater.attribution.worth import Worth
+from headwater.core.errors import InvalidError
 
 INNER_SHARE = 3
 """Of a budget, one part in so many is kept for the division inside owners."""
@@ -32,14 +33,19 @@ def owner_values(
     def whole(mask: int) -> frozenset[int]:
         return frozenset(i for place, union in enumerate(unions) if mask >> place & 1 for i in union)
 
+    if budget.passes < 2:
+        raise InvalidError(
+            f"{budget.passes} passes for {len(unions)} players", code="budget_too_small", fix="allow 2 passes or more"
+        )
     several = [union for union in unions if len(union) > 1]
-    singles = 2 * sum(len(union) for union in several)  # passes that show each of their parts alone and missing
-    reserved = min(budget.passes // INNER_SHARE, max(singles, budget.passes // INNER_SHARE if several else 0))
+    reserved = budget.passes // INNER_SHARE
+    if not any(_looks(reserved, union, several) for union in several):
+        reserved = 0  # too few to look inside anybody: all of them go to the owners
     if len(unions) > 1:
         found = sample(
             lambda masks: worth.rows([whole(mask) for mask in masks]),
             len(unions),
-            budget.passes - reserved if several else budget.passes,
+            budget.passes - reserved,
             seed=seed,
             tolerance_bits=budget.tolerance_bits,
         )
@@ -54,17 +60,21 @@ def owner_values(
             yield union[0], values_ut[place], float(spread_u[place])
             continue
         others = [other for number, other in enumerate(unions) if number != place]
-        share = reserved * len(union) // sum(map(len, several))
-        inner_it, wide_i = _inside(worth, union, others, share, rng)
+        inner_it, wide_i = _inside(worth, union, others, _looks(reserved, union, several), rng)
         for i, row, wide in zip(union, inner_it, wide_i.tolist(), strict=True):
             yield i, values_ut[place] / len(union) + row, float(np.hypot(spread_u[place] / len(union), wide))
+
+
+def _looks(reserved: int, union: Sequence[int], several: Sequence[Sequence[int]]) -> int:
+    """How often an owner's parts can be seen alone and missing, from its share of the reserved passes."""
+    return reserved * len(union) // sum(map(len, several)) // (2 * len(union))
 
 
 def _inside(
     worth: Worth,
     union: Sequence[int],
     others: Sequence[Sequence[int]],
-    passes: int,
+    looks: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much more than its equal part each part of an owner supplies: (parts, tokens), sums to zero; and spreads.
@@ -76,7 +86,7 @@ def _inside(
     tokens = worth.rows([frozenset(), everybody]).shape[1]
     outers: list[frozenset[int]] = [frozenset()]
     seen = set(outers)
-    limit = min(passes // (2 * len(union)), 1 << len(others))
+    limit = min(looks, 1 << len(others))
     while len(outers) < limit:
         size = int(rng.integers(0, len(others) + 1))
         picked = frozenset(i for number in rng.permutation(len(others))[:size] for i in others[number])

@@ -115,7 +115,9 @@ def attribute_text(
         bits = float(values.sum())
         low, high = _interval(bits, calibration)
         grounded.append(Share(part.id, part.owner, "grounded", 0, bits, low, high, values))
-    sure, unsure = sure_and_unsure([(microbits(share.bits), microbits(share.low_bits)) for share in grounded])
+    sure, unsure = sure_and_unsure(
+        [(microbits(share.bits), microbits(share.low_bits)) for share in grounded], [share.owner for share in grounded]
+    )
     weights, residual = weigh(
         sure,
         [],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json as json_text
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,10 @@ from rich.table import Table
 from headwater.attribution.account import Rules, attribute
 from headwater.attribution.budget import PASSES_DEFAULT, Budget
 from headwater.attribution.cases import Case, case_result, read_case
+from headwater.attribution.evidence import layout_bytes
 from headwater.cli.options import JsonOption, outcome
 from headwater.cli.output import err, out, print_json, progress
+from headwater.core.canonical import canonical
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError, Problem
 from headwater.models import Precision, load_scorer, shipped_reference
 
@@ -52,7 +55,10 @@ def context(
     per_token: Annotated[
         bool, Parameter(negative=(), help="Write every part's bits at every answer token too.")
     ] = False,
-    resume: Annotated[bool, Parameter(negative=(), help="Keep the accounts that --out has and do the rest.")] = False,
+    resume: Annotated[
+        bool,
+        Parameter(negative=(), help="Keep the accounts of the same texts and settings that --out has; do the rest."),
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Attribute the answers of a file of cases to the parts of their prompts.
@@ -63,15 +69,17 @@ def context(
     with outcome(json) as result:
         budget = Budget(passes, tolerance_bits)
         lines = _read(cases, joined=not apart)
+        _check_places(cases, out_file)
+        asked = {"budget": asdict(budget), "precision": precision, "seed": seed, "merge": not keep_copies}
+        asked |= {"joined": not apart, "per_token": per_token}
+        digests = {line.case.id: _digest(line.case, asked) for line in lines if line.case is not None}
         partial = out_file.with_name(out_file.name + ".partial")
-        done = _done(out_file, partial) if resume else {}
+        done = _done(out_file, partial, digests) if resume else {}
         problems = [line.problem for line in lines if line.problem is not None]
         waiting = [line for line in lines if line.case is not None and line.case.id not in done]
-        _check_folder(out_file)
         rows = dict(done)
-        with partial.open("w", encoding="utf-8") as kept, progress(quiet=json) as bars:
-            for row in done.values():
-                _write(kept, row)
+        _replace(partial, done.values())
+        with partial.open("a", encoding="utf-8") as kept, progress(quiet=json) as bars:
             task = bars.add_task("cases", total=len(waiting))
             if waiting:
                 scorer, reference = load_scorer(precision=precision), shipped_reference()
@@ -95,6 +103,7 @@ def context(
                     extra: dict[str, Any] = {
                         "precision": precision,
                         "scorer": scorer.digest,
+                        "measured": digests[line.case.id],
                         "cpu_s": round(time.process_time() - start, 3),
                     }
                     if per_token:
@@ -145,43 +154,61 @@ def _read(path: Path, *, joined: bool) -> tuple[_Line, ...]:
     return tuple(each())
 
 
-def _done(out_file: Path, partial: Path) -> dict[str, dict[str, Any]]:
-    """Accounts of an earlier run, finished or cut short; a torn last line is measured again."""
+def _digest(case: Case, asked: dict[str, Any]) -> str:
+    """What was measured and how: an account is kept by --resume only for the same texts and settings."""
+    said = layout_bytes(case.layout, b"") + canonical([case.answer, json_text.dumps(asked, sort_keys=True)])
+    return "sha256:" + hashlib.sha256(said).hexdigest()
+
+
+def _done(out_file: Path, partial: Path, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Accounts of an earlier run, finished or cut short, whose texts and settings are these; a torn line is not."""
     rows: dict[str, dict[str, Any]] = {}
     for path in (out_file, partial):
         if not path.exists():
             continue
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in path.read_bytes().split(b"\n"):  # JSON may hold characters that other readers end a line at
             try:
                 row = json_text.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and isinstance(row.get("id"), str):
-                rows[row["id"]] = row
+            name = row.get("id") if isinstance(row, dict) else None
+            if isinstance(name, str) and row.get("measured") == digests.get(name, row.get("measured")):
+                rows[name] = row
     return rows
 
 
-def _check_folder(out_file: Path) -> None:
+def _check_places(cases: Path, out_file: Path) -> None:
     if not out_file.parent.is_dir():
         raise MissingError(f"there is no folder {out_file.parent}", code="folder_missing", fix="make it first")
     if out_file.is_dir():
         raise InvalidError(f"{out_file} is a folder", code="out_invalid", fix="give the name of a file")
+    if out_file.exists() and out_file.samefile(cases):
+        raise InvalidError(f"{out_file} is the file of cases", code="out_invalid", fix="give another file to write")
 
 
 def _write(stream: Any, row: dict[str, Any]) -> None:
-    stream.write(json_text.dumps(row, ensure_ascii=False) + "\n")
+    text = json_text.dumps(row, ensure_ascii=False)
+    for end in "\u0085\u2028\u2029":  # characters at which some readers end a line; only ever inside a string
+        text = text.replace(end, f"\\u{ord(end):04x}")
+    stream.write(text + "\n")
     stream.flush()
+
+
+def _replace(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a file beside its place and put it there whole: a run that is killed here loses nothing."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            _write(stream, row)
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
 
 
 def _finish(partial: Path, out_file: Path, lines: tuple[_Line, ...], rows: dict[str, dict[str, Any]]) -> None:
     """Put the accounts in the order of the cases and the file in its place, whole."""
     order = {line.case.id: line.number for line in lines if line.case is not None}
-    whole = sorted(rows.values(), key=lambda row: order.get(row["id"], -1))
-    with partial.open("w", encoding="utf-8") as stream:
-        for row in whole:
-            _write(stream, row)
-        os.fsync(stream.fileno())
-    os.replace(partial, out_file)
+    _replace(out_file, sorted(rows.values(), key=lambda row: order.get(row["id"], -1)))
+    partial.unlink(missing_ok=True)
 
 
 def _report(rows: dict[str, dict[str, Any]], problems: list[Problem], kept: int, *, as_json: bool) -> None:

@@ -38,6 +38,18 @@ app = App(name="eval", help="How well estimators divide credit among the sources
 CASES = 24
 PASSES = 32
 DRAWS = 5
+METHODS_LEGEND = """How each method divides an answer among its sources, beside exact Shapley values in bits.
+  passes        prompts scored for one answer                     gap           bits that parts and whole differ by
+  misallocated  pay that goes to the wrong source (95 % range)    gold 1st      the planted source is ranked first
+  worst         the same, of the worst answer                     unused cited  pay of a source that is cited, not used
+  by bits       the same, answers weighted by their bits          to copy       pay of a copy of the planted source
+  rank          order of the sources, 1 is that of exact          skill         1 exact, 0 no better than equal shares
+  held out      how well unseen removals are predicted, 1 best    CPU-s         of one answer
+"to copy" is raw: two copies are worth the same to any method, and ownership settles it before pay, below."""
+ACCOUNTS_LEGEND = (
+    "What is paid, after ownership, floor and intervals: copies and unused sources should have 0 %, the residual of\n"
+    "generic questions 100 %, and no weak answer (one that owes its sources too little to tell) should pay."
+)
 QUICK_CASES, QUICK_PLAYERS, QUICK_PASSES = 8, 4, 12
 
 
@@ -92,7 +104,9 @@ def context(
             print_json(value)
         else:
             _show(found, missing)
-            out.print(f"[dim]{value['cpu_s']:.0f} CPU-seconds, {value['wall_s']:.0f} in all; {report}[/]")
+            out.print(
+                f"[dim]{value['cpu_s']:.0f} CPU-seconds, {value['wall_s']:.0f} by the clock; all figures: {report}[/]"
+            )
     return result.status
 
 
@@ -173,6 +187,7 @@ def _show(found: Comparison, missing: Sequence[str]) -> None:
     wide = Console(width=max(out.width, 150), highlight=False)
     wide.print(f"{found.strong} of {found.cases} answers owe their sources enough to compare how it is divided")
     wide.print(table)
+    wide.print(f"[dim]{METHODS_LEGEND}[/]")
     table = Table(
         *("account", "gold 1st", "to copies, most", "unused cited", "residual of generic, mean (least)"),
         *("weak answers that paid", "gap, bits"),
@@ -191,10 +206,12 @@ def _show(found: Comparison, missing: Sequence[str]) -> None:
         )
     wide.print()
     wide.print(table)
+    wide.print(f"[dim]{ACCOUNTS_LEGEND}[/]")
     fitted = found.calibration
     if fitted is not None:
         wide.print(
-            f"grade C fitted on {fitted.cases} answers: {fitted.slope:.2f} bits for a bit of overlap, sure from "
+            f"\nWithout any pass (grade C), fitted on {fitted.cases} answers: "
+            f"{fitted.slope:.2f} bits for a bit of overlap, sure from "
             f"{fitted.sure_bits:.1f} bits; on the others skill {fitted.skill:.2f}, at least {fitted.skill_low:.2f}"
         )
     for name in missing:

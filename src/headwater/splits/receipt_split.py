@@ -76,7 +76,13 @@ def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
         for channel in ("grounded", "reproduced")
     }
     ordered = [*of_channel["grounded"], *of_channel["reproduced"]]
-    grounded, unsure = sure_and_unsure([(s.microbits, s.low_microbits) for s in of_channel["grounded"]])
+    grounded, unsure = sure_and_unsure(
+        [(s.microbits, s.low_microbits) for s in of_channel["grounded"]],
+        [
+            "+".join(sorted(owner.contributor for owner in s.owners)) if s.channel == "grounded" else None
+            for s in of_channel["grounded"]
+        ],
+    )
     weights, residual = weigh(
         grounded,
         [share.microbits for share in of_channel["reproduced"]],
