@@ -23,8 +23,9 @@ from headwater.settlement.tree import PayoutTree
 OFFER_SCHEMA: Final = "headwater.claim-to/1"
 WALLET_SCHEMA: Final = "headwater.wallet/1"
 RELAY_GAS, RELAY_FIRST_GAS, RELAY_SIZE = 77_500, 39_600, 730
-"""A signed claim that somebody else sends, at 10,000 payees, when both it and the relayer hold the token already; a first
-payment is taken to be the first of its four, too."""
+"""A signed claim that somebody else sends, at 10,000 payees, when its receiver and the relayer hold the token already.
+
+A first payment is taken to be the first of its four, too."""
 
 
 @dataclass(frozen=True, slots=True)
