@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from rich.markup import escape
 
+from headwater.cli.credit import vouchers_of
 from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
@@ -19,11 +20,14 @@ from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, create_app
 from headwater.gateway import serve as run_gateway
+from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
 
 
 @contextmanager
-def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Iterator[tuple[Gateway, Flow]]:
+def gateway(
+    home: Home, books: Settlement | None, *, quiet: bool = False, vouchers: Vouchers | None = None
+) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
         served: Mapping[str, ServedModel] = {}
@@ -44,7 +48,7 @@ def gateway(home: Home, books: Settlement | None, *, quiet: bool = False) -> Ite
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
-        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays()), flow
+        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays(), vouchers=vouchers), flow
 
 
 def serve(
@@ -71,11 +75,11 @@ def serve(
     with outcome(False) as result, ExitStack() as stack:
         chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model)
         opened = stack.enter_context(Home(chosen, writer=True))
-        books = None
+        books = vouchers = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
-            books = settlement(opened, chain)
-        app, _ = stack.enter_context(gateway(opened, books))
+            books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
+        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers))
 
         def ready(bound: int) -> None:
             url = f"http://{chosen.host}:{bound}/v1"

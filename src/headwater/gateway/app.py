@@ -33,6 +33,7 @@ from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.relay import Relay, RelayedModel, Relays
+from headwater.gateway.vouchers import HEADER, Vouchers
 from headwater.gateway.wire import (
     CallerGone,
     Message,
@@ -40,12 +41,13 @@ from headwater.gateway.wire import (
     Scope,
     Send,
     bearer,
+    header,
     read_body,
     respond,
     respond_failure,
 )
 from headwater.gateway.worker import AttributionWorker
-from headwater.store.key_store import KeyStore
+from headwater.store.key_store import KeyRecord, KeyStore
 
 MODELS: Final = "/v1/models"
 
@@ -76,7 +78,9 @@ class Gateway:
         options: GatewayOptions,
         bundle: Callable[[ReceiptId], bytes] | None = None,
         relays: Relays | None = None,
+        vouchers: Vouchers | None = None,
     ) -> None:
+        self._vouchers = vouchers
         self.flow, self.keys, self.options = flow, keys, options
         self.start_error: Exception | None = None  # why the lifespan did not begin
         self.metrics = Metrics()
@@ -144,14 +148,19 @@ class Gateway:
         if path in ROUTES and (self._relay is not None or path == chat.ROUTE):
             if scope["method"] != "POST":
                 raise MethodError(scope["method"], "POST")
-            secret = bearer(scope)
-            key = await self._checked.authenticate(secret)
-            check_route(key, path)
+            voucher = header(scope, HEADER) if self._vouchers is not None else None
+            secret = "" if voucher is not None else bearer(scope)
+            if voucher is None:
+                key = await self._checked.authenticate(secret)
+                check_route(key, path)
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
+            if voucher is not None:
+                key = await self._payer(voucher, path)
             if self._relay is not None and (path != chat.ROUTE or self._relay.answers(body)):
                 await self._relay(body, key, scope, receive, send)
             else:
-                key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
+                if voucher is None:
+                    key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
                 await self._chat(body, key, scope, receive, send)
             return path
         if path == MODELS or path.startswith(MODELS + "/"):
@@ -164,6 +173,14 @@ class Gateway:
         )
         await respond_failure(send, failure)
         return "other"
+
+    async def _payer(self, voucher: bytes, path: str) -> KeyRecord:
+        """Who pays by a voucher, within the limits that its key record may have been given."""
+        vouchers = self._vouchers
+        assert vouchers is not None
+        key = await self.answering.at_desk(lambda: vouchers.take(voucher))
+        check_route(key, path)
+        return key
 
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
         key = await self._checked.authenticate(bearer(scope))
@@ -300,6 +317,7 @@ def create_app(
     options: GatewayOptions | None = None,
     bundle: Callable[[ReceiptId], bytes] | None = None,
     relays: Relays | None = None,
+    vouchers: Vouchers | None = None,
 ) -> Gateway:
     """The gateway over `flow` and `keys`, ready for any ASGI server.
 
@@ -309,5 +327,6 @@ def create_app(
         options: how much is done at once.
         bundle: makes the file with which a stranger checks a receipt; without it that route does not exist.
         relays: models that other servers answer.
+        vouchers: takes vouchers of a Credit contract instead of API keys.
     """
-    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays)
+    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers)

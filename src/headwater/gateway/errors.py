@@ -32,7 +32,9 @@ MESSAGE_CHARS_MAX: Final = 1_000
 _STATUS_BY_CODE: Final = {
     "invalid_api_key": 401,
     "api_key_expired": 401,
+    "voucher_not_signed": 401,
     "insufficient_credit": 402,
+    "voucher_not_covered": 402,
     "budget_exceeded": 402,
     "route_unknown": 404,
     "method_not_allowed": 405,

@@ -131,6 +131,17 @@ class KeyStore:
         )
         return secret, self.get(key_id)
 
+    def payer(self, address: str, now_ns: int) -> KeyRecord:
+        """The record of a payer who is known by an address and has no secret; made when it is new."""
+        key_id = "key_" + hashlib.sha256(b"headwater payer address\x00" + address.encode()).hexdigest()[:32]
+        self.db.execute(
+            "INSERT INTO api_keys (key_id, secret_digest, label, mode, created_at_ns) VALUES (?, ?, ?, 'live', ?)"
+            " ON CONFLICT (key_id) DO NOTHING",
+            # Of another domain than a secret's digest, so that no secret has it.
+            (key_id, hashlib.sha256(b"headwater no secret\x00" + key_id.encode()).digest(), address, now_ns),
+        )
+        return self.get(key_id)
+
     def limit(self, key_id: str, limits: KeyLimits, budget_units: int | None) -> KeyRecord:
         """Give a key other limits. They are in force for its next call, or a second later in another process.
 
