@@ -161,7 +161,7 @@ def validate(
         if json:
             print_json([asdict(fact) for fact in facts])
         else:
-            out.print(escape(facts_text(facts)))
+            out.print(escape(facts_text(facts)), soft_wrap=True)
         result.status = 1 if any(f.kind == "exact" and not f.met for f in facts) else 0
     return result.status
 
