@@ -305,3 +305,20 @@ def test_receipts_that_the_books_lack_are_booked_at_the_next_start(server: Upstr
     with open_desk(tmp_path / "home", upstreams=config(server)) as desk:
         assert desk.toy.spent(key) == PRICE
         assert desk.toy.reserved(key) == 0
+
+
+def test_no_key_reads_what_another_paid_for(desk: Desk):
+    """By call id or receipt id, another's receipt looks like one that does not exist; its payer reads it."""
+    bill = desk.client().chat.completions.create(model="fine", messages=ASK).model_extra["headwater"]
+    settled(desk)
+    stranger, _ = desk.toy.key("stranger")
+
+    for identity in (bill["receipt"], bill["receipt_id"]):
+        assert desk.get(f"/v1/receipts/{identity}")["id"] == bill["receipt_id"]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            desk.get(f"/v1/receipts/{identity}", stranger)
+        told = json.load(caught.value)
+        with pytest.raises(urllib.error.HTTPError) as absent:
+            desk.get(f"/v1/receipts/{identity[:-4]}0000", stranger)
+        missing = json.load(absent.value)
+        assert (told["status"], told["code"]) == (missing["status"], missing["code"]) == (404, "receipt_unknown")
