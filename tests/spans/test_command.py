@@ -99,3 +99,16 @@ def test_what_cannot_be_done_says_what_to_do(tmp_path, files, capsys):
     assert segment.name in capsys.readouterr().err
     assert run("trace", tmp_path / "d", bad, "--salvage") == 0
     assert run("verify", tmp_path / "d", "--salvage") == 1
+
+
+def test_files_of_a_folder_that_are_not_read_are_said(tmp_path, files, capsys):
+    """Only texts of a folder are read; how many others there are is told, and a file named by itself is taken."""
+    (files / "code.py").write_text(WORDS.replace("word", "name"))
+    assert run("build", tmp_path / "index", files, "--owner", "ann", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["documents"] == 3
+    assert "2 files below files are passed over" in " ".join(shown.err.split())
+
+    assert run("add", tmp_path / "index", files / "code.py", "--owner", "ann", "--json") == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out)["documents"], shown.err) == (1, "")

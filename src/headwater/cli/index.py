@@ -298,8 +298,15 @@ def files_in(paths: Sequence[Path]) -> list[tuple[str, Path]]:
         if path.is_file():
             found.append((path.name, path))
         elif path.is_dir():
-            inside = (p for p in path.rglob("*") if p.is_file() and not p.is_symlink() and _suffix(p) in SUFFIXES)
-            found.extend((p.relative_to(path).as_posix(), p) for p in inside)
+            inside = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+            read = [p for p in inside if _suffix(p) in SUFFIXES]
+            if len(read) < len(inside):
+                err.print(
+                    f"{len(inside) - len(read)} files below {path.name} are passed over: of folders only "
+                    f"{', '.join(sorted(SUFFIXES))} are read; name other files themselves",
+                    markup=False,
+                )
+            found.extend((p.relative_to(path).as_posix(), p) for p in read)
         else:
             raise MissingError(f"there is no {str(path)!r}", code="file_missing", fix="check the path")
     if not found:
