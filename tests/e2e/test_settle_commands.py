@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from headwater.chain.watching import Watcher
 from headwater.cli.main import main
+from headwater.core.errors import UpstreamError
 from headwater.core.keccak import keccak256
 from headwater.flow import CallRequest, Message
 from headwater.models import Sampling
@@ -145,6 +147,31 @@ def test_a_pending_root_is_watched_from_what_was_published(tmp_path, monkeypatch
     assert published["epochs"][0]["changes_bytes"] > 0
     assert run(capsys, "settle", "watch")["done"] == "accepted"
     assert run(capsys, "settle", "watch", "--from", str(tmp_path / "public"))["done"] == "accepted"
+
+    looks = iter([UpstreamError("the node is away", code="rpc_unreachable"), None])
+    real = Watcher.turn
+
+    def turn(watcher: Watcher) -> object:
+        failure = next(looks, None)
+        if failure is not None:
+            raise failure
+        return real(watcher)
+
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt  # how a person ends it
+
+    monkeypatch.setattr(Watcher, "turn", turn)
+    monkeypatch.setattr("headwater.cli.watch.time.sleep", sleep)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        main(["settle", "watch", "--every-s", "7", "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["done"] == "accepted"
+    assert "the node is away" in captured.err
+    assert naps == [7, 7]
 
     manifest = tmp_path / "public/epochs/1.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"epoch":1', b'"epoch":2'))

@@ -14,9 +14,9 @@ from headwater.chain import Chain, Manifest, signer_from_file
 from headwater.chain.watching import Published, Report, Source, Watcher
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
-from headwater.cli.output import out, print_json
+from headwater.cli.output import err, out, print_json
 from headwater.cli.settling import DEPLOYMENT, open_chain
-from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.errors import HeadwaterError, MissingError, UpstreamError
 from headwater.store.object_store import ObjectStore, open_source
 
 _WRONG = ("refuted", "challenged", "cancelled", "reported", "waiting", "expired")
@@ -55,7 +55,14 @@ def watch(
         source = _stored(open_source(location)) if location is not None else _kept(opened)
         watcher = Watcher(chain, source, hold=hold)
         while True:
-            report = watcher.turn()
+            try:
+                report = watcher.turn()
+            except UpstreamError as error:
+                if every_s <= 0:
+                    raise
+                err.print(f"not looked at: {escape(error.message)}; trying again")  # a watcher outlives its node
+                time.sleep(every_s)
+                continue
             if report is not None and report.done in _WRONG:
                 result.status = 1
             _print(report, json)
