@@ -94,9 +94,10 @@ def test_unknown_token_ids_are_refused(token: int) -> None:
 
 def server_tokens(backend, text: str, control: bool) -> tuple[int, ...]:
     """What the serving engine itself makes of a text."""
-    connection = http.client.HTTPConnection(backend._host, backend._port)
+    engine = backend._engine
+    connection = http.client.HTTPConnection(engine._host, engine._port)
     body = json.dumps({"content": text, "add_special": False, "parse_special": control})
-    connection.request("POST", "/tokenize", body, {"authorization": f"Bearer {backend._key}"})
+    connection.request("POST", "/tokenize", body, {"authorization": f"Bearer {engine._key}"})
     tokens = json.loads(connection.getresponse().read())["tokens"]
     connection.close()
     return tuple(tokens)
