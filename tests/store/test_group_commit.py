@@ -26,7 +26,7 @@ class Recorder:
         assert not self.busy
         self.busy = True
         self.entered.set()
-        assert self.free.wait(10)
+        assert self.free.wait(60)
         self.busy = False
         if self.breaks:
             raise self.breaks.pop()
@@ -56,7 +56,7 @@ class Recorder:
         return thread
 
     def until_queued(self, count):
-        for _ in range(10_000):
+        for _ in range(60_000):
             if len(self.commit._queue) >= count:
                 return
             threading.Event().wait(0.001)
@@ -66,7 +66,7 @@ class Recorder:
         """A first unit that is being written and stays so until `free` is set."""
         self.free.clear()
         thread = self.start(outcomes, "first")
-        assert self.entered.wait(10)
+        assert self.entered.wait(60)
         return thread
 
 

@@ -12,7 +12,7 @@ _HOST = r"(?:[\w-]+\\?\.)+[A-Za-z]{2,}"
 
 # An address in brackets goes with its brackets; backslashes come from converters that escape mark-up.
 _BRACKETED = re.compile(rf"<+(?:mailto:)?\s*[^\s<>@:/]+(?:\s*@\s*|[\s(\[-]+at[\s)\]-]+){_HOST}\s*(?:\\?>)+")
-_PLAIN = re.compile(rf"(?:mailto:)?[\w.+\\-]*[\w+-]\\?@{_HOST}")
+_PLAIN = re.compile(rf"(?:mailto:)?[\w.+\\-]+@{_HOST}")
 _SPELT_OUT = re.compile(
     r"\b[\w.+-]+(?:\s+at\s+|\s*[\[(]at[\])]\s*|--at--)(?:[\w-]+(?:\.|\s+dot\s+))+(?:com|org|net|edu|gov)\b(?!/)"
 )
