@@ -71,7 +71,7 @@ def build(
     index
         Folder to make.
     files
-        Files, and folders with everything below them.
+        Files, and folders with the texts below them (.txt .md .rst .html .htm .jsonl).
     gram_tokens
         Fewest words in a row that count as a match.
     reference
@@ -103,7 +103,7 @@ def add(
     index
         Its folder.
     files
-        Files, and folders with everything below them.
+        Files, and folders with the texts below them (.txt .md .rst .html .htm .jsonl).
     """
     with outcome(json) as result:
         found = files_in(files)
