@@ -16,7 +16,7 @@ from headwater.cli.home import Home, models
 from headwater.cli.main import build_app
 from headwater.cli.options import settings
 from headwater.core.money import NANO
-from headwater.gateway import GatewayOptions, create_app, serving
+from headwater.gateway import Gateway, GatewayOptions, create_app, serving
 from headwater.ledger import deposit
 from headwater.receipts import Receipt
 from headwater.registry import Contribution
@@ -77,6 +77,15 @@ def asked(client: openai.OpenAI, model: str) -> tuple[str, str]:
     return given.choices[0].message.content or "", given.headwater["receipt"]  # type: ignore[attr-defined]
 
 
+def settled(app: Gateway) -> None:
+    """Wait until every answer has been handed to the worker, and until it has nothing left to do now."""
+    until = time.monotonic() + 60
+    while app.answering.state().generating + app.answering.state().waiting:
+        assert time.monotonic() < until, app.answering.state()
+        time.sleep(0.01)
+    assert app.worker.wait_idle(300), app.worker.state()
+
+
 def test_words_are_learned_credited_corrected_and_learned_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +120,7 @@ def test_words_are_learned_credited_corrected_and_learned_again(
             listed = {model.id for model in client.models.list().data}
             base_answer, _ = asked(client, opened.settings.model_name)
             answer, call = asked(client, f"{opened.settings.model_name}+town")
-            assert app.worker.wait_idle(300), app.worker.state()
+            settled(app)
             assert not app.worker.state().failed
             record = flow.parts.calls.get(call)  # type: ignore[arg-type]
             assert record.receipt_id is not None
