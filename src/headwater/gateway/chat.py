@@ -7,7 +7,6 @@ bytes of an answer leave only after its charge is durable.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +32,7 @@ from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.requests import ChatRequest, read_chat
 from headwater.gateway.wire import (
+    EVENT_STREAM,
     JSON,
     CallerGone,
     Receive,
@@ -40,7 +40,7 @@ from headwater.gateway.wire import (
     Send,
     idempotency_key,
     respond,
-    until_gone,
+    when_gone,
 )
 from headwater.store.call_store import CallRecord
 from headwater.store.key_store import KeyRecord
@@ -50,12 +50,6 @@ QUIET_S: Final = 10.0
 """Silence on a stream after which a comment is sent, so that nobody in between takes it for dead."""
 
 Spent = tuple[int, int]  # tokens, nano units
-
-_STREAM: Final = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +104,7 @@ class ChatRoute:
         # A caller who retries with an idempotency key will ask for the whole of a plain answer again: finish it.
         keep = request.call.idempotency_key is not None and not request.stream
         leave = channel.detach if keep else channel.close
-        gone = asyncio.create_task(_hang_up(receive, leave))
+        gone = asyncio.create_task(when_gone(receive, leave))
         try:
             prompt_tokens = len(call.prompt)
             headers = (*_receipt_header(call.record), *(() if taken is None else taken.headers()))
@@ -149,7 +143,7 @@ class ChatRoute:
         if request.stream:
             writer = ChunkWriter(heading, include_usage=request.include_usage)
             body = writer.role() + writer.texts([answer.text]) + writer.end(answer.finish_reason, tokens, bill)
-            await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
+            await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
             await send({"type": "http.response.body", "body": body})
         else:
             await respond(
@@ -191,7 +185,7 @@ async def _stream(
 ) -> Spent:
     batches = _batches(channel)
     first = await anext(batches)  # an error up to here is still an HTTP status
-    await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
+    await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
     begun = False
     count = 0
 
@@ -240,12 +234,6 @@ def _ending(batch: list[Delivered]) -> tuple[Bill | None, str]:
         if item.bill is not None:
             return item.bill, item.piece.finish_reason or "stop"
     return None, ""
-
-
-async def _hang_up(receive: Receive, leave: Callable[[], None]) -> None:
-    with contextlib.suppress(Exception):
-        await until_gone(receive)
-    leave()
 
 
 def _given(answering: Answering, record: CallRecord) -> tuple[Answer, Bill]:

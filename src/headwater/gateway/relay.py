@@ -9,7 +9,6 @@ passed on; a call that did not answer costs nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from headwater.gateway.passing import (
     usage_of,
     with_bill,
 )
-from headwater.gateway.wire import JSON, Receive, Scope, Send, idempotency_key, respond, until_gone
+from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, idempotency_key, respond, when_gone
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, Upstreams
 from headwater.receipts import Receipt, SignedReceipt
@@ -46,11 +45,6 @@ from headwater.store.kept_store import KeptAnswer
 from headwater.store.key_store import KeyRecord
 
 _OPERATORS_FAULT: Final = (401, 403)
-_STREAM: Final = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
 _LEASE_TRIES: Final = 8
 
 
@@ -132,7 +126,7 @@ class Relay:
             await self.meter.charge_kept(hold, kept.receipt, kept.signature)
         own = ((b"headwater-receipt", kept.call_id.encode()), (b"idempotent-replayed", b"true"))
         if kept.stream:
-            await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *own]})
+            await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *own]})
             await send({"type": "http.response.body", "body": kept.answer})
         else:
             await respond(send, 200, kept.answer, JSON, own)
@@ -243,7 +237,12 @@ class _Call:
         )
         hasher = _Digest()
         gone = asyncio.Event()
-        watch = None if self._keeping else asyncio.create_task(_watch(receive, gone, exchange))
+
+        def leave() -> None:
+            gone.set()
+            exchange.abandon()
+
+        watch = None if self._keeping else asyncio.create_task(when_gone(receive, leave))
         sent: list[bytes] = []  # what is to be kept
         begun, size = False, 0
         try:
@@ -255,7 +254,7 @@ class _Call:
                 ready = passing.feed(data)
                 if not begun:
                     begun = True
-                    headers = [*_STREAM, *self._headers(exchange)]
+                    headers = [*EVENT_STREAM, *self._headers(exchange)]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                 if self._keeping is not None:
                     sent.append(ready)
@@ -368,19 +367,11 @@ class _Digest:
         return "sha256:" + self._state.hexdigest()
 
 
-async def _watch(receive: Receive, gone: asyncio.Event, exchange: Exchange) -> None:
-    """Drop the upstream as soon as nobody listens."""
-    with contextlib.suppress(Exception):
-        await until_gone(receive)
-    gone.set()
-    exchange.abandon()
-
-
 async def _refusal(exchange: Exchange, send: Send) -> None:
     """Pass an upstream's refusal on: the caller's faults as they came, the operator's without their text."""
     body = await exchange.whole()
     status = exchange.status
-    if status in _OPERATORS_FAULT or status >= 500 or not status >= 400:
+    if status in _OPERATORS_FAULT or not 400 <= status < 500:
         failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
         await respond(send, 502, failure.envelope(), JSON, (*failure.headers(), *_passed(exchange)))
         return

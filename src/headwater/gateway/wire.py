@@ -6,6 +6,7 @@ Knows nothing of calls or models.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -21,6 +22,12 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
+EVENT_STREAM: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+"""Headers of a stream of events that nobody in between may hold up."""
 
 _PRINTABLE: Final = re.compile(rb"[\x20-\x7e]+")
 
@@ -123,10 +130,12 @@ def _too_large() -> InvalidError:
     )
 
 
-async def until_gone(receive: Receive) -> None:
-    """Returns when the caller has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def when_gone(receive: Receive, leave: Callable[[], None]) -> None:
+    """Calls `leave` when the caller has closed the connection."""
+    with contextlib.suppress(Exception):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    leave()
 
 
 async def respond(send: Send, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
