@@ -6,10 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.core.canonical import canonical, digest
+from headwater.core.canonical import digest
 from headwater.core.errors import InvalidError
 from headwater.ledger import (
     CASH,
@@ -177,7 +178,7 @@ def test_the_body_digest_is_that_of_the_canonical_bytes(drafts: list[TransferDra
         [d.debit_account, d.credit_account, str(d.amount_units), d.asset, int(d.code), d.cause, d.pending_id]
         for d in drafts
     ]
-    assert body_digest(drafts) == digest(canonical(json.loads(json.dumps(rows))))
+    assert body_digest(drafts) == digest(rfc8785.dumps(json.loads(json.dumps(rows))))
 
 
 def test_any_change_changes_the_body_digest() -> None:

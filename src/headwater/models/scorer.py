@@ -23,6 +23,7 @@ from headwater.models.network import Network
 from headwater.models.smollm import file_digest, smollm_path
 from headwater.models.tokenizer import Tokenizer, load_tokenizer
 from headwater.models.weights import LlamaWeights, load_weights
+from headwater.models.window import check_window
 
 ARITHMETIC_VERSION = 1  # raised when a change alters the bits of a result
 CONTEXT_TOKENS_MAX = 4096
@@ -128,20 +129,7 @@ class LocalScorer:
     def _score(self, network: Network, contexts: Sequence[Sequence[int]], answer: Sequence[int]) -> NDArray[np.float64]:
         target = self._tokens(answer, "the answer")
         read = [self._tokens(context, f"context {index}") for index, context in enumerate(contexts)]
-        for index, context in enumerate(read):
-            if not context:
-                raise InvalidError(
-                    f"context {index} has 0 tokens",
-                    code="context_empty",
-                    fix="keep at least one fixed token, such as the template's first, in every context",
-                )
-            if len(context) + len(target) > self._context_tokens_max:
-                raise InvalidError(
-                    f"context {index} of {len(context)} and answer of {len(target)} tokens do not fit "
-                    f"the window of {self._context_tokens_max}",
-                    code="context_too_long",
-                    fix="use fewer or shorter sources",
-                )
+        check_window(read, target, self._context_tokens_max)
         if not read or not target:
             return np.zeros((len(read), len(target)), dtype=np.float64)
         distinct = {context: index for index, context in enumerate(dict.fromkeys(read))}

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from headwater.core.errors import InvalidError, InvariantError, MissingError
 from headwater.models.prefix_tree import PrefixTree, build_tree
 from headwater.models.smollm import file_digest
+from headwater.models.window import check_window
 
 if TYPE_CHECKING:
     import torch
@@ -138,18 +139,7 @@ class TorchScorer:
         """
         target = self._tokens(answer, "the answer")
         read = [self._tokens(context, f"context {index}") for index, context in enumerate(contexts)]
-        for index, context in enumerate(read):
-            if not context:
-                raise InvalidError(
-                    f"context {index} has 0 tokens", code="context_empty", fix="keep at least one fixed token"
-                )
-            if len(context) + len(target) > self._context_tokens_max:
-                raise InvalidError(
-                    f"context {index} of {len(context)} and answer of {len(target)} tokens do not fit "
-                    f"the window of {self._context_tokens_max}",
-                    code="context_too_long",
-                    fix="use fewer or shorter sources",
-                )
+        check_window(read, target, self._context_tokens_max)
         if not read or not target:
             return np.zeros((len(read), len(target)), dtype=np.float64)
         tree = build_tree(read)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from headwater.core.canonical import refuse_deep
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
+from headwater.models.window import check_window
 
 Spelling = Literal["prompt_logprobs", "echo"]
 Tokenize = Callable[[str, bool], Sequence[int]]
@@ -161,18 +162,7 @@ class UpstreamScorer:
         """
         target = tuple(int(token) for token in answer)
         read = [tuple(int(token) for token in context) for context in contexts]
-        for index, context in enumerate(read):
-            if not context:
-                raise InvalidError(
-                    f"context {index} has 0 tokens", code="context_empty", fix="keep at least one fixed token"
-                )
-            if len(context) + len(target) > self._context_tokens_max:
-                raise InvalidError(
-                    f"context {index} of {len(context)} and answer of {len(target)} tokens do not fit "
-                    f"the window of {self._context_tokens_max}",
-                    code="context_too_long",
-                    fix="use fewer or shorter sources",
-                )
+        check_window(read, target, self._context_tokens_max)
         if not read or not target:
             return np.zeros((len(read), len(target)), dtype=np.float64)
         key_of = {context: _key(context, target) for context in dict.fromkeys(read)}
