@@ -18,14 +18,11 @@ longer needed; their digests stay. Knows nothing of what the bytes mean.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError, Problem, RefusedError
@@ -37,6 +34,7 @@ from headwater.store.evidence_store import EvidenceCipher
 from headwater.store.kept_store import conflict
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
+from headwater.store.runs import alive, sweep, take_run
 
 _STEPS = (
     f"""
@@ -188,7 +186,7 @@ class CallStore:
         self._runs = db.path.parent / "runs"
         self._texts = EvidenceCipher(db)
         db.migrate("calls", _STEPS)
-        self._run_lock = None if run_id is None else _take_run(self._runs, run_id)
+        self._run_lock = None if run_id is None else take_run(self._runs, run_id)
 
     def close(self) -> None:
         """End this run: what it left `reserved` is for the next `recover` to settle."""
@@ -209,7 +207,7 @@ class CallStore:
 
     def run_alive(self, run_id: str) -> bool:
         """Whether the process that had this run still lives; this one's own run does."""
-        return run_id == self._run_id or _alive(self._runs, run_id)
+        return run_id == self._run_id or alive(self._runs, run_id)
 
     # Calls that another server answered
 
@@ -491,7 +489,7 @@ class CallStore:
         with self.db.transaction():
             runs = [run for (run,) in self.db.query("SELECT DISTINCT run_id FROM calls WHERE state = 'reserved'")]
             for run in runs:
-                if run == self._run_id or _alive(self._runs, run):
+                if self.run_alive(run):
                     continue
                 for call_id, progress_units in self.db.query(
                     "SELECT call_id, progress_units FROM calls WHERE state = 'reserved' AND run_id = ? ORDER BY number",
@@ -511,7 +509,7 @@ class CallStore:
                         )
                         charged.append(call.call_id)
             waiting = self.db.query("SELECT call_id FROM calls WHERE state = 'answered' ORDER BY number")
-        _sweep(self._runs, self._run_id)
+        sweep(self._runs, self._run_id)
         return Recovered(tuple(released), tuple(charged), tuple(CallId(call_id) for (call_id,) in waiting))
 
     # Reading
@@ -615,56 +613,3 @@ def _check_sizes(call_id: str, answer: bytes, evidence: bytes) -> None:
             code="call_too_large",
             fix=f"keep at most {CALL_RECORD_SIZE_BYTES_MAX} bytes per call",
         )
-
-
-# Runs: a file locked for as long as its process lives. The kernel drops the lock however it dies.
-
-
-def _take_run(folder: Path, run_id: str) -> int:
-    if not run_id or not run_id.replace("_", "").replace("-", "").isalnum() or len(run_id) > 64:
-        raise InvalidError(
-            f"run id {run_id[:80]!r}", code="run_id_invalid", fix="use up to 64 letters, digits, _ and -"
-        )
-    folder.mkdir(exist_ok=True, mode=0o700)
-    path = folder / run_id
-    while True:
-        lock = _locked(path, os.O_CREAT | os.O_RDWR)
-        if lock is None:
-            raise ConflictError(f"run {run_id} is alive", code="run_in_use", fix="give every process its own run id")
-        with suppress(FileNotFoundError):
-            if os.fstat(lock).st_ino == path.stat().st_ino:
-                return lock
-        os.close(lock)  # swept away between opening and locking it: make it again
-
-
-def _locked(path: Path, flags: int) -> int | None:
-    lock = os.open(path, flags, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _alive(folder: Path, run_id: str) -> bool:
-    try:
-        lock = _locked(folder / run_id, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    if lock is None:
-        return True
-    os.close(lock)
-    return False
-
-
-def _sweep(folder: Path, own: str | None) -> None:
-    """Remove the files of dead runs, each while its lock is held, so that none is taken in between."""
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.name == own:
-            continue
-        with suppress(FileNotFoundError):
-            lock = _locked(path, os.O_RDWR)
-            if lock is not None:
-                path.unlink()
-                os.close(lock)
