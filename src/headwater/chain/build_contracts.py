@@ -19,6 +19,12 @@ CONTRACTS = {
     "Payout": ("Payout.vy", "Disputes.vy", "Epochs.vy", "Money.vy", "Tree.vy"),
     "Credit": ("Credit.vy", "Money.vy"),
     "TestToken": ("TestToken.vy",),
+    "Bond": ("Bond.vy", "Purse.vy", "Stewards.vy"),
+    "RevenueShare": ("RevenueShare.vy", "Purse.vy"),
+    "Advance": ("Advance.vy", "Purse.vy", "Stewards.vy"),
+    "Lane": ("Lane.vy",),
+    "Stream": ("Stream.vy", "Purse.vy"),
+    "Governance": ("Governance.vy", "Stewards.vy"),
 }
 """Contract name -> its sources, the one that is compiled first."""
 
