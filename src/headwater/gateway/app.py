@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from headwater.gateway.frames import fingerprint
 from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.limits import Rates, check_route
 from headwater.gateway.metrics import Metrics
-from headwater.gateway.native import Service, native_app
+from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.relay import Relay, RelayedModel, Relays
 from headwater.gateway.vouchers import HEADER, Vouchers
@@ -51,7 +51,10 @@ from headwater.store.key_store import KeyRecord, KeyStore
 
 MODELS: Final = "/v1/models"
 
-_NATIVE: Final = re.compile(r"/v1/(receipts|account|feedback|consent|contributions)(/|$)")
+_NATIVE: Final = re.compile(
+    r"/v1/(receipts|account|accounts|feedback|consent|contributions|contributors|datanets|reviews|disputes|enrolments"
+    r"|epochs|telemetry|payments|webhooks|quote|admin)(/|$)"
+)
 _VERSION: Final = (b"openai-version", b"2020-10-01")
 
 _log = logging.getLogger("headwater.gateway")
@@ -79,6 +82,7 @@ class Gateway:
         bundle: Callable[[ReceiptId], bytes] | None = None,
         relays: Relays | None = None,
         vouchers: Vouchers | None = None,
+        more: Sequence[Routes] = (),
     ) -> None:
         self._vouchers = vouchers
         self.flow, self.keys, self.options = flow, keys, options
@@ -103,7 +107,7 @@ class Gateway:
                 at_desk=self.answering.at_desk,
                 rates=self._rates,
             )
-        self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle))
+        self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle, self), more)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -305,7 +309,10 @@ class _Response:
 
 def _template(path: str) -> str:
     """A path without what the caller put into it."""
-    known = (chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account", "/v1/feedback", "/v1/consent", "/v1/contributions/")
+    known = (
+        *(chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account", "/v1/feedback", "/v1/consent", "/v1/contributions/"),
+        *("/v1/admin/", "/v1/datanets/", "/v1/disputes/", "/v1/telemetry", "/v1/webhooks/", "/v1/payments/"),
+    )
     found = next((route for route in known if path.startswith(route)), "other")
     return found if path == found or found == "other" else found.rstrip("/") + "/{id}"
 
@@ -318,6 +325,7 @@ def create_app(
     bundle: Callable[[ReceiptId], bytes] | None = None,
     relays: Relays | None = None,
     vouchers: Vouchers | None = None,
+    more: Sequence[Routes] = (),
 ) -> Gateway:
     """The gateway over `flow` and `keys`, ready for any ASGI server.
 
@@ -328,5 +336,6 @@ def create_app(
         bundle: makes the file with which a stranger checks a receipt; without it that route does not exist.
         relays: models that other servers answer.
         vouchers: takes vouchers of a Credit contract instead of API keys.
+        more: adds native routes, such as the operator's; each is called with the application and the service.
     """
-    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers)
+    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers, more)

@@ -6,9 +6,9 @@ A key reads only the receipts it paid for; anybody else's look the same as ones 
 # Annotations stay live here: FastAPI resolves them, and those of a route may name what its function encloses.
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from fastapi import Depends, FastAPI, Request
@@ -34,6 +34,9 @@ from headwater.receipts import InclusionProof
 from headwater.store.call_store import CallRecord, CallState
 from headwater.store.key_store import KeyRecord, KeyStore
 
+if TYPE_CHECKING:
+    from headwater.gateway.app import Gateway
+
 FAILED_SHOWN_MAX: Final = 20
 
 _STATUS: Final = {
@@ -54,10 +57,25 @@ class Service:
     worker: AttributionWorker
     metrics: metrics.Metrics
     bundle: Callable[[ReceiptId], bytes] | None = None  # what a stranger checks a receipt with
+    gateway: "Gateway | None" = None  # the whole, for routes that change how it runs
+
+    def payer(self, request: Request) -> KeyRecord:
+        """The key of a request, when it is for that route.
+
+        Raises:
+            RefusedError: no such key, or not for this route.
+        """
+        key = self.keys.authenticate(bearer(request.scope))
+        check_route(key, request.url.path)
+        return key
 
 
-def native_app(service: Service) -> FastAPI:
-    """The FastAPI application with every route that is not OpenAI's."""
+Routes = Callable[[FastAPI, Service], None]
+"""Adds routes to the native application."""
+
+
+def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
+    """The FastAPI application with every route that is not OpenAI's, and those that `more` adds."""
     app = FastAPI(title="headwater", version=__version__, summary="Receipts and accounts of paid answers.")
     app.add_exception_handler(HeadwaterError, _told)
     app.add_exception_handler(HTTPException, _told_http)
@@ -65,29 +83,20 @@ def native_app(service: Service) -> FastAPI:
     _health_routes(app, service)
     _record_routes(app, service)
 
-    feedback_routes(app, service.flow, _payer_of(service), _own_call, reviewed=True)
+    feedback_routes(app, service.flow, service.payer, own_call, reviewed=True)
+    for add in more:
+        add(app, service)
     return app
-
-
-def _payer_of(service: Service) -> Callable[[Request], KeyRecord]:
-    """Who asks a native route, when its key is for it."""
-
-    def payer(request: Request) -> KeyRecord:
-        key = service.keys.authenticate(bearer(request.scope))
-        check_route(key, request.url.path)
-        return key
-
-    return payer
 
 
 def _record_routes(app: FastAPI, service: Service) -> None:
     flow = service.flow
-    Payer = Annotated[KeyRecord, Depends(_payer_of(service))]
+    Payer = Annotated[KeyRecord, Depends(service.payer)]
 
     @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
     def receipt(id: str, key: Payer) -> Response:
         """The state of a paid call and, once it is final, its signed receipt with the proof that it is logged."""
-        return _json(receipt_json(flow, _own_call(flow, id, key)))
+        return json_response(receipt_json(flow, own_call(flow, id, key)))
 
     if service.bundle is not None:
         make = service.bundle
@@ -95,7 +104,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
         @app.get("/v1/receipts/{id}/bundle", response_class=Response, tags=["receipts"])
         def bundle(id: str, key: Payer) -> Response:
             """One file with which a stranger checks the receipt; 404 until its epoch is closed."""
-            call = _own_call(flow, id, key)
+            call = own_call(flow, id, key)
             if call.receipt_id is None:
                 raise MissingError(
                     f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"
@@ -109,7 +118,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
         currency = flow.parts.policy.currency
         balance = flow.parts.ledger.balance(key.account, currency)
         budget = None if key.budget_units is None else format_units(key.budget_units)
-        return _json(
+        return json_response(
             {
                 "account": key.account,
                 "key": key.key_id,
@@ -129,13 +138,13 @@ def _health_routes(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", response_class=Response, tags=["health"])
     async def healthz() -> Response:
         """Whether the process answers; says nothing of what it can do."""
-        return _json({"status": "ok", "version": __version__})
+        return json_response({"status": "ok", "version": __version__})
 
     @app.get("/readyz", response_class=Response, tags=["health"])
     def readyz() -> Response:
         """Whether a paid call would be answered now, and what is wrong if not."""
         ready, state = readiness(service)
-        return _json(state, 200 if ready else 503)
+        return json_response(state, 200 if ready else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse, tags=["health"])
     async def prometheus() -> Response:
@@ -220,7 +229,12 @@ def proof_json(proof: InclusionProof) -> dict[str, Any]:
     }
 
 
-def _own_call(flow: Flow, id: str, key: KeyRecord) -> CallRecord:
+def own_call(flow: Flow, id: str, key: KeyRecord) -> CallRecord:
+    """A call of a key, by its id or its receipt's.
+
+    Raises:
+        MissingError: ``receipt_unknown``: there is none, or another key paid for it.
+    """
     calls = flow.parts.calls
     call = None
     try:
@@ -237,7 +251,8 @@ def _own_call(flow: Flow, id: str, key: KeyRecord) -> CallRecord:
     return call
 
 
-def _json(value: object, status: int = 200) -> Response:
+def json_response(value: object, status: int = 200) -> Response:
+    """A value as JSON."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
