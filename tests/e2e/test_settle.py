@@ -369,6 +369,7 @@ def test_an_epoch_closed_for_one_contract_is_not_posted_to_another(tmp_path):
 
 def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_them_first(tmp_path):
     """The model's own bits on those words go to their first owner, and no bit is counted twice."""
+    from headwater.accounting import Accounting
     from headwater.attribution.evidence import Answer
     from headwater.attribution.layout import Layout, Part
     from headwater.attribution.spans import Document, SpanIndex
@@ -389,15 +390,16 @@ def test_copied_words_that_were_not_in_the_context_are_paid_to_whoever_wrote_the
         served = flow.parts.models["toy"]
         layout = Layout((Part("fixed-0", "", "hello", fixed=True),))
         plan = flow.plan(served, layout, answer.prompt_tokens, len(answer.token_ids))
-        found, index_digest, _ = flow._measure(served, layout, answer, plan)
+        accounting = Accounting(flow.parts.registry, flow.parts.policy, spans)
+        found = accounting.account(served, layout, answer, plan, {})
         (share,) = found.shares
 
         assert share.channel == "reproduced"
-        assert share.part_id == document.id
-        assert 0 < share.bits <= found.base_token_bits.clip(min=0).sum() + 1e-9
+        assert share.contribution == document.id
+        assert share.microbits > 0
         assert share.weight_ppb > 0
-        assert index_digest is not None
+        assert found.index_digest is not None
         in_context = Layout((Part("fixed-0", "", "hello", fixed=True), Part(document.id, "x", text)))
         plan = flow.plan(served, in_context, answer.prompt_tokens, len(answer.token_ids))
-        again, *_ = flow._measure(served, in_context, answer, plan)
+        again = accounting.account(served, in_context, answer, plan, {})
         assert [s.channel for s in again.shares] == ["grounded"]

@@ -36,6 +36,11 @@ class Part:
     kind: PartKind = "source"  # what it is to a reader; all kinds play by the same rules
     adapter: str | None = None  # name under which the scorer knows the weights of a part of kind ``adapter``
 
+    @property
+    def contribution(self) -> str | None:
+        """The contribution a player is from: several parts of one have a number after theirs. None for a turn."""
+        return None if self.fixed or self.kind == "turn" else contribution_of(self.id)
+
     def __post_init__(self) -> None:
         if (self.kind == "adapter") != (self.adapter is not None) or (self.adapter is not None and self.text):
             raise InvalidError(
@@ -43,6 +48,20 @@ class Part:
                 code="part_invalid",
                 fix="an adapter is named and has no text; any other part has text and names no adapter",
             )
+
+
+def part_id(contribution: str, number: int) -> str:
+    """The id of the part that is so many-th from one contribution, counted from 0.
+
+    >>> part_id("ctb_1", 0), part_id("ctb_1", 2)
+    ('ctb_1', 'ctb_1#3')
+    """
+    return contribution if not number else f"{contribution}#{number + 1}"
+
+
+def contribution_of(part_id: str) -> str:
+    """The contribution that a part with this id is from."""
+    return part_id.partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ STOP_CHARS_MAX = 200
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
 SOURCES_MAX = 6
+MARKED_MAX = 32  # passages that a caller marks in one call
+MARKED_CHARS_MAX = 16_384  # of one of them
+TURNS_MAX = 8  # of our own answers that are known again in a conversation, the latest
+ANSWERS_MAX = 8  # that one call to a model in process may ask for
+EMBEDDED_TEXTS_MAX = 2_048
+TOP_LOGPROBS_MAX = 20
 CHUNK_TOKENS_MAX = 100
 COALITIONS_MAX = 4_096
 CASE_LINE_BYTES_MAX = 4 * 2**20

@@ -153,7 +153,8 @@ class Answering:
         registry = self.flow.parts.registry
         if layout is None and record.evidence is not None:
             layout = read_layout(record.evidence)
-        found = [registry.get(ContributionId(part.id)) for part in layout.players] if layout else []
+        names = [part.contribution for part in layout.players if part.contribution is not None] if layout else []
+        found = [registry.get(ContributionId(name)) for name in dict.fromkeys(names)]
         return Bill(
             call_id=record.call_id,
             price_units=record.price_units or 0,
@@ -186,7 +187,7 @@ class Answering:
     def _generate(self, call: OpenCall, channel: Channel[Delivered]) -> None:
         with closing(self.flow.answer(call)) as pieces:
             for piece in pieces:
-                last = piece.finish_reason is not None
+                last = piece.last
                 if self._closing and channel.detached and not last:
                     pieces.throw(_shutting_down())  # not charged, so that the retry it is made for begins anew
                 bill = self.bill(self.flow.parts.calls.get(call.record.call_id), call.layout) if last else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 FinishReason = Literal["stop", "length"]
 
@@ -18,6 +18,17 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None  # how many likeliest tokens are named beside each; None: none, and no probabilities
+    grammar: str = ""  # a JSON schema the answer must follow; empty for none
+
+
+class TokenLogprob(NamedTuple):
+    """How likely a token was, and what else might have stood there."""
+
+    text: str
+    utf8: tuple[int, ...]  # the token's bytes
+    logprob: float  # natural logarithm
+    top: tuple[tuple[str, tuple[int, ...], float], ...]  # text, bytes and logarithm of the likeliest, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,9 @@ class Piece:
     text: str  # may be empty while a multi-byte character is incomplete
     token_ids: tuple[int, ...]  # the end-of-turn token is not among them
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()  # one a token, if they were asked for
+    choice: int = 0  # which of several answers to one prompt it is of
+    last: bool = False  # the last piece of the last answer
 
 
 class Backend(Protocol):

@@ -95,6 +95,15 @@ _STEPS = (
       PRIMARY KEY (key_id, idempotency_key)
     );
     """,
+    """
+    CREATE TABLE answer_marks (
+      key_id TEXT NOT NULL,
+      mark BLOB NOT NULL,
+      call_id TEXT NOT NULL,
+      PRIMARY KEY (key_id, mark)
+    ) WITHOUT ROWID;
+    CREATE INDEX answer_marks_by_call ON answer_marks (call_id);
+    """,
 )
 _COLUMNS = (
     "call_id, key_id, idempotency_key, request_digest, state, created_at_ns, updated_at_ns, model, asset, reserve_id,"
@@ -332,10 +341,22 @@ class CallStore:
                 (*self._sealed(call, answer, evidence), price_units, at_ns, call_id),
             )
 
-    def answered(self, call_id: str, *, answer: bytes, evidence: bytes, price_units: int, at_ns: int) -> CallRecord:
+    def answered(
+        self,
+        call_id: str,
+        *,
+        answer: bytes,
+        evidence: bytes,
+        price_units: int,
+        at_ns: int,
+        texts: Sequence[str] = (),
+    ) -> CallRecord:
         """Keep the answer and charge for it, in one commit. To be called before the client sees the end.
 
         Also for a client that hung up: with what was generated until then, and its price.
+
+        Args:
+            texts: by which `answer_to` knows the answer again.
 
         Raises:
             RefusedError: ``charge_above_reserve``.
@@ -362,7 +383,26 @@ class CallStore:
                 " price_units = ?, progress_units = NULL, updated_at_ns = ? WHERE call_id = ?",
                 (sealed[0], digest(answer), sealed[1], digest(evidence), price_units, at_ns, call_id),
             )
+            self.db.executemany(
+                "INSERT OR REPLACE INTO answer_marks VALUES (?, ?, ?)",
+                [(call.key_id, self._texts.mark(call.key_id, text), call_id) for text in set(texts) if text],
+            )
             return self.get(call_id)
+
+    def answer_to(self, key_id: str, text: str) -> tuple[CallId, int] | None:
+        """The newest call of a key that was answered with exactly this text, and when it began; nothing of other keys.
+
+        Nothing either once the answer was erased.
+        """
+        mark = self._texts.mark_of(key_id, text)
+        if mark is None:
+            return None
+        rows = self.db.query(
+            "SELECT calls.call_id, created_at_ns FROM answer_marks JOIN calls ON calls.call_id = answer_marks.call_id"
+            " WHERE answer_marks.key_id = ? AND mark = ?",
+            (key_id, mark),
+        )
+        return (CallId(rows[0][0]), rows[0][1]) if rows else None
 
     def attributed(self, call_id: str, receipt_id: str, payouts: Sequence[TransferDraft], *, at_ns: int) -> CallRecord:
         """Record the receipt and book its payouts, in one commit. The receipt itself must be durable already.
@@ -429,6 +469,7 @@ class CallStore:
                 "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ? WHERE call_id = ?", (at_ns, call_id)
             )
             self.db.execute("UPDATE kept_answers SET answer = NULL WHERE call_id = ?", (call_id,))
+            self.db.execute("DELETE FROM answer_marks WHERE call_id = ?", (call_id,))
         self.db.scrub()
         return self.get(call_id)
 
@@ -447,6 +488,7 @@ class CallStore:
             if waiting:
                 raise _wrong_state(self.get(waiting[0][0]), "forget")
             self._texts.erase(key_id)
+            self.db.execute("DELETE FROM answer_marks WHERE key_id = ?", (key_id,))
             count = self.db.execute(
                 "UPDATE calls SET answer = NULL, evidence = NULL, updated_at_ns = ?"
                 " WHERE key_id = ? AND (answer IS NOT NULL OR evidence IS NOT NULL)",

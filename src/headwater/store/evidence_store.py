@@ -10,6 +10,8 @@ and verify with all text gone. Knows nothing of calls' states or money.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +46,8 @@ class EvidenceCipher:
         self._db, self._random = db, random_bytes
         self._key_file: Path = db.path.parent / KEY_FILE
         self._home: AESGCM | None = None
-        self._opened: tuple[bytes, AESGCM] = (b"", AESGCM(bytes(KEY_BYTES)))  # the owner's key that was used last
+        # The owner's key that was used last: as it is wrapped, itself, and what it encrypts with.
+        self._opened: tuple[bytes, bytes, AESGCM] = (b"", bytes(KEY_BYTES), AESGCM(bytes(KEY_BYTES)))
         db.migrate("evidence", _STEPS)
 
     def seal(self, owner: str, call_id: str, kind: str, text: bytes) -> bytes:
@@ -72,26 +75,53 @@ class EvidenceCipher:
         except InvalidTag:
             raise _unreadable(f"the {kind} of {call_id}") from None
 
+    def mark(self, owner: str, text: str) -> bytes:
+        """By what a text of this owner is known again, and of nobody else; the owner gets a key if it has none.
+
+        A keyed digest: without the owner's key no text can be tried against it, and once that is erased nobody has it.
+        """
+        found = self.mark_of(owner, text)
+        if found is None:
+            self._make(owner)
+            found = self.mark_of(owner, text)
+            assert found is not None
+        return found
+
+    def mark_of(self, owner: str, text: str) -> bytes | None:
+        """The mark of a text; None for an owner without a key."""
+        key = self._key(owner)
+        if key is None:
+            return None
+        # The key encrypts; what marks is another one made of it, so that neither tells of the other.
+        marking = hmac.digest(key, b"headwater answer mark", hashlib.sha256)
+        return hmac.digest(marking, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
     def erase(self, owner: str) -> bool:
         """Delete an owner's key: none of its texts can be read any more. Whether there was one."""
-        self._opened = (b"", self._opened[1])
+        self._opened = (b"", bytes(KEY_BYTES), self._opened[2])
         return self._db.execute("DELETE FROM evidence_keys WHERE owner = ?", (owner,)) > 0
 
     def _cipher(self, owner: str) -> AESGCM | None:
+        return None if (opened := self._open(owner)) is None else opened[1]
+
+    def _key(self, owner: str) -> bytes | None:
+        return None if (opened := self._open(owner)) is None else opened[0]
+
+    def _open(self, owner: str) -> tuple[bytes, AESGCM] | None:
         # Asked each time: another process may have erased the key, and then nobody may go on reading.
         rows = self._db.query("SELECT wrapped FROM evidence_keys WHERE owner = ?", (owner,))
         if not rows:
             return None
         wrapped: bytes = rows[0][0]
-        known, cipher = self._opened
+        known, raw, cipher = self._opened
         if known == wrapped:
-            return cipher
+            return raw, cipher
         try:
             key = self._wrapping().decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], owner.encode())
         except InvalidTag:
             raise _unreadable(f"the key of {owner}") from None
-        self._opened = (wrapped, AESGCM(key))
-        return self._opened[1]
+        self._opened = (wrapped, key, AESGCM(key))
+        return key, self._opened[2]
 
     def _make(self, owner: str) -> AESGCM:
         key, nonce = self._random(KEY_BYTES), self._random(NONCE_BYTES)
