@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import openai
 
 from headwater.gateway import Gateway, GatewayOptions, create_app, serving
+from headwater.gateway.native import Routes
 from headwater.store.key_store import KeyRecord
 from toy.home import Engine, ToyHome, open_home
 
@@ -61,13 +62,17 @@ class Desk:
 
 @contextmanager
 def open_desk(
-    home: Path, engine: Engine | None = None, upstreams: str | None = None, **options: float
+    home: Path,
+    engine: Engine | None = None,
+    upstreams: str | None = None,
+    more: Sequence[Routes] = (),
+    **options: float,
 ) -> Iterator[Desk]:
-    """A running gateway over `home`, with the upstreams that a TOML names."""
+    """A running gateway over `home`, with the upstreams that a TOML names, and more native routes."""
     with open_home(home, engine) as toy:
         secret, key = toy.key()
         relays = None if upstreams is None else toy.relays(upstreams)
-        app = create_app(toy.flow, toy.keys, options=GatewayOptions(**options), relays=relays)  # type: ignore[arg-type]
+        app = create_app(toy.flow, toy.keys, options=GatewayOptions(**options), relays=relays, more=more)  # type: ignore[arg-type]
         with serving(app) as url:
             try:
                 yield Desk(toy, app, url, secret, key)
