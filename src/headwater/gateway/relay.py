@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -40,6 +40,7 @@ from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, ide
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, Upstreams
 from headwater.receipts import Receipt, SignedReceipt
+from headwater.serving import OutsideModel
 from headwater.splits import Prices
 from headwater.store.kept_store import KeptAnswer
 from headwater.store.key_store import KeyRecord
@@ -56,6 +57,7 @@ class RelayedModel:
     prices: Prices
     answer_tokens_max: int  # of one answer, when its caller names no limit and at most
     digest: str  # of what the operator says about it; receipts carry it where weights cannot be digested
+    attributed: OutsideModel | None = None  # how its calls with sources are served; None: they cannot be
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,27 @@ class Relays:
     models: Mapping[str, RelayedModel]
     upstreams: Upstreams
     meter: Meter
+
+
+class Sourced(Protocol):
+    """The lane of calls with sources: admitted, attributed and kept like those of a model in process."""
+
+    def wanted(self, raw: bytes, request: Request, model: RelayedModel) -> bool:
+        """Whether a request is for it: the one place that decides."""
+        ...
+
+    async def __call__(
+        self,
+        raw: bytes,
+        request: Request,
+        model: RelayedModel,
+        key: KeyRecord,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve such a request; errors before the first byte are raised."""
+        ...
 
 
 class Relay:
@@ -78,7 +101,9 @@ class Relay:
         metrics: Metrics,
         at_desk: Callable[[Callable[[], Any]], Awaitable[Any]],
         rates: Rates,
+        sourced: Sourced | None = None,
     ) -> None:
+        self._sourced = sourced
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._keeper = Keeper(meter.parts.store.kept, at_desk)
@@ -101,6 +126,9 @@ class Relay:
                 f"the model {request.model[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
             )
         check_model(key, model.name)
+        if self._sourced is not None and self._sourced.wanted(raw, request, model):
+            await self._sourced(raw, request, model, key, scope, receive, send)
+            return
         name = idempotency_key(scope)
         if name is None:
             await self._serve(raw, request, model, key, scope["path"], receive, send)
@@ -158,7 +186,7 @@ class Relay:
             exchange, _ = await self.upstreams.ask(model.name, path.removeprefix("/v1"), bodies)
             async with exchange:
                 if exchange.status != 200:
-                    await _refusal(exchange, send)
+                    await refusal(exchange, send)
                     self.metrics.call("failed")
                 elif request.stream:
                     await call.stream(exchange, receive, send)
@@ -303,7 +331,7 @@ class _Call:
     def _headers(self, exchange: Exchange) -> Headers:
         receipt = (b"headwater-receipt", self._hold.call_id.encode())
         # A key with limits of its own is told those, not the operator's towards the upstream.
-        return (receipt, *(_passed(exchange) if self._taken is None else self._taken.headers()))
+        return (receipt, *(passed_headers(exchange) if self._taken is None else self._taken.headers()))
 
     async def _charge(
         self,
@@ -367,13 +395,13 @@ class _Digest:
         return "sha256:" + self._state.hexdigest()
 
 
-async def _refusal(exchange: Exchange, send: Send) -> None:
+async def refusal(exchange: Exchange, send: Send) -> None:
     """Pass an upstream's refusal on: the caller's faults as they came, the operator's without their text."""
     body = await exchange.whole()
     status = exchange.status
     if status in _OPERATORS_FAULT or not 400 <= status < 500:
         failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
-        await respond(send, 502, failure.envelope(), JSON, (*failure.headers(), *_passed(exchange)))
+        await respond(send, 502, failure.envelope(), JSON, (*failure.headers(), *passed_headers(exchange)))
         return
     try:
         fine = isinstance(msgspec.json.decode(body, type=_Error).error, dict)
@@ -382,7 +410,7 @@ async def _refusal(exchange: Exchange, send: Send) -> None:
     if not fine:
         body = Failure(status, "upstream_refused", f"the upstream refused with status {status}").envelope()
     retried = b"true" if status in (408, 429) else b"false"
-    await respond(send, status, body, JSON, ((b"x-should-retry", retried), *_passed(exchange)))
+    await respond(send, status, body, JSON, ((b"x-should-retry", retried), *passed_headers(exchange)))
 
 
 class _Name(msgspec.Struct):
@@ -396,7 +424,7 @@ class _Error(msgspec.Struct):
     error: Any
 
 
-def _passed(exchange: Exchange) -> Headers:
+def passed_headers(exchange: Exchange) -> Headers:
     """Headers of the upstream that clients act on."""
     return tuple((name, value) for name, value in exchange.headers if name in _PASSED)
 
