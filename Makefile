@@ -11,6 +11,7 @@ export OMP_NUM_THREADS ?= 1
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+.PHONY: dashboard-assets
 .PHONY: setup setup-dev demo serve test test-all test-slow lint types layers docs bench clean
 
 setup: $(VENV)/.demo
@@ -55,6 +56,10 @@ types: $(VENV)/.dev
 
 layers: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+# What the pages load from others, made anew out of what the lock file pins; needs npm. The result is committed.
+dashboard-assets:
+	cd src/headwater/dashboard/vendoring && npm ci --silent --no-audit --no-fund && node build.mjs
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/docs

@@ -28,6 +28,11 @@ class Settings:
     home: Path = field(default=Path(".headwater"), metadata={"help": "folder that holds records, keys and indexes"})
     host: str = field(default="127.0.0.1", metadata={"help": "address the gateway listens on"})
     port: int = field(default=8484, metadata={"help": "port the gateway listens on, 0 for any free one"})
+    public_url: str = field(
+        default="",
+        metadata={"help": "address people reach the pages under, such as https://pay.example; empty for host and port"},
+    )
+    pages: bool = field(default=True, metadata={"help": "serve the pages beside the gateway"})
     policy: str = field(default="", metadata={"help": "path of a policy TOML; empty for the shipped default"})
     model_name: str = field(default="smollm2-135m", metadata={"help": "name callers use for the model without sources"})
     grounded_suffix: str = field(

@@ -14,12 +14,14 @@ from headwater.cli.credit import vouchers_of
 from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
+from headwater.cli.pages import with_pages
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, create_app
 from headwater.gateway import serve as run_gateway
+from headwater.gateway.serve import Served
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
 
@@ -57,9 +59,10 @@ def serve(
     port: int | None = None,
     upstreams: str | None = None,
     local_model: bool | None = None,
+    pages: bool | None = None,
     home: HomeOption = None,
 ) -> int:
-    """Serve the OpenAI-compatible gateway until it is interrupted.
+    """Serve the OpenAI-compatible gateway, and the pages beside it, until it is interrupted.
 
     Parameters
     ----------
@@ -71,23 +74,30 @@ def serve(
         TOML that names upstream servers and the models they answer.
     local_model
         Serve the model in process too.
+    pages
+        Serve the pages at / too.
     """
     with outcome(False) as result, ExitStack() as stack:
-        chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model)
+        chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model, pages=pages)
         opened = stack.enter_context(Home(chosen, writer=True))
         books = vouchers = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
         app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers))
+        served: Served = app
+        if chosen.pages and importlib.util.find_spec("jinja2") is not None:
+            served = stack.enter_context(with_pages(opened, app, books))
 
         def ready(bound: int) -> None:
             url = f"http://{chosen.host}:{bound}/v1"
             out.print(f"listening on [bold]{url}[/] with models {', '.join(app.model_names) or 'none'}")
+            if served is not app:
+                out.print(f"pages at [bold]http://{chosen.host}:{bound}/[/]")
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
 
-        run_gateway(app, chosen.host, chosen.port, ready=ready)
+        run_gateway(served, chosen.host, chosen.port, ready=ready)
     return result.status
 
 

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
-from headwater.gateway.app import Gateway
+from headwater.gateway.app import GatewayOptions
+from headwater.gateway.wire import Receive, Scope, Send
 
 HEAD_S: Final = 15.0
 """How long a connection may stay open without a whole request head, new or between two requests."""
@@ -31,6 +32,24 @@ GRACE_S: Final = 15
 BACKLOG: Final = 2_048
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
+
+
+class Served(Protocol):
+    """An application that can be served: the gateway, or the gateway with pages in front of it."""
+
+    @property
+    def options(self) -> GatewayOptions:
+        """How long it may take to stop."""
+        ...
+
+    @property
+    def start_error(self) -> Exception | None:
+        """Why its lifespan did not begin."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, or the lifespan."""
+        ...
 
 
 class _BoundedHead(HttpToolsProtocol):
@@ -104,7 +123,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    app: Gateway,
+    app: Served,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -158,7 +177,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def serving(app: Gateway, host: str = "127.0.0.1", port: int = 0, *, start_timeout_s: float = 60.0) -> Iterator[str]:
+def serving(app: Served, host: str = "127.0.0.1", port: int = 0, *, start_timeout_s: float = 60.0) -> Iterator[str]:
     """Serve on a thread while the block runs; gives the base URL, such as ``http://127.0.0.1:40001``.
 
     Raises:
