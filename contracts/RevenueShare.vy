@@ -9,13 +9,13 @@
      whoever holds shares at the moment the contract sees it: before every transfer of shares and every collection.
      Income that the settlement contract still owes is not here yet and follows the shares; anybody may claim it first.
 
-     Exact: income is counted in parts of 2^-128 of a unit, per share, and what does not divide is carried to the
-     next income. So at any time
+     Exact: the supply never changes, so income is counted in parts of a unit, as many to a unit as there are shares;
+     a share then earns as many parts as units have arrived, and nothing has to be rounded. At any time
 
-         received * 2^128  =  sum of what holders accrued  +  what was collected * 2^128  +  carried
+         received * supply  =  sum of what holders have accrued  +  collected * supply
 
-     to the last part, nobody is ahead of its exact share, and who held the same shares all along is behind by
-     less than 2^-64 of a unit. Nobody rules this contract: no owner, no pause, no way to mint or to take income.
+     to the last part. A collection sends whole units and leaves the holder its parts of the next one. Nobody rules
+     this contract: no owner, no pause, no way to mint or to take income.
 """
 
 # ------------------------------------------------------------------ imports
@@ -35,7 +35,7 @@ exports: purse.__interface__
 decimals: public(constant(uint8)) = 0
 
 SUPPLY_MAX: constant(uint256) = 2**64 - 1
-RECEIVED_MAX: constant(uint256) = 2**96 - 1  # token units; with 128 bits of parts below them no product wraps
+RECEIVED_MAX: constant(uint256) = 2**96 - 1  # token units
 
 # ------------------------------------------------------------------ immutables
 
@@ -51,11 +51,9 @@ allowance: public(HashMap[address, HashMap[address, uint256]])
 
 received: public(uint256)  # token units that were ever seen to arrive
 collected: public(uint256)  # token units that were ever sent to holders
-per_share: public(uint256)  # parts of a token unit, 2^128 to one, that a share has earned since the beginning
-carried: public(uint256)  # parts that did not divide, below the supply
 
-_seen: HashMap[address, uint256]  # holder -> `per_share` when it was last settled
-_accrued: HashMap[address, uint256]  # holder -> parts earned until then and not collected
+_seen: HashMap[address, uint256]  # holder -> `received` when it was last settled
+_accrued: HashMap[address, uint256]  # holder -> parts of a unit, earned until then and not collected
 
 # ------------------------------------------------------------------ events
 
@@ -191,9 +189,8 @@ def collectable(holder: address) -> uint256:
     @return Token units.
     @custom:security Money the settlement contract still owes this one is not in it.
     """
-    scaled: uint256 = (self._unseen() << 128) + self.carried
-    now: uint256 = self.per_share + scaled // SUPPLY
-    return (self._accrued[holder] + self.balanceOf[holder] * (now - self._seen[holder])) >> 128
+    ever: uint256 = self.received + self._unseen()
+    return (self._accrued[holder] + self.balanceOf[holder] * (ever - self._seen[holder])) // SUPPLY
 
 
 @external
@@ -203,10 +200,10 @@ def accrued(holder: address) -> uint256:
     """
     @notice What a holder has earned of the income counted so far and not collected, exactly.
     @param holder Any address.
-    @return Parts of a token unit, 2^128 to one.
-    @custom:security With what was collected and carried, these add up to what was received.
+    @return Parts of a token unit, as many to one as there are shares.
+    @custom:security With what was collected, these add up to what was received.
     """
-    return self._accrued[holder] + self.balanceOf[holder] * (self.per_share - self._seen[holder])
+    return self._accrued[holder] + self.balanceOf[holder] * (self.received - self._seen[holder])
 
 
 @external
@@ -273,9 +270,6 @@ def _share_out() -> uint256:
         received: uint256 = self.received + amount
         assert received <= RECEIVED_MAX, "RevenueShare: income above 2^96"
         self.received = received
-        scaled: uint256 = (amount << 128) + self.carried
-        self.per_share += scaled // SUPPLY
-        self.carried = scaled % SUPPLY
         log Received(amount=amount, received=received)
     return amount
 
@@ -285,9 +279,9 @@ def _settle(holder: address):
     """
     @dev Books what the holder's shares have earned since it was last settled.
     """
-    now: uint256 = self.per_share
-    self._accrued[holder] += self.balanceOf[holder] * (now - self._seen[holder])
-    self._seen[holder] = now
+    received: uint256 = self.received
+    self._accrued[holder] += self.balanceOf[holder] * (received - self._seen[holder])
+    self._seen[holder] = received
 
 
 @internal
@@ -309,9 +303,9 @@ def _collect(holder: address, to: address) -> uint256:
     self._share_out()
     self._settle(holder)
     accrued: uint256 = self._accrued[holder]
-    amount: uint256 = accrued >> 128
+    amount: uint256 = accrued // SUPPLY
     assert amount > 0, "RevenueShare: nothing due"
-    self._accrued[holder] = accrued & (2**128 - 1)
+    self._accrued[holder] = accrued % SUPPLY
     self.collected += amount
     assert purse._send(to, amount), "RevenueShare: transfer failed"
     log Collected(holder=holder, to=to, amount=amount)

@@ -7,6 +7,7 @@ knows nothing of ledgers, receipts, databases or how an epoch is computed.
 
 from headwater.chain.artifacts import Artifact, read_artifact
 from headwater.chain.client import Chain, Paid, PostedEpoch, VaultStatus
+from headwater.chain.contract import Contract, Deployments
 from headwater.chain.credit import ClosedVouchers, Credit, CreditAccount
 from headwater.chain.disputes import Disputes, OpenChallenge
 from headwater.chain.embedded import EmbeddedChain
@@ -26,8 +27,10 @@ __all__ = [
     "Artifact",
     "Chain",
     "ClosedVouchers",
+    "Contract",
     "Credit",
     "CreditAccount",
+    "Deployments",
     "Disputes",
     "EmbeddedChain",
     "KeySigner",
