@@ -19,7 +19,7 @@ from headwater.attribution.layout import Layout, Scorer, contribution_of
 from headwater.attribution.learned import Influence, LearnedRules, spread_learned
 from headwater.attribution.passing_on import Earlier, pass_on
 from headwater.attribution.reproduced import copied_tokens
-from headwater.attribution.spans import CreditRules, SpanIndex
+from headwater.attribution.spans import CreditRules, SpanIndex, Trace
 from headwater.attribution.spans.reference import default_reference
 from headwater.attribution.surrogate import SHIPPED, attribute_text
 from headwater.core.canonical import digest_of
@@ -27,8 +27,10 @@ from headwater.core.errors import InvalidError
 from headwater.core.ids import AccountId, ContributionId
 from headwater.receipts import ReceiptAttribution, ReceiptOwner, ReceiptShare, microbits
 from headwater.registry import account_for
+from headwater.registry.consent import IN_FORCE, earns
 from headwater.serving import AnyModel, OutsideModel, Parameters, ServedAdapter, ServedModel
 from headwater.splits import COMMONS, UNMEASURED, Plan, Policy
+from headwater.store.consent_store import ConsentStore
 from headwater.store.registry_store import RegistryStore
 
 COPY_RULES = CreditRules()
@@ -59,6 +61,8 @@ class Accounting:
     registry: RegistryStore
     policy: Policy
     spans: SpanIndex | None
+    consents: ConsentStore | None = None  # what was withdrawn, erased or taken down; without it nothing was
+    at_ns: int = 0  # when the call was answered
 
     def account(
         self, served: AnyModel, layout: Layout, answer: Answer, plan: Plan, earlier: Mapping[str, Earlier]
@@ -111,6 +115,13 @@ class Accounting:
             found.append(one)
         return (combine(found, self._rules()) if found else None), index_digest, learned
 
+    def _not_earning(self, trace: Trace) -> list[ContributionId]:
+        """Documents that an answer repeats and that were taken back before it, or whose licence was over."""
+        held = {span.document_id for span in trace.spans} | {span.cluster_id or "" for span in trace.spans}
+        known = self.registry.get_many([ContributionId(one) for one in sorted(held - {""})])
+        standings = {} if self.consents is None else self.consents.standing([one.id for one in known])
+        return [one.id for one in known if earns(one, self.at_ns, standings.get(one.id, IN_FORCE)) is not None]
+
     def _of_choice(
         self, served: ServedModel, layout: Layout, choice: Choice, plan: Plan
     ) -> tuple[Attribution, str | None]:
@@ -118,7 +129,7 @@ class Accounting:
         if self.spans is not None:
             trace = self.spans.trace(choice.text)
             there = sorted({part.contribution for part in layout.players if part.contribution is not None})
-            credit = self.spans.credit(trace, COPY_RULES, exclude=there)
+            credit = self.spans.credit(trace, COPY_RULES, exclude=[*there, *self._not_earning(trace)])
             copied, index_digest = copied_tokens(credit.pieces, choice.token_ends), credit.manifest
         found = attribute(
             served.scorer,

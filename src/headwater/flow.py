@@ -245,6 +245,7 @@ class Flow:
             now_ns=self.parts.now_ns(),
             offer_units=served.prices.price(0, 1),
             earlier=lambda text: calls.answer_to(key.key_id, text),
+            consents=self.parts.consents,
         ).lay_out(request, served)
 
     def _words_license(self, request: CallRequest, key: KeyRecord) -> str | None:
@@ -399,7 +400,8 @@ class Flow:
         answer = read_answer(record.answer)
         layout = read_layout(record.evidence)
         plan = self.plan(served, layout, answer.prompt_tokens, answer.tokens)
-        accounting = Accounting(self.parts.registry, self.parts.policy, self.parts.spans)
+        parts = self.parts
+        accounting = Accounting(parts.registry, parts.policy, parts.spans, parts.consents, record.updated_at_ns)
         account = accounting.account(served, layout, answer, plan, self._earlier(layout))
         division = divide_receipt(record.price_units, account, self.parts.policy)
         adapter = served.adapter if isinstance(served, ServedModel) else None

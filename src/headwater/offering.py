@@ -2,9 +2,9 @@
 
 A contribution comes into a prompt in five ways: found by our retriever, given by the caller with its id, marked by the
 caller in a message or in a tool's result, as the registered prompt, or in an earlier answer of ours to the same key.
-Each of the first four passes the licence gate. What a caller says is from a contribution must stand in it, word for
-word, unless the contribution is a tool, whose results are its own. Text makes nothing a source: only ids in the
-fields for them do.
+Each of the first four passes the gate of licence and consent. What a caller says is from a contribution must stand in
+it, word for word, unless the contribution is a tool, whose results are its own. Text makes nothing a source: only
+ids in the fields for them do.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.ids import CallId, ContributionId
 from headwater.core.limits import MARKED_CHARS_MAX, MARKED_MAX, SOURCES_MAX, TURNS_MAX
 from headwater.models.chatml import render_chat
-from headwater.registry import permits
+from headwater.registry import Contribution, Refusal
+from headwater.registry.consent import IN_FORCE, usable
 from headwater.retrieval import Passage
 from headwater.serving import CallRequest, Message, Offered, OutsideModel, Said, ServedAdapter, ServedModel
+from headwater.store.consent_store import ConsentStore
 from headwater.store.registry_store import RegistryStore
 
 _SPACE: Final = re.compile(r"\s+")
@@ -46,6 +48,7 @@ class Offering:
     Args:
         passages: the retriever; without it nothing is found.
         earlier: knows our own answers to the caller again.
+        consents: what was withdrawn, erased or taken down; without it nothing was.
     """
 
     registry: RegistryStore
@@ -53,6 +56,7 @@ class Offering:
     now_ns: int
     offer_units: int  # the least that the call will cost, which licences may ask for
     earlier: Earlier
+    consents: ConsentStore | None = None
     _used: dict[str, int] = field(default_factory=dict)  # parts so far, by contribution or call
     _fixed: int = 0
 
@@ -132,7 +136,13 @@ class Offering:
             return parts
         there = {one.contribution for one in given}
         found = self.passages.search(question, wanted, now_ns=self.now_ns, offer_units=self.offer_units)
-        return parts + [self._headed(p.contribution_id, p.text) for p in found if p.contribution_id not in there]
+        known = {one.id: one for one in self.registry.get_many([p.contribution_id for p in found])}
+        return parts + [
+            self._headed(p.contribution_id, p.text)
+            for p in found
+            # The index is a snapshot; consent is asked for at the instant of the call.
+            if p.contribution_id not in there and self._refusal(known[p.contribution_id]) is None
+        ]
 
     def _headed(self, contribution_id: ContributionId, text: str) -> Part:
         return self._player(contribution_id, f"{self.registry.get(contribution_id).title}: {text.strip()}\n\n")
@@ -168,7 +178,7 @@ class Offering:
 
     def _player(self, contribution_id: ContributionId, text: str) -> Part:
         contribution = self.registry.get(contribution_id)
-        refusal = permits(contribution, "ground", self.now_ns, self.offer_units)
+        refusal = self._refusal(contribution)
         if refusal is not None:
             raise RefusedError(str(refusal), code=refusal.code, fix="use a contribution whose licence permits it")
         owner = "+".join(sorted(o.contributor_id for o in contribution.owners))
@@ -179,6 +189,12 @@ class Offering:
             registered_at_ns=contribution.registered_at_ns,
             kind=_KINDS.get(contribution.kind, "source"),
         )
+
+    def _refusal(self, contribution: Contribution) -> Refusal | None:
+        """Why a contribution may not be put before a model now; None when it may."""
+        standings = {} if self.consents is None else self.consents.standing([contribution.id])
+        standing = standings.get(contribution.id, IN_FORCE)
+        return usable(contribution, "ground", self.now_ns, standing, self.offer_units)
 
     def _adapter(self, adapter: ServedAdapter) -> Part:
         """The adapter as a player: weights that are there or not."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from headwater.attribution.learned import Influence
@@ -33,8 +33,11 @@ class AdaptedModels(Mapping[str, ServedModel]):
         scorer: LocalScorer,
         adapters: AdapterStore,
         registry: RegistryStore,
+        *,
+        serves: Callable[[StoredAdapter], bool] = lambda _: True,
     ) -> None:
-        """`plain`: the models without adapters; `scorer`: of the same weights."""
+        """`plain`: the models without adapters; `scorer`: of the same weights; `serves`: whether consent permits it."""
+        self._serves = serves
         self._plain, self._backend, self._scorer = dict(plain), backend, scorer
         self._adapters, self._registry = adapters, registry
         self._made: dict[tuple[str, str], ServedModel] = {}  # by model and adapter digest
@@ -72,9 +75,9 @@ class AdaptedModels(Mapping[str, ServedModel]):
         return sum(1 for _ in self)
 
     def _servable(self, stored: StoredAdapter) -> bool:
-        """Whether it is of these weights and registered."""
+        """Whether it is of these weights and registered, and may be served."""
         of_these = stored.lineage.base_digest == self._backend.digest
-        return of_these and bool(self._registry.get_many([stored.contribution]))
+        return of_these and bool(self._registry.get_many([stored.contribution])) and self._serves(stored)
 
     def _make(self, plain: ServedModel, stored: StoredAdapter) -> ServedModel:
         lineage = stored.lineage

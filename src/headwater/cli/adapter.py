@@ -164,7 +164,7 @@ def show(adapter: str, /, *, home: HomeOption = None, json: JsonOption = False) 
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         stored = opened.adapters.get(adapter)
         opened.adapters.check(stored)
-        gone = ConsentStore(opened.db).withdrawn([one.contribution for one in stored.lineage.trained_on])
+        gone = ConsentStore(opened.db).stopped([one.contribution for one in stored.lineage.trained_on], time.time_ns())
         if json:
             print_json({**_described(stored), "withdrawn": sorted(gone)})
             return 0
@@ -300,7 +300,7 @@ def _rows(
     if feedback:
         gone = ConsentStore(home.db)
         accepted = [one.contribution for one in FeedbackStore(home.db, home.registry).list("accepted")]
-        left = gone.withdrawn(accepted)
+        left = gone.stopped(accepted, time.time_ns())
         wanted += [each for each in accepted if each not in left and each not in wanted]
     for each in wanted:
         rows += rows_of(home.registry.get(each), home.registry.content(each))
@@ -328,7 +328,7 @@ def _assembled(home: Home, rows: tuple[Row, ...], recipe: Recipe) -> Dataset:
         rows,
         lookup=home.registry.get_many,
         content=home.registry.content,
-        withdrawn=ConsentStore(home.db).withdrawn,
+        withdrawn=lambda ids: ConsentStore(home.db).stopped(ids, time.time_ns()),
         now_ns=time.time_ns(),
         holdout_ppm=recipe.holdout_ppm,
         seed=recipe.seed,

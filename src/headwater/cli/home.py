@@ -29,9 +29,10 @@ from headwater.gateway.relay import Relays
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.meter import Meter, MeterParts
 from headwater.models import Backend
-from headwater.models.adapters import AdapterStore
+from headwater.models.adapters import AdapterStore, StoredAdapter
 from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
+from headwater.registry.consent import adapter_standing
 from headwater.retrieval import PassageIndex, load_embedder, open_index, standing_priors
 from headwater.settings import Settings
 from headwater.splits import Measuring, Policy, Prices
@@ -243,7 +244,21 @@ def models(home: Home) -> Iterator[Mapping[str, ServedModel]]:
             prompt=prompt.id if prompt else None,
             sources=settings.sources,
         )
-        yield AdaptedModels({plain.name: plain, grounded.name: grounded}, backend, scorer, home.adapters, home.registry)
+        served = {plain.name: plain, grounded.name: grounded}
+        yield AdaptedModels(
+            served, backend, scorer, home.adapters, home.registry, serves=lambda stored: adapter_serves(home, stored)
+        )
+
+
+def adapter_serves(home: Home, stored: StoredAdapter) -> bool:
+    """Whether consent lets an adapter be served now: its own contribution's, and that of what it was trained on."""
+    consents, now = ConsentStore(home.db), time.time_ns()
+    trained_on = [one.contribution for one in stored.lineage.trained_on]
+    standings = consents.standing([stored.contribution, *trained_on])
+    own = standings.get(stored.contribution)
+    return (own is None or own.stopped(now) is None) and adapter_standing(
+        trained_on, standings, now, consents.adapter_rule()
+    ).serves
 
 
 @contextmanager
@@ -252,13 +267,34 @@ def spans(home: Home, *, update: bool = True) -> Iterator[SpanIndex]:
     folder = home.path / "spans"
     with SpanIndex.open(folder) if folder.exists() else SpanIndex.create(folder) as index:
         if update:
-            index.add(_document(home, one) for one in home.registry.contributions(kind="document"))
+            index.add(_present(home, index))
         yield index
 
 
-def _document(home: Home, contribution: Contribution) -> Document:
-    owner = "+".join(sorted(owner.contributor_id for owner in contribution.owners))
-    if len(owner) > OWNER_BYTES_MAX:  # many owners: one name that stands for exactly these
+def _present(home: Home, index: SpanIndex) -> Iterator[Document]:
+    """Every document as it stands; one whose owner is another by now, or is nobody's any more, is taken out first.
+
+    What was withdrawn keeps its words under no owner, so that no copy of it inherits them; erased words are gone.
+    """
+    standings = ConsentStore(home.db).all_stopped(time.time_ns())
+    for one in home.registry.contributions(kind="document"):
+        held = index.snapshot.find(one.id)
+        try:
+            document = _document(home, one, owned=one.id not in standings)
+        except MissingError as erased:
+            if erased.code != "content_erased":
+                raise
+            if held is not None:
+                index.remove(one.id)
+            continue
+        if held is not None and held[0].owner(held[1]) != document.owner:
+            index.remove(one.id)
+        yield document
+
+
+def _document(home: Home, contribution: Contribution, *, owned: bool = True) -> Document:
+    owner = "+".join(sorted(owner.contributor_id for owner in contribution.owners)) if owned else None
+    if owner is not None and len(owner) > OWNER_BYTES_MAX:  # many owners: one name that stands for exactly these
         owner = digest(owner.encode())
     registered_at = max(0, contribution.registered_at_ns)
     return Document(contribution.id, owner, registered_at, home.registry.content(contribution.id))
@@ -266,7 +302,8 @@ def _document(home: Home, contribution: Contribution) -> Document:
 
 def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:
     """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
-    documents = home.registry.contributions(kind="document")
+    stopped = ConsentStore(home.db).all_stopped(time.time_ns())
+    documents = [one for one in home.registry.contributions(kind="document") if one.id not in stopped]
     return open_index(
         home.path / "passages",
         documents,

@@ -1,19 +1,28 @@
 """The registry on disk: contributors, contributions, owners and bytes, in the home folder's database.
 
 Invariants: a batch lands whole or not at all; bytes are kept once per digest and read back only if they
-still have it; a contribution is never changed or removed. Knows nothing of what earned how much: when
-a contributor enrols, what waits in escrow is the ledger's to release.
+still have it; a contribution is never changed or removed, but its owners may be by a later entry that names its
+cause, and its bytes by an erasure that is on record. Knows nothing of what earned how much: when a contributor
+enrols, what waits in escrow is the ledger's to release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from headwater.core.canonical import digest, digest_of
 from headwater.core.errors import ConflictError, InvariantError, MissingError
 from headwater.core.ids import ContributionId, ContributorId
-from headwater.registry.contribution import Contribution, Kind, Ownership, describe, registry_digest
+from headwater.registry.contribution import (
+    Contribution,
+    Kind,
+    Ownership,
+    check_owners,
+    describe,
+    registry_digest,
+)
 from headwater.registry.contributor import Contributor, checksum_address
 from headwater.registry.intake import Admitted, Candidate, Intake, Known, admit, content_digest
 from headwater.registry.license import License, Use
@@ -73,6 +82,50 @@ _STEPS = (
         for table in ("contents", "contributions", "owners", "contribution_metadata")
         for verb in ("UPDATE", "DELETE")
     ),
+    # Bytes may be emptied once their erasure is on record; owners may change, by an entry that names its cause.
+    """
+    CREATE TABLE emptied_contents (
+      digest TEXT PRIMARY KEY REFERENCES contents (digest),
+      at_ns INTEGER NOT NULL
+    ) STRICT;
+    DROP TRIGGER contents_stay_UPDATE;
+    CREATE TRIGGER contents_stay_UPDATE BEFORE UPDATE ON contents
+    WHEN NEW.digest <> OLD.digest OR length(NEW.bytes) > 0
+      OR NOT EXISTS (SELECT 1 FROM emptied_contents WHERE digest = OLD.digest)
+    BEGIN SELECT RAISE(ABORT, 'what is registered is never changed or removed'); END;
+    CREATE TABLE owner_changes (
+      number INTEGER PRIMARY KEY,
+      contribution_id TEXT NOT NULL REFERENCES contributions (id),
+      cause TEXT NOT NULL UNIQUE,
+      at_ns INTEGER NOT NULL,
+      record_digest TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX owner_changes_by_contribution ON owner_changes (contribution_id, number);
+    CREATE TABLE changed_owners (
+      change INTEGER NOT NULL REFERENCES owner_changes (number),
+      position INTEGER NOT NULL,
+      contributor_id TEXT NOT NULL REFERENCES contributors (id),
+      share_ppb INTEGER NOT NULL CHECK (share_ppb BETWEEN 1 AND 1000000000),
+      PRIMARY KEY (change, position),
+      UNIQUE (change, contributor_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX changed_owners_by_contributor ON changed_owners (contributor_id);
+    CREATE VIEW present_owners AS
+      SELECT contribution_id, position, contributor_id, share_ppb FROM owners
+      WHERE contribution_id NOT IN (SELECT contribution_id FROM owner_changes)
+      UNION ALL
+      SELECT c.contribution_id, o.position, o.contributor_id, o.share_ppb FROM owner_changes c
+      JOIN changed_owners o ON o.change = c.number
+      WHERE c.number = (SELECT max(number) FROM owner_changes l WHERE l.contribution_id = c.contribution_id);
+    """,
+    "".join(
+        f"""
+        CREATE TRIGGER {table}_stay_{verb} BEFORE {verb} ON {table}
+        BEGIN SELECT RAISE(ABORT, 'what was decided is never edited'); END;
+        """
+        for table in ("emptied_contents", "owner_changes", "changed_owners")
+        for verb in ("UPDATE", "DELETE")
+    ),
 )
 
 _COLUMNS = (
@@ -88,7 +141,10 @@ class RegistryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.migrate("registry", _STEPS)
-        self._digested = (-1, "")  # (number of the last contribution, digest then)
+        self._digested: tuple[Row, str] = (
+            (),
+            "",
+        )  # (numbers of the last contribution and change of owners, digest then)
 
     # Contributors
 
@@ -188,12 +244,16 @@ class RegistryStore:
         wanted_owners = sorted({owner.contributor_id for c in batch for owner in c.owners})
         owners = self._select("SELECT id FROM contributors WHERE id IN", wanted_owners)
         digests = sorted({content_digest(candidate) for candidate in batch})
+        return Known(frozenset(ContributorId(row[0]) for row in owners), self.by_content(digests))
+
+    def by_content(self, digests: Sequence[str]) -> dict[str, tuple[Contribution, ...]]:
+        """What is registered of each of these contents, for those that something is registered of."""
         by_digest: dict[str, tuple[Contribution, ...]] = {}
         rows = self._select(f"SELECT {_COLUMNS} FROM contributions WHERE content_digest IN", digests)
         for contribution in self._built(rows):
             same = by_digest.get(contribution.content_digest, ())
             by_digest[contribution.content_digest] = (*same, contribution)
-        return Known(frozenset(ContributorId(row[0]) for row in owners), by_digest)
+        return by_digest
 
     def register(self, batch: Iterable[Admitted]) -> None:
         """Record contributions and their bytes, all or none.
@@ -263,7 +323,7 @@ class RegistryStore:
         """The bytes of a contribution, checked against their digest.
 
         Raises:
-            MissingError: no such contribution.
+            MissingError: no such contribution, or its bytes were erased.
             InvariantError: the stored bytes were altered.
         """
         rows = self._database.query(
@@ -275,6 +335,12 @@ class RegistryStore:
                 f"no contribution {contribution_id}", code="contribution_missing", fix="list what is registered"
             )
         content = bytes(rows[0][0])
+        if not content:  # nothing empty is ever admitted
+            raise MissingError(
+                f"the bytes of {contribution_id} were erased",
+                code="content_erased",
+                fix="its digest stays, and receipts that name it verify",
+            )
         if digest(content) != rows[0][1]:
             raise InvariantError(f"stored bytes of {contribution_id} were altered", code="content_altered")
         return content
@@ -289,7 +355,7 @@ class RegistryStore:
         """Contributions in the order they were recorded, of one kind or one owner if given."""
         rows = self._database.query(
             f"SELECT {_COLUMNS} FROM contributions WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR id IN"
-            " (SELECT contribution_id FROM owners WHERE contributor_id = ?2)) ORDER BY number",
+            " (SELECT contribution_id FROM present_owners WHERE contributor_id = ?2)) ORDER BY number",
             (kind, owner),
         )
         return self._built(rows)
@@ -302,18 +368,105 @@ class RegistryStore:
 
     def digest(self) -> str:
         """Digest of all contributions, their owners and terms; see `registry.registry_digest`."""
-        # Contributions are only ever added, so the number of the last one tells whether the digest still holds.
-        [(last,)] = self._database.query("SELECT coalesce(max(number), 0) FROM contributions")
-        if self._digested[0] != last:
-            rows = self._database.query("SELECT id, record_digest FROM contributions WHERE number <= ?", (last,))
-            self._digested = (last, registry_digest((ContributionId(i), record) for i, record in rows))
+        # Both tables only grow, so the numbers of their last rows tell whether the digest still holds.
+        with self._database.snapshot():
+            [last] = self._database.query(
+                "SELECT (SELECT coalesce(max(number), 0) FROM contributions),"
+                " (SELECT coalesce(max(number), 0) FROM owner_changes)"
+            )
+            if self._digested[0] != last:
+                records: dict[str, str] = dict(self._database.query("SELECT id, record_digest FROM contributions"))
+                records |= dict(
+                    self._database.query("SELECT contribution_id, record_digest FROM owner_changes ORDER BY number")
+                )
+                self._digested = (last, registry_digest((ContributionId(i), one) for i, one in records.items()))
         return self._digested[1]
+
+    # What comes later
+
+    def change_owners(
+        self, contribution_id: ContributionId, owners: Sequence[Ownership], *, cause: str, now_ns: int
+    ) -> Contribution:
+        """Record that from now on `owners` own a contribution; receipts issued before stay as they are.
+
+        Args:
+            cause: the dispute or agreement that decided it; the same cause again changes nothing.
+
+        Raises:
+            MissingError: no such contribution, or an owner that is not a contributor.
+            InvalidError: shares that do not sum to the whole.
+            ConflictError: `cause` made other owners of it, or changed another contribution.
+        """
+        check_owners(owners)
+        with self._database.transaction():
+            before = self._database.query("SELECT number, contribution_id FROM owner_changes WHERE cause = ?", (cause,))
+            if before:
+                made = self._database.query(
+                    "SELECT contributor_id, share_ppb FROM changed_owners WHERE change = ? ORDER BY position",
+                    (before[0][0],),
+                )
+                wanted = [(owner.contributor_id, owner.share_ppb) for owner in owners]
+                if before[0][1] != contribution_id or made != wanted:
+                    raise ConflictError(
+                        f"{cause} has changed owners of {before[0][1]} before, to others",
+                        code="cause_used",
+                        fix="a dispute or agreement decides once",
+                    )
+                return self.get(contribution_id)
+            for owner in owners:
+                self.contributor(owner.contributor_id)
+            changed = replace(self.get(contribution_id), owners=tuple(owners))
+            self._database.execute(
+                "INSERT INTO owner_changes (contribution_id, cause, at_ns, record_digest) VALUES (?, ?, ?, ?)",
+                (contribution_id, cause, now_ns, digest_of(describe(changed))),
+            )
+            [(number,)] = self._database.query("SELECT max(number) FROM owner_changes")
+            self._database.executemany(
+                "INSERT INTO changed_owners VALUES (?, ?, ?, ?)",
+                [(number, place, owner.contributor_id, owner.share_ppb) for place, owner in enumerate(owners)],
+            )
+        return changed
+
+    def owner_history(self, contribution_id: ContributionId) -> tuple[tuple[str, int, tuple[Ownership, ...]], ...]:
+        """Who owned a contribution over time, oldest first: (cause, since when, owners). The first cause is empty."""
+        first = self._database.query(
+            "SELECT contributor_id, share_ppb FROM owners WHERE contribution_id = ? ORDER BY position",
+            (contribution_id,),
+        )
+        found = [("", self.get(contribution_id).registered_at_ns, tuple(Ownership(*row) for row in first))]
+        for number, cause, at in self._database.query(
+            "SELECT number, cause, at_ns FROM owner_changes WHERE contribution_id = ? ORDER BY number",
+            (contribution_id,),
+        ):
+            rows = self._database.query(
+                "SELECT contributor_id, share_ppb FROM changed_owners WHERE change = ? ORDER BY position", (number,)
+            )
+            found.append((cause, at, tuple(Ownership(*row) for row in rows)))
+        return tuple(found)
+
+    def empty(self, contribution_id: ContributionId, now_ns: int) -> tuple[ContributionId, ...]:
+        """Take the bytes of a contribution away for good, and record it; gives all contributions that had the same.
+
+        Raises:
+            MissingError: no such contribution.
+        """
+        content = self.get(contribution_id).content_digest
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT INTO emptied_contents VALUES (?, ?) ON CONFLICT DO NOTHING", (content, now_ns)
+            )
+            self._database.execute("UPDATE contents SET bytes = x'' WHERE digest = ? AND length(bytes) > 0", (content,))
+            rows = self._database.query(
+                "SELECT id FROM contributions WHERE content_digest = ? ORDER BY number", (content,)
+            )
+        return tuple(ContributionId(row[0]) for row in rows)
 
     def _built(self, rows: Sequence[Row]) -> tuple[Contribution, ...]:
         ids = [row[0] for row in rows]
         owners: dict[str, list[Ownership]] = {}
         selected = self._select(
-            "SELECT contribution_id, contributor_id, share_ppb, position FROM owners WHERE contribution_id IN", ids
+            "SELECT contribution_id, contributor_id, share_ppb, position FROM present_owners WHERE contribution_id IN",
+            ids,
         )
         for contribution_id, contributor, share, _ in sorted(selected, key=lambda row: (row[0], row[3])):
             owners.setdefault(contribution_id, []).append(Ownership(ContributorId(contributor), share))

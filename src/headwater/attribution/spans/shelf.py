@@ -236,6 +236,8 @@ class Shelf:
                 chosen.append(known)
         if len(chosen) > 1 or any(self._files[known.file].dead is not None for known in chosen):
             self._put_merge(self._merge(chosen))
+        if self._journal.exists():  # it may still hold the words of what was removed from the tail
+            self._commit(self._manifest.segments, self._files, self._base, self.clusters)
 
     def finish_merge(self, *, wait: bool) -> None:
         """Put a merge that was done in the background in force; `wait` for one that is under way."""
