@@ -1,13 +1,12 @@
-"""What the next days may bring: a range, not a promise, from nothing but what was earned before.
+"""What the next four weeks may bring: a range, not a promise, from nothing but what was earned before.
 
-Method: predictive draws by the Bayesian bootstrap over blocks of days. The past is cut into every run of seven days in a
-row; each of many draws gives the runs random weights (Dirichlet, so that a short past is trusted less) and puts
-together the days to come from runs drawn by those weights. The middle half of nothing is said: the page shows the
-median and the 80 % interval of the sums. Weeks have shape and good days come together, which is why whole runs are
-drawn. It knows no growth: when the past is unlike the future, it is wrong, and the page says how often it held before.
+Method: the level is the mean of the last eight weeks, and the interval is as wide as the same forecast, made at the end
+of every earlier week, missed by: the larger of that mean square error and of the error that weeks without any
+memory would give, with Student's factor for 80 % and as many degrees of freedom as weeks. So weeks that hang
+together and incomes that grow or fade make it wider, and a short past makes it wider still. How often the interval
+held on the past is shown beside it.
 
-Source: Rubin, 1981, The Bayesian bootstrap; Künsch, 1989, on blocks. Differs in that blocks are weighted, not resampled
-twice.
+Knows nothing of why somebody earned.
 """
 
 from __future__ import annotations
@@ -19,66 +18,66 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK: Final = 7
-HISTORY: Final = 84  # days that are looked back on
-LEAST: Final = 21  # days that are needed
-DRAWS: Final = 2_000
-LOW: Final = 0.10
-HIGH: Final = 0.90
-_CHECKS: Final = 12  # earlier days from which the past is forecast, to see how often the interval held
+WEEK: Final = 7
+AHEAD: Final = 4  # weeks that are forecast
+LEVEL: Final = 8  # weeks whose mean is the level
+HISTORY: Final = 26  # weeks that are looked back on
+LEAST: Final = 3  # weeks that are needed
+
+_STUDENT: Final = (1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
+"""The 90 % points of Student's distribution with 2, 3, … degrees of freedom: an 80 % interval on both sides."""
+_STUDENT_20, _STUDENT_MANY = 1.345, 1.310
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Sums over days to come, nano units."""
+    """The sum over the days to come, nano units."""
 
     days: int
     low_units: int
     middle_units: int
     high_units: int
-    history_days: int  # how many days it rests on
-    held: int  # of the checks on the past, how often the sum lay within the interval
+    weeks: int  # whole weeks it rests on
+    held: int  # of the checks on the past, how often the sum lay within the interval made before it
     checks: int
 
 
-def forecast(daily_units: Sequence[int], *, days: int = 28, seed: int = 0) -> Forecast | None:
-    """The sum of the next `days`, from what was earned on each day so far, oldest first; None with too short a past.
-
-    The same past and seed give the same figures.
-    """
-    past = np.asarray(daily_units, np.float64)
-    if past.size < LEAST:
+def forecast(daily_units: Sequence[int]) -> Forecast | None:
+    """The sum of the next four weeks from what was earned on each day so far, oldest first; None with under 3 weeks."""
+    days = np.asarray(daily_units, np.float64)
+    count = days.size // WEEK
+    if count < LEAST:
         return None
-    low, middle, high = _sums(past[-HISTORY:], days, seed)
+    weeks = days[days.size - count * WEEK :].reshape(count, WEEK).sum(axis=1)
+    low, middle, high = interval(weeks)
     held = checks = 0
-    for back in range(_CHECKS):
-        at = past.size - days - back * BLOCK
-        if at < LEAST:
-            break
-        bottom, _, top = _sums(past[max(0, at - HISTORY) : at], days, seed + 1 + back)
+    for at in range(LEAST, count - AHEAD + 1):
+        bottom, _, top = interval(weeks[:at])
         checks += 1
-        held += bool(bottom <= past[at : at + days].sum() <= top)
-    return Forecast(days, round(low), round(middle), round(high), min(past.size, HISTORY), held, checks)
+        held += bool(bottom <= weeks[at : at + AHEAD].sum() <= top)
+    return Forecast(AHEAD * WEEK, round(low), round(middle), round(high), min(count, HISTORY), held, checks)
 
 
-def _sums(past: NDArray[np.float64], days: int, seed: int) -> tuple[float, float, float]:
-    """The 10 %, 50 % and 90 % points of the sum over `days`.
+def interval(weeks_w: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The lower end, the middle and the upper end of the sum of the next `AHEAD` weeks.
 
     Args:
-        past: (history,) a day's earnings, at least `BLOCK` of them.
+        weeks_w: (weeks,) what each week brought, oldest first, at least `LEAST` of them.
     """
-    rng = np.random.Generator(np.random.Philox(key=[0x4EAD_0001, seed]))
-    starts = past.size - BLOCK + 1
-    sums_b = np.convolve(past, np.ones(BLOCK), "valid")  # (starts,) what each run of days brought
-    blocks, rest = divmod(days, BLOCK)
-    # Runs overlap, so they tell less than as many weeks that do not: the weights vary as those of so many weeks.
-    weights_db = rng.gamma(1.0 / BLOCK, size=(DRAWS, starts))
-    weights_db /= weights_db.sum(axis=1, keepdims=True)
-    cumulative_db = np.cumsum(weights_db, axis=1)
-    drawn_d = np.zeros(DRAWS)
-    for block in range(blocks + (rest > 0)):
-        chosen_d = (cumulative_db < rng.random((DRAWS, 1))).sum(axis=1).clip(max=starts - 1)
-        part = 1.0 if block < blocks else rest / BLOCK
-        drawn_d += part * sums_b[chosen_d]
-    low, middle, high = np.quantile(drawn_d, (LOW, 0.5, HIGH))
-    return float(low), float(middle), float(high)
+    known_w = weeks_w[-HISTORY:]
+    count, near = known_w.size, min(known_w.size, LEVEL)
+    middle = AHEAD * float(known_w[-near:].mean())
+    forgetful = float(known_w.var(ddof=1)) * (AHEAD + AHEAD**2 / near)
+    missed = [
+        float(known_w[at : at + AHEAD].sum() - AHEAD * known_w[max(0, at - LEVEL) : at].mean())
+        for at in range(LEAST, count - AHEAD + 1)
+    ]
+    error = max(forgetful, float(np.mean(np.square(missed))) if missed else 0.0)
+    half = _student(count - 1) * float(np.sqrt(error))
+    return max(0.0, middle - half), middle, middle + half
+
+
+def _student(freedom: int) -> float:
+    if freedom - 2 < len(_STUDENT):
+        return _STUDENT[max(0, freedom - 2)]
+    return _STUDENT_20 if freedom <= 20 else _STUDENT_MANY

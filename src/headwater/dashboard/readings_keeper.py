@@ -85,14 +85,3 @@ class Keeper:
         finally:
             with self._lock:
                 self._thread = None
-
-
-_KEEPERS: dict[int, Keeper] = {}
-
-
-def keeper_of(site: Site) -> Keeper:
-    """The one keeper of a site."""
-    found = _KEEPERS.get(id(site.db))
-    if found is None or found._site is not site:
-        found = _KEEPERS[id(site.db)] = Keeper(site)
-    return found

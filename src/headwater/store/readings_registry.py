@@ -1,0 +1,69 @@
+"""What pages ask of the registry that would otherwise read whole lists: people by name, and what one of them owns.
+
+Knows nothing of money or of who may see an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headwater.store.database import Sql
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A contributor in a list."""
+
+    id: str
+    name: str
+    namespace: str
+    enrolled: bool
+    contributions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one contributor owns, in whole or in part."""
+
+    contributions: int
+    kinds: tuple[tuple[str, int], ...]  # most first
+    closed: int  # whose licence does not permit grounding an answer
+    priced: int  # with a price floor, so that cheaper calls leave them out
+
+
+def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit: int) -> tuple[Person, ...]:
+    """Contributors by name, from behind (name, id) `after`; those whose name holds `words` when given."""
+    rows = db.query(
+        "SELECT id, name, namespace, enrolled, (SELECT count(*) FROM present_owners o WHERE o.contributor_id = c.id)"
+        " FROM (SELECT id, name, namespace, payout_address IS NOT NULL AS enrolled FROM contributors"
+        "  WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4) c"
+        " ORDER BY name, id",
+        (*after, words.lower(), limit),
+    )
+    return tuple(Person(row[0], row[1], row[2], bool(row[3]), row[4]) for row in rows)
+
+
+def names(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
+    """The names of contributors; those nobody knows are left out."""
+    return dict(db.query_in("SELECT id, name FROM contributors WHERE id IN ({})", ids))
+
+
+def titles(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
+    """The titles of contributions; those nobody knows are left out."""
+    return dict(db.query_in("SELECT id, title FROM contributions WHERE id IN ({})", ids))
+
+
+def holding(db: Sql, contributor: str) -> Holding:
+    """What a contributor owns."""
+    rows = db.query(
+        "SELECT kind, count(*), sum(' ' || uses || ' ' NOT LIKE '% ground %'), sum(price_floor_units <> '0')"
+        " FROM present_owners JOIN contributions ON id = contribution_id WHERE contributor_id = ?"
+        " GROUP BY kind ORDER BY 2 DESC, 1",
+        (contributor,),
+    )
+    return Holding(
+        sum(row[1] for row in rows),
+        tuple((row[0], row[1]) for row in rows),
+        sum(row[2] for row in rows),
+        sum(row[3] for row in rows),
+    )
