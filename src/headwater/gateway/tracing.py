@@ -1,0 +1,182 @@
+"""Traces and metrics of paid calls over OpenTelemetry, with GenAI names; nothing of what anybody said leaves with them.
+
+One answered, failed or left call is one server span and, inside it, one span ``chat MODEL`` of the generation; a
+caller's ``traceparent`` is continued. Spans are built when a call has ended, from what was seen of it, and leave in
+batches on another thread, so a collector that is slow or gone costs a call nothing. Where they go is said by the
+standard ``OTEL_*`` variables; without an endpoint nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from headwater import __version__, telemetry
+from headwater.core.errors import MissingError
+
+ENDPOINTS: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+)
+Operation = Literal["chat", "text_completion", "embeddings", "generate_content"]
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/responses": "generate_content",
+    "/v1/embeddings": "embeddings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one call; no prompt, no answer, no key."""
+
+    route: str  # a template
+    model: str
+    provider: str  # ``headwater`` for a model in process, else the upstream's name
+    outcome: Literal["answered", "replayed", "failed", "left"]
+    status: int
+    began_ns: int  # wall clock
+    ended_ns: int
+    first_ns: int | None = None  # when the first piece of the answer left
+    call_id: str | None = None
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    stream: bool = False
+    price: str | None = None
+    currency: str | None = None
+    error: str | None = None  # a code
+    traceparent: str | None = None
+
+
+Observer = Callable[[Seen], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """An observer of calls, and what ends it."""
+
+    observe: Observer
+    close: Callable[[], None]  # sends what is left; bounded in time
+
+
+def tracing(environment: Mapping[str, str] | None = None) -> Tracing | None:
+    """What the environment asks for, or None when it names no collector or turns telemetry off.
+
+    Raises:
+        MissingError: ``opentelemetry_missing``: a collector is named and the packages are not installed.
+    """
+    given = os.environ if environment is None else environment
+    if not any(given.get(name) for name in ENDPOINTS) or given.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise MissingError(
+            f"{error.name} is not installed, and the environment names a collector",
+            code="opentelemetry_missing",
+            fix="pip install 'headwater[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT",
+        ) from None
+    return observer_of(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
+
+
+def observer_of(processor: Any, reader: Any) -> Tracing:
+    """An observer over a span processor and a metric reader of the OpenTelemetry SDK."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import SpanKind, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    resource = Resource.create({"service.name": "headwater", "service.version": __version__})
+    spans = TracerProvider(resource=resource)
+    spans.add_span_processor(processor)
+    meters = MeterProvider(metric_readers=[reader], resource=resource)
+    tracer, meter = spans.get_tracer(telemetry.SCOPE, __version__), meters.get_meter(telemetry.SCOPE, __version__)
+    tokens = meter.create_histogram(
+        telemetry.TOKEN_USAGE,
+        unit="{token}",
+        description="Tokens of calls.",
+        explicit_bucket_boundaries_advisory=telemetry.TOKEN_BUCKETS,
+    )
+    seconds, first = (
+        meter.create_histogram(
+            name, unit="s", description=text, explicit_bucket_boundaries_advisory=telemetry.SECOND_BUCKETS
+        )
+        for name, text in (
+            (telemetry.REQUEST_SECONDS, "Time from a call's head to the end of its answer."),
+            (telemetry.FIRST_TOKEN_SECONDS, "Time from a call's head to the first piece of its answer."),
+        )
+    )
+    continued = TraceContextTextMapPropagator()
+
+    def observe(seen: Seen) -> None:
+        about = _about(seen)
+        parent = continued.extract({"traceparent": seen.traceparent}) if seen.traceparent else None
+        outer = tracer.start_span(
+            f"POST {seen.route}",
+            context=parent,
+            kind=SpanKind.SERVER,
+            start_time=seen.began_ns,
+            attributes={
+                telemetry.HTTP_METHOD: "POST",
+                telemetry.HTTP_ROUTE: seen.route,
+                telemetry.HTTP_STATUS: seen.status,
+            },
+        )
+        inner = tracer.start_span(
+            f"{about[telemetry.OPERATION]} {seen.model}",
+            context=trace.set_span_in_context(outer),
+            kind=SpanKind.CLIENT,
+            start_time=seen.began_ns,
+            attributes={**about, **_detail(seen)},
+        )
+        if seen.first_ns is not None:
+            inner.add_event("first_token", timestamp=seen.first_ns)
+            first.record((seen.first_ns - seen.began_ns) / 1e9, about)
+        if seen.error is not None:
+            inner.set_status(StatusCode.ERROR, seen.error)
+            if seen.status >= 500:
+                outer.set_status(StatusCode.ERROR, seen.error)
+        inner.end(seen.ended_ns)
+        outer.end(seen.ended_ns)
+        named = about if seen.error is None else {**about, telemetry.ERROR: seen.error}
+        seconds.record((seen.ended_ns - seen.began_ns) / 1e9, named)
+        for kind, count in (("input", seen.prompt_tokens), ("output", seen.answer_tokens)):
+            if count is not None:
+                tokens.record(count, {**about, telemetry.TOKEN_TYPE: kind})
+
+    def close() -> None:
+        spans.shutdown()
+        meters.shutdown(timeout_millis=5_000)
+
+    return Tracing(observe, close)
+
+
+def _about(seen: Seen) -> dict[str, str]:
+    return {
+        telemetry.OPERATION: OPERATIONS.get(seen.route, "chat"),
+        telemetry.PROVIDER: seen.provider,
+        telemetry.REQUEST_MODEL: seen.model,
+    }
+
+
+def _detail(seen: Seen) -> dict[str, str | int | bool]:
+    found: dict[str, str | int | bool | None] = {
+        telemetry.REQUEST_STREAM: seen.stream,
+        telemetry.RESPONSE_ID: seen.call_id,
+        telemetry.INPUT_TOKENS: seen.prompt_tokens,
+        telemetry.OUTPUT_TOKENS: seen.answer_tokens,
+        telemetry.OUTCOME: seen.outcome,
+        telemetry.PRICE: seen.price,
+        telemetry.CURRENCY: seen.currency,
+        telemetry.ERROR: seen.error,
+    }
+    return {name: value for name, value in found.items() if value is not None}
