@@ -73,6 +73,12 @@ class Accounting:
             plan: what may be spent on it.
             earlier: who supplied those parts of the prompt that are earlier answers of ours.
         """
+        return self.state(served, plan, self.measure(served, layout, answer, plan, earlier))
+
+    def measure(
+        self, served: AnyModel, layout: Layout, answer: Answer, plan: Plan, earlier: Mapping[str, Earlier]
+    ) -> Measured:
+        """What was found, token by token too; `state` makes the receipt's account of it."""
         measured = self._measured(served, layout, answer, plan)
         if measured.found is not None:
             kinds = {part.id: part.kind for part in layout.players}
@@ -83,7 +89,7 @@ class Accounting:
             )
             measured = replace(measured, found=found)
         passed = (("passed_on", len(earlier)),) if earlier else ()
-        return self._receipt_account(served, plan, replace(measured, parameters=(*measured.parameters, *passed)))
+        return replace(measured, parameters=(*measured.parameters, *passed))
 
     def _measured(self, served: AnyModel, layout: Layout, answer: Answer, plan: Plan) -> Measured:
         if isinstance(served, ServedModel):
@@ -194,7 +200,8 @@ class Accounting:
 
     # As a receipt has it
 
-    def _receipt_account(self, served: AnyModel, plan: Plan, measured: Measured) -> ReceiptAttribution:
+    def state(self, served: AnyModel, plan: Plan, measured: Measured) -> ReceiptAttribution:
+        """The account as a receipt has it."""
         found = measured.found
         shares = tuple(self._share(share) for share in found.shares) if found else ()
         base = microbits(found.base_bits) if found else 0

@@ -37,6 +37,7 @@ from headwater.attribution.evidence import (
 from headwater.attribution.layout import Layout, Part
 from headwater.attribution.passing_on import Earlier
 from headwater.attribution.spans import SpanIndex
+from headwater.attribution.token_account import TokenAccount, token_account
 from headwater.core.canonical import digest
 from headwater.core.errors import (
     HeadwaterError,
@@ -67,6 +68,7 @@ from headwater.serving import (
     ServedModel,
 )
 from headwater.splits import Plan, Policy, divide_receipt, earlier_answer, payouts_of
+from headwater.store.account_store import AccountStore
 from headwater.store.call_store import Begun, CallRecord, CallState, CallStore
 from headwater.store.consent_store import ConsentStore
 from headwater.store.key_store import KeyRecord
@@ -139,6 +141,7 @@ class Flow:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self._accounts = AccountStore(parts.calls.db)
 
     # 1. The call
 
@@ -370,7 +373,9 @@ class Flow:
         if logged is not None:
             receipt = Receipt.from_bytes(logged.raw)
         else:
-            receipt = self._receipt(record)
+            receipt, tokens = self._receipt(record)
+            if tokens is not None:
+                self._accounts.keep(record.call_id, record.key_id, tokens.to_bytes())
             signed = issue(receipt, self.parts.signer)
             self.parts.log.append(signed.raw, signed.signature)
         if record.state is CallState.ANSWERED:
@@ -391,9 +396,10 @@ class Flow:
         logged = self.parts.log.in_force(call)
         if logged is not None:
             record = replace(record, updated_at_ns=Receipt.from_bytes(logged.raw).issued_at_ns)
-        return self._receipt(record)
+        return self._receipt(record)[0]
 
-    def _receipt(self, record: CallRecord) -> Receipt:
+    def _receipt(self, record: CallRecord) -> tuple[Receipt, TokenAccount | None]:
+        """The receipt, and what it does not hold: who gave how much to each token."""
         served = self._served(record.model)
         if record.answer is None or record.evidence is None or record.price_units is None:
             raise InvariantError(f"{record.call_id} is answered without evidence", code="evidence_missing")
@@ -402,10 +408,11 @@ class Flow:
         plan = self.plan(served, layout, answer.prompt_tokens, answer.tokens)
         parts = self.parts
         accounting = Accounting(parts.registry, parts.policy, parts.spans, parts.consents, record.updated_at_ns)
-        account = accounting.account(served, layout, answer, plan, self._earlier(layout))
+        measured = accounting.measure(served, layout, answer, plan, self._earlier(layout))
+        account = accounting.state(served, plan, measured)
         division = divide_receipt(record.price_units, account, self.parts.policy)
         adapter = served.adapter if isinstance(served, ServedModel) else None
-        return Receipt(
+        receipt = Receipt(
             call_id=record.call_id,
             issued_at_ns=record.updated_at_ns,  # when it was answered: the same on every attempt
             operator=self.parts.signer.address,
@@ -421,6 +428,7 @@ class Flow:
             attribution=account,
             payouts=payouts_of(division),
         )
+        return receipt, token_account(measured.found) if measured.found is not None else None
 
     def _earlier(self, layout: Layout) -> dict[str, Earlier]:
         """Who supplied the earlier answers in a prompt; one that has no receipt yet gets it now, before this one."""

@@ -27,6 +27,7 @@ from headwater.gateway import metrics
 from headwater.gateway.answering import Answering
 from headwater.gateway.errors import Failure, MethodError, failure_of
 from headwater.gateway.feedback import feedback_routes
+from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.wire import PROBLEM, bearer
 from headwater.gateway.worker import AttributionWorker
@@ -65,7 +66,7 @@ class Service:
         Raises:
             RefusedError: no such key, or not for this route.
         """
-        key = self.keys.authenticate(bearer(request.scope))
+        key = key_inside(request.scope, self.keys) or self.keys.authenticate(bearer(request.scope))
         check_route(key, request.url.path)
         return key
 

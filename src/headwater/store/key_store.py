@@ -202,17 +202,19 @@ class KeyStore:
         ):
             key = _record(tuple(columns))
             if hmac.compare_digest(kept, digest) and not key.revoked:
-                expires = key.limits.expires_at_ns
-                if expires is not None and now_ns >= expires:
-                    raise RefusedError(
-                        f"{key.key_id} has expired", code="api_key_expired", fix="ask the operator for another key"
-                    )
-                return key
-        raise RefusedError(
-            "this API key is not in force",
-            code="invalid_api_key",
-            fix="send a key from `headwater key create` as Authorization: Bearer hw_…",
-        )
+                return _unexpired(key, now_ns)
+        raise _not_in_force()
+
+    def in_force(self, key_id: str) -> KeyRecord:
+        """The record of a key that may be used now, for a caller who has shown its secret before.
+
+        Raises:
+            RefusedError: ``invalid_api_key`` for one that is unknown or revoked, ``api_key_expired``.
+        """
+        rows = self.db.query(f"SELECT {_COLUMNS} FROM api_keys WHERE key_id = ?", (key_id,))
+        if not rows or (key := _record(rows[0])).revoked:
+            raise _not_in_force()
+        return _unexpired(key, self._now_ns())
 
     def get(self, key_id: str) -> KeyRecord:
         """The record of a key.
@@ -301,6 +303,21 @@ class KeyStore:
         """Whether the days of a key do not sum to what it has committed."""
         rows = self.db.query("SELECT committed_units FROM key_days WHERE key_id = ?", (key.key_id,))
         return bool(sum(units for (units,) in rows) != key.committed_units)
+
+
+def _unexpired(key: KeyRecord, now_ns: int) -> KeyRecord:
+    expires = key.limits.expires_at_ns
+    if expires is not None and now_ns >= expires:
+        raise RefusedError(f"{key.key_id} has expired", code="api_key_expired", fix="ask the operator for another key")
+    return key
+
+
+def _not_in_force() -> RefusedError:
+    return RefusedError(
+        "this API key is not in force",
+        code="invalid_api_key",
+        fix="send a key from `headwater key create` as Authorization: Bearer hw_…",
+    )
 
 
 def over_budget(key_id: str, left: tuple[int, str], units: int) -> RefusedError:
