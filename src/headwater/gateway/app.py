@@ -27,6 +27,7 @@ from headwater.gateway.answering import Answering
 from headwater.gateway.chat import ChatRoute
 from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
+from headwater.gateway.inside import PAYER, key_inside
 from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.limits import Rates, check_route
 from headwater.gateway.metrics import Metrics
@@ -153,9 +154,10 @@ class Gateway:
             if scope["method"] != "POST":
                 raise MethodError(scope["method"], "POST")
             voucher = header(scope, HEADER) if self._vouchers is not None else None
-            secret = "" if voucher is not None else bearer(scope)
+            inside = await self.answering.at_desk(lambda: key_inside(scope, self.keys)) if PAYER in scope else None
+            secret = "" if voucher is not None or inside is not None else bearer(scope)
             if voucher is None:
-                key = await self._checked.authenticate(secret)
+                key = inside or await self._checked.authenticate(secret)
                 check_route(key, path)
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
             if voucher is not None:
@@ -163,7 +165,7 @@ class Gateway:
             if self._relay is not None and (path != chat.ROUTE or self._relay.answers(body)):
                 await self._relay(body, key, scope, receive, send)
             else:
-                if voucher is None:
+                if secret:
                     key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
                 await self._chat(body, key, scope, receive, send)
             return path
