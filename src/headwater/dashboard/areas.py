@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from headwater.dashboard import accounts
+from headwater.dashboard import accounts, readings_area
 from headwater.dashboard.pages import Area, Pages
 from headwater.dashboard.site import Site
 
-AREAS: Final[tuple[Callable[[Site, Pages], Area], ...]] = (accounts.area,)
+AREAS: Final[tuple[Callable[[Site, Pages], Area], ...]] = (accounts.area, readings_area.area)
