@@ -68,8 +68,9 @@ def _register(
     there = sum(1 for _ in home.registry.contributions()) if home.path.exists() else 0
     found, candidates = [], []
     for number in range(works):
-        # A few own much: person p owns about 1/p of what there is.
-        chosen = {min(people - 1, int(rng.paretovariate(0.75)) - 1) for _ in range(1 if rng.random() < 0.85 else 2)}
+        # Everybody owns one work; of the others, and as second owners, a few people own much.
+        heavy = min(people - 1, int(rng.paretovariate(0.75)) - 1)
+        chosen = {number if number < people else heavy, *([heavy] if rng.random() < 0.15 else [])}
         shares = [10**9 // len(chosen)] * len(chosen)
         shares[0] += 10**9 - sum(shares)
         owned = [contributors[place] for place in sorted(chosen)]
