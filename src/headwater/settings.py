@@ -57,6 +57,7 @@ class Settings:
     maturity_s: int = field(default=7 * 86_400, metadata={"help": "seconds a receipt may be disputed"})
     rpc_url: str = field(default="", metadata={"help": "JSON-RPC of the chain; empty for the embedded one"})
     root_delay_s: int = field(default=3_600, metadata={"help": "seconds between posting a root and claims against it"})
+    rails: bool = field(default=False, metadata={"help": "use bonds, revenue shares, advances, streams, governance"})
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
