@@ -27,6 +27,7 @@ from headwater.store.consent_store import ConsentStore
 from headwater.store.registry_store import RegistryStore
 
 _SPACE: Final = re.compile(r"\s+")
+_CHATML: Final = {"tool": "user"}  # the template has no such role: a result is told by whoever asks
 _KINDS: Final[dict[str, PartKind]] = {"tool": "tool", "prompt": "prompt"}
 
 Earlier = Callable[[str], "tuple[CallId, int] | None"]
@@ -88,7 +89,7 @@ class Offering:
         sources = self._sources(messages[asked].content if messages else "", wanted, request.passages)
         chatml = not request.plain and (isinstance(served, ServedModel) or served.scorer is not None)
         if chatml and request.words_only:
-            for piece in render_chat([(m.role, m.content) for m in messages], system_default=None):
+            for piece in render_chat([(_CHATML.get(m.role, m.role), m.content) for m in messages], system_default=None):
                 if piece.message is None:
                     parts.append(self._caller(piece.text, control=True))
                     continue

@@ -97,6 +97,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
 
+def _words(body: dict[str, Any]) -> list[str]:
+    """What it says: its own words, or for `echo` and `always` everything that it read in the last message."""
+    if body["model"] not in ("echo", "always"):
+        return WORDS
+    content = (body.get("messages") or [{"content": ""}])[-1].get("content") or ""
+    if isinstance(content, list):
+        content = " ".join(part["text"] for part in content if isinstance(part.get("text"), str))
+    return [word + " " for word in content.split(" ")]
+
+
+CALLS = [
+    {"index": 0, "id": "call_1", "type": "function", "function": {"name": "gauge", "arguments": ""}},
+    {"index": 0, "function": {"arguments": '{"station": '}},
+    {"index": 0, "function": {"arguments": '"Upper Fall"}'}},
+]
+
+
 def _answer(path: str, body: dict[str, Any], usage: dict[str, int] | None) -> dict[str, Any]:
     model = body["model"]
     if path.endswith("/embeddings"):
@@ -112,8 +129,14 @@ def _answer(path: str, body: dict[str, Any], usage: dict[str, int] | None) -> di
             "output": [],
             "usage": said,
         }
-    message = {"role": "assistant", "content": "".join(WORDS), "refusal": None, "reasoning_content": "kept"}
+    said = "".join(_words(body))
+    message = {"role": "assistant", "content": said, "refusal": None, "reasoning_content": "kept"}
     choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    if model == "tools":
+        function = {"name": "gauge", "arguments": '{"station": "Upper Fall"}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        choice["message"] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+        choice["finish_reason"] = "tool_calls"
     if path.endswith("/v1/completions"):
         choice = {"index": 0, "text": "".join(WORDS), "logprobs": None, "finish_reason": "stop"}
     kind = "chat.completion" if "chat" in path else "text_completion"
@@ -139,11 +162,12 @@ def _events(body: dict[str, Any], path: str) -> list[str]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return "data: " + json.dumps({**head, "choices": [choice]})
 
-    events = [
-        event({"role": "assistant", "content": ""}),
-        *(event({"content": word}) for word in WORDS),
-        event({}, "stop"),
-    ]
+    if body["model"] == "tools":
+        first = event({"role": "assistant", "content": None})
+        events = [first, *(event({"tool_calls": [call]}) for call in CALLS), event({}, "tool_calls")]
+    else:
+        first = event({"role": "assistant", "content": ""})
+        events = [first, *(event({"content": word}) for word in _words(body)), event({}, "stop")]
     if (body.get("stream_options") or {}).get("include_usage"):
         events.append("data: " + json.dumps({**head, "choices": [], "usage": USAGE, "finish": 1}))
     return [*events, "data: [DONE]"]

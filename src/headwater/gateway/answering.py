@@ -21,7 +21,7 @@ from headwater.attribution.evidence import read_layout
 from headwater.attribution.layout import Layout
 from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ContributionId
-from headwater.flow import CallRequest, Flow, OpenCall
+from headwater.flow import CallRequest, Flow, OpenCall, OutsideCall
 from headwater.gateway.channel import Channel
 from headwater.gateway.errors import place_of
 from headwater.gateway.frames import Bill, Source
@@ -71,7 +71,7 @@ class Answering:
         self.flow = flow
         self._places = parallel + waiting_max
         self._stall_s = stall_s
-        self._answered = answered
+        self.answered = answered
         self._desk = ThreadPoolExecutor(_DESK_THREADS, thread_name_prefix="desk")
         self._model = ThreadPoolExecutor(parallel, thread_name_prefix="generate")
         self._count = threading.Lock()
@@ -109,14 +109,31 @@ class Answering:
         """Run something short that may wait for the disk."""
         return await asyncio.get_running_loop().run_in_executor(self._desk, work)
 
-    async def open(self, request: CallRequest, key: KeyRecord) -> OpenCall | CallRecord:
-        """Admit a call. If the task is cancelled meanwhile, a call that was opened is released again."""
-        job = self._desk.submit(self.flow.open, request, key)
+    async def open(
+        self, request: CallRequest, key: KeyRecord, *, outside: bool = False
+    ) -> OpenCall | OutsideCall | CallRecord:
+        """Admit a call. If the task is cancelled meanwhile, a call that was opened is released again.
+
+        Args:
+            outside: another server is to answer it: whoever asks it calls `settle` in the end.
+        """
+        job: Future[OpenCall | OutsideCall | CallRecord] = self._desk.submit(
+            self.flow.open_outside if outside else self.flow.open, request, key
+        )
         try:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             job.add_done_callback(self._release_orphan)
             raise
+
+    async def settle(self, call: CallId) -> None:
+        """Release what a call still has reserved, or hand it on to attribution; also when nobody waits any more."""
+        try:
+            job = self._desk.submit(self.settle_now, call)
+        except RuntimeError:  # the desk is closed: this is the end of the process's life
+            self.settle_now(call)
+            return
+        await asyncio.shield(asyncio.wrap_future(job))
 
     def start(self, call: OpenCall) -> Channel[Delivered]:
         """Generate the answer on a thread of its own, which gives the caller's place back when the call is settled."""
@@ -177,7 +194,7 @@ class Answering:
             if not isinstance(raised, HeadwaterError):
                 _log.error("%s failed with %s\n%s", call.record.call_id, type(raised).__name__, place_of(raised))
         try:
-            self._settle(call.record.call_id)
+            self.settle_now(call.record.call_id)
         finally:
             with self._count:
                 self._generating -= 1
@@ -194,7 +211,7 @@ class Answering:
                 if not channel.put(Delivered(piece, bill)):
                     return  # closing the iterator stops the model and charges what it gave
 
-    def _settle(self, call: CallId) -> None:
+    def settle_now(self, call: CallId) -> None:
         """Whatever is still reserved is released, and what was charged goes to attribution."""
         with self._count:
             calls = {call, *self._unsettled}
@@ -210,11 +227,13 @@ class Answering:
                     self._unsettled.add(each)
                 continue
             if record.state == "answered":
-                self._answered(each)
+                self.answered(each)
 
-    def _release_orphan(self, job: Future[OpenCall | CallRecord]) -> None:
-        if not job.cancelled() and job.exception() is None and isinstance(opened := job.result(), OpenCall):
-            self._settle(opened.record.call_id)
+    def _release_orphan(self, job: Future[OpenCall | OutsideCall | CallRecord]) -> None:
+        if job.cancelled() or job.exception() is not None:
+            return
+        if isinstance(opened := job.result(), OpenCall | OutsideCall):
+            self.settle_now(opened.record.call_id)
 
 
 def _shutting_down() -> UpstreamError:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -24,20 +23,23 @@ from headwater.core.money import format_units
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import chat
 from headwater.gateway.answering import Answering
-from headwater.gateway.chat import ChatRoute
+from headwater.gateway.caller import Response
+from headwater.gateway.chat import TextRoute
+from headwater.gateway.embeddings import EmbeddingRoute
 from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
 from headwater.gateway.inside import PAYER, key_inside
 from headwater.gateway.key_cache import KeyCache
+from headwater.gateway.lane import Lane
 from headwater.gateway.limits import Rates, check_route
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.relay import Relay, RelayedModel, Relays
+from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
 from headwater.gateway.vouchers import HEADER, Vouchers
 from headwater.gateway.wire import (
     CallerGone,
-    Message,
     Receive,
     Scope,
     Send,
@@ -48,6 +50,7 @@ from headwater.gateway.wire import (
     respond_failure,
 )
 from headwater.gateway.worker import AttributionWorker
+from headwater.models.upstream import Upstreams
 from headwater.store.key_store import KeyRecord, KeyStore
 
 MODELS: Final = "/v1/models"
@@ -56,8 +59,6 @@ _NATIVE: Final = re.compile(
     r"/v1/(receipts|account|accounts|feedback|consent|contributions|contributors|datanets|reviews|disputes|enrolments"
     r"|epochs|telemetry|payments|webhooks|quote|admin)(/|$)"
 )
-_VERSION: Final = (b"openai-version", b"2020-10-01")
-
 _log = logging.getLogger("headwater.gateway")
 
 
@@ -86,7 +87,11 @@ class Gateway:
         more: Sequence[Routes] = (),
     ) -> None:
         self._vouchers = vouchers
+        if relays is not None:
+            attributed = AttributedModels(lambda: self.relay.models if self.relay else relays.models)
+            flow = Flow(replace(flow.parts, others=Models(flow.parts.others, attributed)))
         self.flow, self.keys, self.options = flow, keys, options
+        self.loop: asyncio.AbstractEventLoop | None = None  # once it serves
         self.start_error: Exception | None = None  # why the lifespan did not begin
         self.metrics = Metrics()
         self.worker = AttributionWorker(flow.attribute, owed=flow.resume, busy=lambda: self.answering.busy())
@@ -99,21 +104,34 @@ class Gateway:
         )
         self._checked = KeyCache(keys, self.answering.at_desk)
         self._rates = Rates()
-        self._chat = ChatRoute(self.answering, self.metrics, self._rates)
+        self._texts = TextRoute(self.answering, self.metrics, self._rates)
+        self._embeddings = EmbeddingRoute(self.answering, self.metrics, self._rates)
         self.relays = relays
-        self._relay = None
+        self.relay: Relay | None = None
+        self.lane: Lane | None = None  # takes the relay's calls from a server without ASGI in between
         if relays is not None:
-            self._relay = Relay(
+            self.relay = Relay(
                 *(relays.models, relays.upstreams, relays.meter, self.metrics),
                 at_desk=self.answering.at_desk,
                 rates=self._rates,
+                sourced=SourcedRoute(self.answering, self._upstreams, self.metrics, self._rates),
+                stall_s=options.stall_s,
+            )
+            self.lane = Lane(
+                *(self.relay, self._checked, self.metrics, flow.parts.random_bytes),
+                body_timeout_s=options.body_timeout_s,
+                stall_s=options.stall_s,
             )
         self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle, self), more)
+
+    def _upstreams(self) -> Upstreams:
+        assert self.relay is not None
+        return self.relay.upstreams
 
     @property
     def model_names(self) -> tuple[str, ...]:
         """Every model that may be asked for."""
-        return tuple(sorted({*self.flow.parts.models, *(self.relays.models if self.relays else ())}))
+        return tuple(sorted({*self.flow.parts.models, *(self.relay.models if self.relay else ())}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
@@ -127,7 +145,7 @@ class Gateway:
     # Requests
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = _Response(send, self.flow.parts.random_bytes(12).hex())
+        response = Response(send, "req_" + self.flow.parts.random_bytes(12).hex())
         path: str = scope["path"]
         native = _NATIVE.match(path) is not None or not path.startswith("/v1/")
         route = "other"
@@ -150,7 +168,7 @@ class Gateway:
             )
 
     async def _openai(self, path: str, scope: Scope, receive: Receive, send: Send) -> str:
-        if path in ROUTES and (self._relay is not None or path == chat.ROUTE):
+        if path in ROUTES:
             if scope["method"] != "POST":
                 raise MethodError(scope["method"], "POST")
             voucher = header(scope, HEADER) if self._vouchers is not None else None
@@ -162,12 +180,15 @@ class Gateway:
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
             if voucher is not None:
                 key = await self._payer(voucher, path)
-            if self._relay is not None and (path != chat.ROUTE or self._relay.answers(body)):
-                await self._relay(body, key, scope, receive, send)
+            if self.relay is not None and self.relay.answers(body):
+                await self.relay(body, key, scope, receive, send)
             else:
                 if secret:
                     key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
-                await self._chat(body, key, scope, receive, send)
+                if path in chat.ROUTES:
+                    await self._texts(body, key, scope, receive, send)
+                else:
+                    await self._embeddings(body, key, scope, send)
             return path
         if path == MODELS or path.startswith(MODELS + "/"):
             if scope["method"] not in ("GET", "HEAD"):
@@ -191,8 +212,8 @@ class Gateway:
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
         key = await self._checked.authenticate(bearer(scope))
         models: dict[str, dict[str, Any]] = {m: self._model(served) for m, served in self.flow.parts.models.items()}
-        if self._relay is not None:
-            models |= {m: self._relayed(relayed) for m, relayed in self._relay.models.items()}
+        if self.relay is not None:
+            models |= {m: self._relayed(relayed) for m, relayed in self.relay.models.items()}
         models = {name: model for name, model in models.items() if key.limits.permits_model(name)}
         if not name:
             body: dict[str, Any] = {"object": "list", "data": [models[m] for m in sorted(models)]}
@@ -245,7 +266,7 @@ class Gateway:
             return 0
         return self.flow.parts.registry.get(served.base_model).registered_at_ns // SECOND_NS
 
-    async def _fail(self, error: Exception, response: _Response, native: bool) -> None:
+    async def _fail(self, error: Exception, response: Response, native: bool) -> None:
         failure = failure_of(error)
         if failure.status == 500 or not isinstance(error, HeadwaterError):
             _log.error("%s failed with %s\n%s", response.request_id, type(error).__name__, place_of(error))
@@ -259,6 +280,7 @@ class Gateway:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
+                    self.loop = asyncio.get_running_loop()
                     self.worker.start(await asyncio.to_thread(self.flow.resume))
                     if self.relays is not None:
                         await asyncio.to_thread(self.relays.meter.start)
@@ -269,7 +291,8 @@ class Gateway:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 if self.relays is not None:
-                    await self.relays.upstreams.aclose()
+                    assert self.relay is not None
+                    await self.relay.upstreams.aclose()
                     await self.relays.meter.drain()
                 await asyncio.to_thread(self._stop)
                 await send({"type": "lifespan.shutdown.complete"})
@@ -281,32 +304,6 @@ class Gateway:
             self.relays.meter.close()
         if not self.worker.drain(self.options.drain_s):
             _log.warning("attribution was not finished; the journal has %d calls", self.worker.state().waiting)
-
-
-class _Response:
-    """Passes messages on, adds the headers every response has, and remembers how it went."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self.request_id = "req_" + request_id
-        self.started = False
-        self.status = 499  # the caller left before there was one; nginx's number
-        self._began = time.monotonic()
-
-    def took_s(self) -> float:
-        """Seconds since the request's head was read."""
-        return time.monotonic() - self._began
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started, self.status = True, message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"x-request-id", self.request_id.encode()),
-                (b"openai-processing-ms", str(round(1000 * self.took_s())).encode()),
-                _VERSION,
-            ]
-        await self._send(message)
 
 
 def _template(path: str) -> str:

@@ -1,4 +1,5 @@
-"""`POST /v1/chat/completions`: admit, answer, plain or as a stream, and never hang on to a caller who has left.
+"""Texts from a model in process, on the three routes that ask for them: admitted, answered, plain or as a stream, and
+never hanging on to a caller who has left.
 
 An error before the first byte is an HTTP status, after it an event that ends the stream. The last
 bytes of an answer leave only after its charge is durable.
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
+
+import msgspec
 
 from headwater.attribution.evidence import Answer, read_answer
 from headwater.core.errors import InvariantError
@@ -17,20 +20,13 @@ from headwater.core.instants import SECOND_NS
 from headwater.flow import OpenCall
 from headwater.gateway.answering import Answering, Delivered
 from headwater.gateway.channel import Channel, ReaderGone
+from headwater.gateway.completion_frames import CompletionWriter
 from headwater.gateway.errors import Headers, failure_of
-from headwater.gateway.frames import (
-    KEEP_ALIVE,
-    Bill,
-    ChunkWriter,
-    Heading,
-    Tokens,
-    completion,
-    error_event,
-    fingerprint,
-)
+from headwater.gateway.frames import KEEP_ALIVE, Bill, ChatWriter, Heading, Tokens, Writer, error_event, fingerprint
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
-from headwater.gateway.requests import ChatRequest, read_chat
+from headwater.gateway.requests import TextRequest, read_chat, read_completion, read_response
+from headwater.gateway.response_frames import ResponseWriter
 from headwater.gateway.wire import (
     EVENT_STREAM,
     JSON,
@@ -42,10 +38,13 @@ from headwater.gateway.wire import (
     respond,
     when_gone,
 )
+from headwater.models.backend import FinishReason, Piece, TokenLogprob
 from headwater.store.call_store import CallRecord
 from headwater.store.key_store import KeyRecord
 
 ROUTE: Final = "/v1/chat/completions"
+_READ: Final = {ROUTE: read_chat, "/v1/completions": read_completion, "/v1/responses": read_response}
+ROUTES: Final = frozenset(_READ)
 QUIET_S: Final = 10.0
 """Silence on a stream after which a comment is sent, so that nobody in between takes it for dead."""
 
@@ -53,8 +52,8 @@ Spent = tuple[int, int]  # tokens, nano units
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRoute:
-    """What the route runs on."""
+class TextRoute:
+    """What the routes run on."""
 
     answering: Answering
     metrics: Metrics
@@ -62,7 +61,9 @@ class ChatRoute:
 
     async def __call__(self, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
-        request = read_chat(body, route=ROUTE, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
+        route: str = scope["path"]
+        read = _READ[route]
+        request = read(body, route=route, idempotency_key=idempotency_key(scope), seed=_seeds(self.answering))
         check_model(key, request.call.model)
         taken = self._take(request, key, len(body))
         self.answering.enter()
@@ -70,23 +71,24 @@ class ChatRoute:
         try:
             call = await self.answering.open(request.call, key)
             if isinstance(call, CallRecord):
-                await self._replay(call, request, send)
+                await self._replay(call, request, route, send)
                 return
+            assert isinstance(call, OpenCall)
             channel = self.answering.start(call)
             holding = False
-            await self._answer(call, channel, request, receive, send, taken)
+            await self._answer(call, channel, request, route, receive, send, taken)
         finally:
             if holding:
                 self.answering.leave()
                 if taken is not None:
                     taken.settle(0, 0)
 
-    def _take(self, request: ChatRequest, key: KeyRecord, size_bytes: int) -> Taken | None:
+    def _take(self, request: TextRequest, key: KeyRecord, size_bytes: int) -> Taken | None:
         """Take the call's most, as far as it is known before the prompt is made, out of the key's minute."""
         served = self.answering.flow.parts.models.get(request.call.model)
         if served is None or not key.limits.rated:
             return None
-        prompt, answer = size_bytes // BYTES_PER_TOKEN, request.call.sampling.max_tokens
+        prompt, answer = size_bytes // BYTES_PER_TOKEN, request.call.sampling.max_tokens * request.call.answers
         return self.rates.take(key, prompt + answer, served.prices.price(prompt, answer))
 
     # A new answer
@@ -95,12 +97,13 @@ class ChatRoute:
         self,
         call: OpenCall,
         channel: Channel[Delivered],
-        request: ChatRequest,
+        request: TextRequest,
+        route: str,
         receive: Receive,
         send: Send,
         taken: Taken | None,
     ) -> None:
-        heading = _heading(call.record, call.served.backend.digest)
+        writer = _writer(route, _heading(call.record, call.served.digest), request)
         # A caller who retries with an idempotency key will ask for the whole of a plain answer again: finish it.
         keep = request.call.idempotency_key is not None and not request.stream
         leave = channel.detach if keep else channel.close
@@ -109,10 +112,9 @@ class ChatRoute:
             prompt_tokens = len(call.prompt)
             headers = (*_receipt_header(call.record), *(() if taken is None else taken.headers()))
             if request.stream:
-                writer = ChunkWriter(heading, include_usage=request.include_usage)
                 used = await _stream(channel, writer, prompt_tokens, headers, send)
             else:
-                body, used = await _whole(channel, gone, heading, prompt_tokens)
+                body, used = await _whole(channel, gone, writer, prompt_tokens)
                 await respond(send, 200, body, JSON, headers)
             if taken is not None:
                 taken.settle(*used)  # no step of the event loop after the last bytes were handed over
@@ -134,29 +136,49 @@ class ChatRoute:
 
     # An answer given before
 
-    async def _replay(self, record: CallRecord, request: ChatRequest, send: Send) -> None:
+    async def _replay(self, record: CallRecord, request: TextRequest, route: str, send: Send) -> None:
         answer, bill = await self.answering.at_desk(lambda: _given(self.answering, record))
         served = self.answering.flow.parts.models.get(record.model)
-        heading = _heading(record, served.backend.digest if served else "")
-        tokens = Tokens(answer.prompt_tokens, len(answer.token_ids))
+        writer = _writer(route, _heading(record, served.digest if served else ""), request)
+        tokens = Tokens(answer.prompt_tokens, answer.tokens)
         headers = (*_receipt_header(record), (b"idempotent-replayed", b"true"))
+        pieces = pieces_of(answer)
         if request.stream:
-            writer = ChunkWriter(heading, include_usage=request.include_usage)
-            body = writer.role() + writer.texts([answer.text]) + writer.end(answer.finish_reason, tokens, bill)
+            body = writer.begin() + writer.write(pieces[:-1]) + writer.end(pieces[-1], tokens, bill)
             await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
             await send({"type": "http.response.body", "body": body})
         else:
-            await respond(
-                send, 200, completion(heading, answer.text, answer.finish_reason, tokens, bill), JSON, headers
-            )
+            await respond(send, 200, writer.whole(pieces, tokens, bill), JSON, headers)
         self.metrics.call("replayed")
 
 
+def pieces_of(answer: Answer) -> tuple[Piece, ...]:
+    """An answer that was given, as pieces to give it again."""
+    likely = msgspec.json.decode(answer.wire, type=list[TokenLogprob]) if answer.wire else []
+    pieces, start = [], 0
+    for number, choice in enumerate(answer.choices):
+        end = start + len(choice.token_ids)
+        pieces.append(Piece(choice.text, choice.token_ids, None, tuple(likely[start:end]), number))
+        reason = cast("FinishReason", choice.finish_reason)
+        pieces.append(Piece("", (), reason, (), number, last=number + 1 == len(answer.choices)))
+        start = end
+    return tuple(pieces)
+
+
+def _writer(route: str, heading: Heading, request: TextRequest) -> Writer:
+    logprobs = request.call.sampling.logprobs is not None
+    if route == ROUTE:
+        return ChatWriter(heading, include_usage=request.include_usage, logprobs=logprobs)
+    if route == "/v1/completions":
+        return CompletionWriter(heading, include_usage=request.include_usage, logprobs=logprobs)
+    return ResponseWriter(heading, request.echoed)
+
+
 async def _whole(
-    channel: Channel[Delivered], gone: asyncio.Task[None], heading: Heading, prompt_tokens: int
+    channel: Channel[Delivered], gone: asyncio.Task[None], writer: Writer, prompt_tokens: int
 ) -> tuple[bytes, Spent]:
     """The body of a plain answer, or `CallerGone` as soon as nobody waits for it."""
-    collected = asyncio.create_task(_collect(channel, heading, prompt_tokens))
+    collected = asyncio.create_task(_collect(channel, writer, prompt_tokens))
     try:
         await asyncio.wait((collected, gone), return_when=asyncio.FIRST_COMPLETED)
         if collected.done():
@@ -166,25 +188,23 @@ async def _whole(
         collected.cancel()
 
 
-async def _collect(channel: Channel[Delivered], heading: Heading, prompt_tokens: int) -> tuple[bytes, Spent]:
-    texts: list[str] = []
-    count = 0
+async def _collect(channel: Channel[Delivered], writer: Writer, prompt_tokens: int) -> tuple[bytes, Spent]:
+    pieces: list[Piece] = []
     while batch := await channel.take():
         for item in batch:
-            texts.append(item.piece.text)
-            count += len(item.piece.token_ids)
+            pieces.append(item.piece)
             if item.bill is not None:
-                reason = item.piece.finish_reason or "stop"
-                body = completion(heading, "".join(texts), reason, Tokens(prompt_tokens, count), item.bill)
+                count = sum(len(piece.token_ids) for piece in pieces)
+                body = writer.whole(pieces, Tokens(prompt_tokens, count), item.bill)
                 return body, (prompt_tokens + count, item.bill.price_units)
     raise _unfinished()
 
 
 async def _stream(
-    channel: Channel[Delivered], writer: ChunkWriter, prompt_tokens: int, headers: Headers, send: Send
+    channel: Channel[Delivered], writer: Writer, prompt_tokens: int, headers: Headers, send: Send
 ) -> Spent:
     batches = _batches(channel)
-    first = await anext(batches)  # an error up to here is still an HTTP status
+    batch = await anext(batches)  # an error up to here is still an HTTP status
     await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
     begun = False
     count = 0
@@ -193,16 +213,15 @@ async def _stream(
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
     try:
-        batch = first
         while True:
-            frames = KEEP_ALIVE if not batch else b"" if begun else writer.role()
+            frames = KEEP_ALIVE if not batch else b"" if begun else writer.begin()
             begun = begun or bool(batch)
-            frames += writer.texts([item.piece.text for item in batch])
             count += sum(len(item.piece.token_ids) for item in batch)
-            bill, reason = _ending(batch)
-            if bill is not None:
-                await write(frames + writer.end(reason, Tokens(prompt_tokens, count), bill), more=False)
-                return prompt_tokens + count, bill.price_units
+            last = batch[-1] if batch and batch[-1].bill is not None else None
+            frames += writer.write([item.piece for item in batch if item is not last])
+            if last is not None and last.bill is not None:
+                await write(frames + writer.end(last.piece, Tokens(prompt_tokens, count), last.bill), more=False)
+                return prompt_tokens + count, last.bill.price_units
             if frames:
                 await write(frames)
             batch = await anext(batches)
@@ -227,13 +246,6 @@ async def _batches(channel: Channel[Delivered]) -> AsyncGenerator[list[Delivered
         if not batch:
             raise _unfinished()
         yield batch
-
-
-def _ending(batch: list[Delivered]) -> tuple[Bill | None, str]:
-    for item in batch:
-        if item.bill is not None:
-            return item.bill, item.piece.finish_reason or "stop"
-    return None, ""
 
 
 def _given(answering: Answering, record: CallRecord) -> tuple[Answer, Bill]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from headwater.core.ids import CallId, ContributionId
 from headwater.core.money import format_units
 from headwater.gateway.errors import Failure
+from headwater.models.backend import Piece, TokenLogprob
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
-_FINISH: Final = {"stop": "stop", "length": "length", "cancelled": "length"}
+FINISH: Final = {"stop": "stop", "length": "length", "cancelled": "length"}
 """How the journal's reason reads on the wire; an answer that its caller cut short is a short one."""
 
 _encode = msgspec.json.encode
@@ -56,6 +57,10 @@ class Bill:
             "sources": [{"contribution": s.contribution, "kind": s.kind, "title": s.title} for s in self.sources],
         }
 
+    def to_bytes(self) -> bytes:
+        """The JSON of the `headwater` object."""
+        return _encode(self.to_json())
+
 
 @dataclass(frozen=True, slots=True)
 class Heading:
@@ -88,29 +93,70 @@ class Tokens:
         }
 
 
-def completion(heading: Heading, text: str, finish_reason: str, tokens: Tokens, bill: Bill) -> bytes:
-    """The body of a plain answer."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return _encode(
-        {
-            "id": heading.completion_id,
-            "object": "chat.completion",
-            "created": heading.created_s,
-            "model": heading.model,
-            "system_fingerprint": heading.fingerprint,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[finish_reason]}],
-            "usage": tokens.to_json(),
-            "headwater": bill.to_json(),
-        }
+class Writer(Protocol):
+    """Writes one answer in the shape of its route. Pieces of several answers carry their number."""
+
+    def begin(self) -> bytes:
+        """The first events."""
+        ...
+
+    def write(self, pieces: Sequence[Piece]) -> bytes:
+        """The events of some pieces that are not the last."""
+        ...
+
+    def end(self, last: Piece, tokens: Tokens, bill: Bill) -> bytes:
+        """The events of the last piece, the usage, the bill, and the end of the stream."""
+        ...
+
+    def whole(self, pieces: Sequence[Piece], tokens: Tokens, bill: Bill) -> bytes:
+        """The body of a plain answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One answer, all of it."""
+
+    text: str
+    finish_reason: str  # as it reads on the wire
+    logprobs: tuple[TokenLogprob, ...]
+
+
+def gathered(pieces: Sequence[Piece]) -> tuple[Said, ...]:
+    """The answers that pieces make, in the order of their numbers."""
+    found: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        found.setdefault(piece.choice, []).append(piece)
+    return tuple(
+        Said(
+            "".join(piece.text for piece in of_one),
+            next((FINISH[p.finish_reason] for p in of_one if p.finish_reason is not None), "stop"),
+            tuple(logprob for piece in of_one for logprob in piece.logprobs),
+        )
+        for _, of_one in sorted(found.items())
     )
 
 
-class ChunkWriter:
-    """Writes the events of one stream; the constant bytes around a text are made once."""
+def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Log-probabilities as chat has them."""
 
-    __slots__ = ("_after", "_before", "_head", "_include_usage")
+    def one(text: str, utf8: Sequence[int], logprob: float) -> dict[str, Any]:
+        return {"token": text, "logprob": logprob, "bytes": list(utf8)}
 
-    def __init__(self, heading: Heading, *, include_usage: bool) -> None:
+    content = [
+        {**one(token.text, token.utf8, token.logprob), "top_logprobs": [one(*other) for other in token.top]}
+        for token in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+class ChatWriter:
+    """`chat.completion` and its chunks; the constant bytes around a text are made once."""
+
+    __slots__ = ("_before", "_begun", "_head", "_heading", "_include_usage", "_logprobs")
+
+    def __init__(self, heading: Heading, *, include_usage: bool, logprobs: bool = False) -> None:
+        self._heading, self._include_usage, self._logprobs = heading, include_usage, logprobs
         head = {
             "id": heading.completion_id,
             "object": "chat.completion.chunk",
@@ -119,34 +165,77 @@ class ChunkWriter:
             "system_fingerprint": heading.fingerprint,
         }
         self._head = _encode(head)[:-1]
-        self._include_usage = include_usage
-        self._before = b"data: " + self._head + b',"choices":[{"index":0,"delta":{"content":'
-        self._after = b'},"logprobs":null,"finish_reason":null}]' + self._usage_null() + b"}\n\n"
+        self._before = b"data: " + self._head + b',"choices":[{"index":'
+        self._begun: set[int] = set()
 
-    def role(self) -> bytes:
-        """The first event."""
-        delta = b',"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},'
-        return (
-            b"data: " + self._head + delta + b'"logprobs":null,"finish_reason":null}]' + self._usage_null() + b"}\n\n"
+    def begin(self) -> bytes:
+        """The role of the first answer."""
+        return self._role(0)
+
+    def write(self, pieces: Sequence[Piece]) -> bytes:
+        """One event for each piece that says something."""
+        events = []
+        for piece in pieces:
+            if piece.choice not in self._begun:
+                events.append(self._role(piece.choice))
+            if piece.text or piece.logprobs:
+                events.append(self._event(piece.choice, b'{"content":' + _encode(piece.text) + b"}", piece.logprobs))
+            if piece.finish_reason is not None and not piece.last:
+                events.append(self._event(piece.choice, b"{}", (), FINISH[piece.finish_reason]))
+        return b"".join(events)
+
+    def end(self, last: Piece, tokens: Tokens, bill: Bill) -> bytes:
+        """The finish reason, the usage if it was asked for, the bill, and the end of the stream."""
+        said = self.write([last])
+        owed = b',"headwater":' + bill.to_bytes() + b"}\n\n"
+        finish = self._event(last.choice, b"{}", (), FINISH[last.finish_reason or "stop"])
+        if not self._include_usage:
+            return said + finish[:-3] + owed + DONE
+        usage = b',"choices":[],"usage":' + _encode(tokens.to_json())
+        return said + finish + b"data: " + self._head + usage + owed + DONE
+
+    def whole(self, pieces: Sequence[Piece], tokens: Tokens, bill: Bill) -> bytes:
+        """The object."""
+        heading = self._heading
+        choices = [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": said.text, "refusal": None},
+                "logprobs": chat_logprobs(said.logprobs) if self._logprobs else None,
+                "finish_reason": said.finish_reason,
+            }
+            for number, said in enumerate(gathered(pieces))
+        ]
+        return _encode(
+            {
+                "id": heading.completion_id,
+                "object": "chat.completion",
+                "created": heading.created_s,
+                "model": heading.model,
+                "system_fingerprint": heading.fingerprint,
+                "choices": choices,
+                "usage": tokens.to_json(),
+                "headwater": bill.to_json(),
+            }
         )
 
-    def texts(self, texts: Sequence[str]) -> bytes:
-        """One event per text that is not empty."""
-        return b"".join([self._before + _encode(text) + self._after for text in texts if text])
+    def _role(self, choice: int) -> bytes:
+        self._begun.add(choice)
+        return self._event(choice, b'{"role":"assistant","content":"","refusal":null}')
 
-    def end(self, finish_reason: str, tokens: Tokens, bill: Bill) -> bytes:
-        """The finish reason, the usage if it was asked for, the bill, and the end of the stream."""
-        owed = b',"headwater":' + _encode(bill.to_json()) + b"}\n\n"
-        finish = b',"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":'
-        finish = b"data: " + self._head + finish + _encode(_FINISH[finish_reason]) + b"}]"
-        if not self._include_usage:
-            return finish + owed + DONE
-        usage = b',"choices":[],"usage":' + _encode(tokens.to_json())
-        return finish + b',"usage":null}\n\n' + b"data: " + self._head + usage + owed + DONE
-
-    def _usage_null(self) -> bytes:
-        # With include_usage every earlier chunk says `usage: null`, as OpenAI's do.
-        return b',"usage":null' if self._include_usage else b""
+    def _event(
+        self, choice: int, delta: bytes, logprobs: Sequence[TokenLogprob] = (), finish: str | None = None
+    ) -> bytes:
+        likely = _encode(chat_logprobs(logprobs)) if logprobs else b"null"
+        reason = b"null" if finish is None else _encode(finish)
+        # With include_usage every chunk but the last says `usage: null`, as OpenAI's do.
+        usage = b',"usage":null' if self._include_usage else b""
+        return b"".join(
+            (
+                *(self._before, b"%d" % choice, b',"delta":', delta, b',"logprobs":', likely),
+                *(b',"finish_reason":', reason, b"}]", usage, b"}\n\n"),
+            )
+        )
 
 
 def error_event(failure: Failure) -> bytes:

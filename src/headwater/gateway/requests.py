@@ -1,4 +1,4 @@
-"""Reads the body of `/v1/chat/completions`: strict about what changes the answer or the price, tolerant of the rest.
+"""Reads requests to models in process: strict about what changes the answer or the price, tolerant of the rest.
 
 A field that asks for something this server cannot do is refused by name, an unknown one too, as
 OpenAI does: a mistyped `max_tokens` that is silently ignored would cost the caller money. A field
@@ -9,39 +9,37 @@ Pure: bytes in, values out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
-from headwater.core.canonical import digest, refuse_deep
-from headwater.core.errors import InvalidError
-from headwater.core.ids import ContributionId
+from headwater.core.canonical import digest
 from headwater.core.limits import (
     ANSWER_TOKENS_DEFAULT,
     ANSWER_TOKENS_MAX,
-    REQUEST_DEPTH_MAX,
+    ANSWERS_MAX,
+    EMBEDDED_TEXTS_MAX,
     REQUEST_MESSAGES_MAX,
-    SOURCES_MAX,
-    STOP_CHARS_MAX,
-    STOPS_MAX,
+    TOP_LOGPROBS_MAX,
 )
-from headwater.flow import CallRequest, Message
-from headwater.gateway.errors import RequestError
+from headwater.gateway import fields
+from headwater.gateway.fields import unsupported
+from headwater.gateway.marks import Extension, invalid, mark_of, message, read_extension
 from headwater.models.backend import Sampling
+from headwater.serving import CallRequest, Message, Said
 
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MODEL_CHARS_MAX: Final = 200
-_CONTRIBUTION_PREFIX: Final = "ctb_"
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
 _TOP_P_MIN: Final = 1e-6  # 0 is let through, as OpenAI does, and means the likeliest token
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
-_READ: Final = frozenset(
-    [
-        *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"),
-        *("stream", "stream_options", "n", "headwater"),
-    ]
-)
 # These say something about the caller or the bookkeeping, nothing about the answer.
 _IGNORED: Final = frozenset(
     [
@@ -49,15 +47,24 @@ _IGNORED: Final = frozenset(
         *("prompt_cache_retention", "parallel_tool_calls", "prediction"),
     ]
 )
+_COMMON: Final = frozenset(["model", "temperature", "top_p", "stream", "headwater", *_IGNORED])
+_CHAT: Final = _COMMON | frozenset(
+    [
+        *("messages", "max_tokens", "max_completion_tokens", "seed", "stop", "stream_options", "n", "prompt"),
+        *("logprobs", "top_logprobs", "response_format"),
+    ]
+)
+_COMPLETIONS: Final = _COMMON | frozenset(["prompt", "max_tokens", "seed", "stop", "stream_options", "n", "logprobs"])
+_RESPONSES: Final = _COMMON | frozenset(
+    ["input", "instructions", "max_output_tokens", "text", "prompt", "truncation", "stream_options"]
+)
+_EMBEDDINGS: Final = frozenset(["model", "input", "encoding_format", "dimensions", *_IGNORED])
 # What each may be although nothing is done for it: the value that asks for nothing.
-_UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
+_NO_TOOLS: Final[dict[str, tuple[object, ...]]] = {"tools": ([],), "tool_choice": ("none", "auto")}
+_NOT_CHAT: Final[dict[str, tuple[object, ...]]] = {
+    **_NO_TOOLS,
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -67,18 +74,46 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
 }
+_NOT_COMPLETIONS: Final[dict[str, tuple[object, ...]]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+}
+_NOT_RESPONSES: Final[dict[str, tuple[object, ...]]] = {
+    **_NO_TOOLS,
+    "include": ([],),
+    "reasoning": ({}, {"effort": "none"}),
+    "background": (False,),
+    "previous_response_id": (),
+    "conversation": (),
+    "max_tool_calls": (),
+    "top_logprobs": (0,),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class TextRequest:
     """A request that was understood; whether it is admitted is the flow's to say."""
 
     call: CallRequest
     stream: bool
     include_usage: bool
+    echoed: Mapping[str, Any]  # what the answer says again of the request
 
 
-def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Callable[[], int]) -> ChatRequest:
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A request for vectors."""
+
+    call: CallRequest
+    base64: bool
+    dimensions: int | None
+
+
+def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Callable[[], int]) -> TextRequest:
     """The request in `raw`.
 
     Args:
@@ -90,231 +125,248 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
     Raises:
         RequestError: with the field in `param`.
     """
-    body = _object(raw)
-    _refuse_unknown(body)
-    stream = _flag(body, "stream")
-    include_usage = _stream_options(body, stream)
-    sources, prompt, contribute = _extension(body)
-    if _whole(body, "n", 1, 128, 1) != 1:
-        raise _unsupported("n", "one answer a call is given")
+    body = fields.read_object(raw)
+    fields.refuse_unknown(body, _CHAT, _NOT_CHAT)
+    old, new = body.get("max_tokens"), body.get("max_completion_tokens")
+    if old is not None and new is not None and old != new:
+        raise invalid("max_tokens", "max_tokens and max_completion_tokens differ", "send one of them")
+    top = fields.whole(body, "top_logprobs", 0, TOP_LOGPROBS_MAX, 0)
+    wanted = fields.flag(body, "logprobs")
+    if top and not wanted:
+        raise invalid("top_logprobs", "top_logprobs without logprobs", "set logprobs")
+    sampling = _sampling(
+        body,
+        _tokens(body, "max_completion_tokens" if old is None else "max_tokens"),
+        seed=fields.seed(body, seed),
+        stop=fields.stop(body),
+        logprobs=top if wanted else None,
+        grammar=_format(body.get("response_format"), "response_format", nested=True),
+    )
+    given = body.get("messages")
+    if not isinstance(given, list) or not given:
+        raise invalid("messages", "messages is missing, empty or not an array", "send at least one message")
+    return _read(raw, body, route, idempotency_key, _messages(given, "messages"), sampling)
+
+
+def read_completion(raw: bytes, *, route: str, idempotency_key: str | None, seed: Callable[[], int]) -> TextRequest:
+    """The request in `raw`, for a text to be gone on with. As `read_chat`."""
+    body = fields.read_object(raw)
+    fields.refuse_unknown(body, _COMPLETIONS, _NOT_COMPLETIONS)
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if isinstance(prompt, list):
+        raise unsupported("prompt", "one text a call is gone on with, not several and no token ids")
+    if not isinstance(prompt, str) or not prompt:
+        raise invalid("prompt", "the prompt is missing, empty or no text", "send a string")
+    top = None if body.get("logprobs") is None else fields.whole(body, "logprobs", 0, 5, 0)
+    sampling = _sampling(
+        body,
+        _tokens(body, "max_tokens", 16),
+        seed=fields.seed(body, seed),
+        stop=fields.stop(body),
+        logprobs=top,
+    )
+    return _read(raw, body, route, idempotency_key, (Message("user", prompt),), sampling, plain=True)
+
+
+def read_response(raw: bytes, *, route: str, idempotency_key: str | None, seed: Callable[[], int]) -> TextRequest:
+    """The request in `raw`, as the Responses API has it. As `read_chat`."""
+    body = fields.read_object(raw)
+    fields.refuse_unknown(body, _RESPONSES, _NOT_RESPONSES)
+    given, text = body.get("input"), body.get("text") or {}
+    if not isinstance(text, dict):
+        raise invalid("text", "text is not an object", 'send {"format": {"type": "text"}}')
+    if isinstance(given, str) and given:
+        messages: tuple[Message, ...] = (Message("user", given),)
+    elif isinstance(given, list) and given:
+        messages = _messages(given, "input")
+    else:
+        raise invalid("input", "input is missing, empty or neither text nor a list", "send a string")
+    instructions = body.get("instructions")
+    if instructions is not None and not isinstance(instructions, str):
+        raise invalid("instructions", "instructions are no text", "send a string")
+    if instructions:
+        messages = (Message("system", instructions), *messages)
+    sampling = _sampling(
+        body,
+        _tokens(body, "max_output_tokens"),
+        seed=seed(),
+        grammar=_format(text.get("format"), "text.format", nested=False),
+    )
+    return _read(raw, body, route, idempotency_key, messages, sampling)
+
+
+def read_embedding(raw: bytes, *, route: str, idempotency_key: str | None) -> EmbeddingRequest:
+    """The request in `raw`, for vectors.
+
+    Raises:
+        RequestError: with the field in `param`.
+    """
+    body = fields.read_object(raw)
+    fields.refuse_unknown(body, _EMBEDDINGS, {})
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not 0 < len(texts) <= EMBEDDED_TEXTS_MAX:
+        raise invalid("input", "no texts, or too many", f"send 1 to {EMBEDDED_TEXTS_MAX} strings")
+    if any(isinstance(text, int | list) for text in texts):
+        raise unsupported("input", "this model reads text, not token ids of another")
+    if not all(isinstance(text, str) and text for text in texts):
+        raise invalid("input", "a text is empty or no string", "send strings")
+    encoding = body.get("encoding_format") or "float"
+    if encoding not in ("float", "base64"):
+        raise invalid("encoding_format", "unknown encoding", "use float or base64")
+    dimensions = fields.whole(body, "dimensions", 1, 2**20, 0)
     call = CallRequest(
-        model=_model(body),
-        messages=_messages(body),
-        sampling=Sampling(
-            max_tokens=_max_tokens(body),
-            temperature=_number(body, "temperature", 0.0, 2.0, 0.0),
-            top_p=max(_number(body, "top_p", 0.0, 1.0, 1.0), _TOP_P_MIN),
-            seed=_seed(body, seed),
-            stop=_stop(body),
-        ),
+        model=fields.model(body),
+        messages=tuple(Message("user", text) for text in texts),
+        sampling=Sampling(max_tokens=1),
         body_digest=digest(route.encode() + b"\x00" + raw),
         idempotency_key=idempotency_key,
-        sources=sources,
-        prompt=prompt,
-        contribute=contribute,
     )
-    return ChatRequest(call, stream, include_usage)
+    return EmbeddingRequest(call, encoding == "base64", dimensions or None)
 
 
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        refuse_deep(raw, REQUEST_DEPTH_MAX)
-        body = msgspec.json.decode(raw)
-    except InvalidError:
-        raise _too_deep() from None
-    except UnicodeDecodeError as error:
-        raise _not_json(f"the body is not UTF-8 at byte {error.start}") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise _not_json(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise _not_json("the body is not a JSON object")
-    return body
+def _read(
+    raw: bytes,
+    body: Mapping[str, Any],
+    route: str,
+    idempotency_key: str | None,
+    messages: tuple[Message, ...],
+    sampling: Sampling,
+    *,
+    plain: bool = False,
+) -> TextRequest:
+    stream = fields.flag(body, "stream")
+    extension: Extension = read_extension(body, prompt_field=not plain)
+    if not plain and body.get("prompt") is not None and extension.prompt is None:
+        raise unsupported("prompt", "only registered prompts, by the id of their contribution")
+    call = CallRequest(
+        model=fields.model(body),
+        messages=messages,
+        sampling=sampling,
+        body_digest=digest(route.encode() + b"\x00" + raw),
+        idempotency_key=idempotency_key,
+        sources=extension.sources,
+        prompt=extension.prompt,
+        contribute=extension.contribute,
+        passages=extension.passages,
+        answers=fields.whole(body, "n", 1, ANSWERS_MAX, 1),
+        plain=plain,
+    )
+    return TextRequest(call, stream, fields.stream_options(body, stream), body)
 
 
-def _refuse_unknown(body: dict[str, Any]) -> None:
-    for name, value in body.items():
-        if name in _READ or name in _IGNORED or value is None:
-            continue
-        allowed = _UNSUPPORTED.get(name)
-        if allowed is None:
-            raise RequestError(
-                f"unknown parameter {name[:80]!r}",
-                param=name[:80],
-                code="unknown_parameter",
-                fix="check its spelling, or leave it out",
-            )
-        if not any(_equal(value, harmless) for harmless in allowed):
-            raise _unsupported(name, "this model cannot do it")
+def _sampling(
+    body: Mapping[str, Any],
+    max_tokens: int,
+    *,
+    seed: int,
+    stop: tuple[str, ...] = (),
+    logprobs: int | None = None,
+    grammar: str = "",
+) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=fields.number(body, "temperature", 0.0, 2.0, 0.0),
+        top_p=max(fields.number(body, "top_p", 0.0, 1.0, 1.0), _TOP_P_MIN),
+        seed=seed,
+        stop=stop,
+        logprobs=logprobs,
+        grammar=grammar,
+    )
 
 
-def _equal(value: object, harmless: object) -> bool:
-    """Equality as JSON has it: 0 and 0.0 are one number, false is none."""
-    return value == harmless and isinstance(value, bool) == isinstance(harmless, bool)
+def _tokens(body: Mapping[str, Any], name: str, default: int = ANSWER_TOKENS_DEFAULT) -> int:
+    return fields.whole(body, name, 1, ANSWER_TOKENS_MAX, default)
 
 
-def _model(body: dict[str, Any]) -> str:
-    model = body.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= _MODEL_CHARS_MAX:
-        raise _invalid("model", "the model is missing or not a name", "send a name from GET /v1/models")
-    return model
+def _format(value: object, where: str, *, nested: bool) -> str:
+    """The JSON schema an answer must follow; empty for any text.
+
+    Args:
+        nested: whether the schema has an object of its own, as in chat.
+    """
+    if value is None:
+        return ""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or kind not in ("text", "json_object", "json_schema"):
+        raise invalid(where, "unknown format", "use text, json_object or json_schema")
+    if kind == "text":
+        return ""
+    if kind == "json_object":
+        return '{"type": "object"}'
+    holder = value.get("json_schema") if nested else value
+    if not isinstance(holder, dict):
+        raise invalid(f"{where}.json_schema", "no schema", 'send {"name": "…", "schema": {…}}')
+    place = f"{where}.json_schema.schema" if nested else f"{where}.schema"
+    return json.dumps(fields.schema(holder.get("schema"), place))
 
 
-def _messages(body: dict[str, Any]) -> tuple[Message, ...]:
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _invalid("messages", "messages is missing, empty or not an array", "send at least one message")
-    if len(messages) > REQUEST_MESSAGES_MAX:
-        raise _invalid("messages", f"{len(messages)} messages", f"send at most {REQUEST_MESSAGES_MAX}")
-    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(messages))
+# Messages
+
+
+def _messages(given: list[Any], where: str) -> tuple[Message, ...]:
+    if len(given) > REQUEST_MESSAGES_MAX:
+        raise invalid(where, f"{len(given)} messages", f"send at most {REQUEST_MESSAGES_MAX}")
+    return tuple(_message(item, f"{where}[{i}]") for i, item in enumerate(given))
 
 
 def _message(item: object, where: str) -> Message:
     if not isinstance(item, dict):
-        raise _invalid(where, "a message is not an object", 'send {"role": "user", "content": "…"}')
+        raise invalid(where, "a message is not an object", 'send {"role": "user", "content": "…"}')
+    kind = item.get("type")
+    if kind == "function_call":
+        return message("assistant", [Said(_called(item, where))])
+    if kind == "function_call_output":
+        return message("tool", _content(item.get("output"), f"{where}.output", item, may_be_absent=False))
+    if kind not in (None, "message"):
+        raise unsupported(f"{where}.type", f"this model reads messages, not items of type {str(kind)[:40]!r}")
     role = item.get("role")
-    if role in ("tool", "function") or item.get("tool_calls") or item.get("function_call"):
-        raise _unsupported(where, "this model calls no tools")
     plain = _ROLES.get(role) if isinstance(role, str) else None
     if plain is None:
-        raise _invalid(f"{where}.role", f"unknown role {str(role)[:40]!r}", f"use one of {', '.join(_ROLES)}")
-    return Message(plain, _content(item.get("content"), f"{where}.content", may_be_absent=plain == "assistant"))
+        raise invalid(f"{where}.role", f"unknown role {str(role)[:40]!r}", f"use one of {', '.join(_ROLES)}")
+    said = _content(item.get("content"), f"{where}.content", item, may_be_absent=plain == "assistant")
+    calls = item.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        raise invalid(f"{where}.tool_calls", "no list", "send the calls as they were given")
+    for place, call in enumerate(calls or ()):
+        at = f"{where}.tool_calls[{place}]"
+        function = call.get("function") if isinstance(call, dict) else None
+        said.append(Said(_called(function, at)))
+    return message(plain, said)
 
 
-def _content(content: object, where: str, *, may_be_absent: bool) -> str:
+def _called(function: object, where: str) -> str:
+    """A call of a tool, as the model is shown that it made it."""
+    name = function.get("name") if isinstance(function, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not isinstance(arguments, str):
+        raise invalid(where, "no call of a function", 'send {"name": "…", "arguments": "…"}')
+    return f"{name}({arguments})"
+
+
+def _content(content: object, where: str, item: Mapping[str, Any], *, may_be_absent: bool) -> list[Said]:
+    mark = mark_of(item, where.rsplit(".", 1)[0])
     if isinstance(content, str):
-        return content
+        return [Said(content, mark)]
     if content is None and may_be_absent:
-        return ""
+        return []
     if isinstance(content, list) and content:
-        return "".join(_text_part(part, f"{where}[{i}]") for i, part in enumerate(content))
-    raise _invalid(where, "content is missing or neither text nor a list of parts", "send a string")
+        found = []
+        for place, part in enumerate(content):
+            said = _text_part(part, f"{where}[{place}]")
+            found.append(said if said.contribution is not None else Said(said.text, mark))
+        return found
+    raise invalid(where, "content is missing or neither text nor a list of parts", "send a string")
 
 
-def _text_part(part: object, where: str) -> str:
+def _text_part(part: object, where: str) -> Said:
     if not isinstance(part, dict):
-        raise _invalid(where, "a content part is not an object", 'send {"type": "text", "text": "…"}')
+        raise invalid(where, "a content part is not an object", 'send {"type": "text", "text": "…"}')
     kind, text = part.get("type"), part.get("text")
-    if kind != "text":
-        raise _unsupported(where, f"this model reads text, not parts of type {str(kind)[:40]!r}")
+    if kind not in _TEXT_PARTS:
+        raise unsupported(where, f"this model reads text, not parts of type {str(kind)[:40]!r}")
     if not isinstance(text, str):
-        raise _invalid(f"{where}.text", "a text part holds no text", "send text as a string")
-    return text
-
-
-def _max_tokens(body: dict[str, Any]) -> int:
-    old, new = body.get("max_tokens"), body.get("max_completion_tokens")
-    if old is not None and new is not None and old != new:
-        raise _invalid("max_tokens", "max_tokens and max_completion_tokens differ", "send one of them")
-    name = "max_completion_tokens" if old is None else "max_tokens"
-    return _whole(body, name, 1, ANSWER_TOKENS_MAX, ANSWER_TOKENS_DEFAULT)
-
-
-def _seed(body: dict[str, Any], draw: Callable[[], int]) -> int:
-    if body.get("seed") is None:
-        return draw()
-    # Samplers take 32 bits; a larger seed is folded, so it is as repeatable as a small one.
-    return _whole(body, "seed", -(2**63), 2**63 - 1, 0) % 2**32
-
-
-def _stop(body: dict[str, Any]) -> tuple[str, ...]:
-    stop = body.get("stop")
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
-    if not isinstance(stops, list) or len(stops) > STOPS_MAX:
-        raise _invalid("stop", "stop is neither a string nor a short list", f"send at most {STOPS_MAX} strings")
-    for text in stops:
-        if not isinstance(text, str) or not 0 < len(text) <= STOP_CHARS_MAX:
-            raise _invalid("stop", "a stop is empty, too long or no string", f"use 1 to {STOP_CHARS_MAX} characters")
-    return tuple(stops)
-
-
-def _stream_options(body: dict[str, Any], stream: bool) -> bool:
-    options = body.get("stream_options")
-    if options is None:
-        return False
-    if not stream:
-        raise _invalid("stream_options", "stream_options without stream", "set stream, or leave stream_options out")
-    if not isinstance(options, dict):
-        raise _invalid("stream_options", "stream_options is not an object", 'send {"include_usage": true}')
-    for name in options:
-        if name not in ("include_usage", "include_obfuscation"):
-            raise _invalid(f"stream_options.{name[:80]}", "unknown stream option", "use include_usage")
-    return _flag(options, "include_usage", "stream_options.")
-
-
-def _extension(body: dict[str, Any]) -> tuple[int | None, ContributionId | None, bool | None]:
-    """The fields of our own object: how many sources, which registered prompt, and whether to register the words."""
-    extension = body.get("headwater")
-    if extension is None:
-        return None, None, None
-    if not isinstance(extension, dict):
-        raise _invalid("headwater", "headwater is not an object", 'send {"sources": 4}')
-    for name in extension:
-        if name not in ("sources", "prompt", "contribute"):
-            raise RequestError(
-                f"unknown parameter {name[:80]!r} in headwater",
-                param=f"headwater.{name[:80]}",
-                code="unknown_parameter",
-                fix="use sources, prompt and contribute",
-            )
-    sources = None
-    if extension.get("sources") is not None:
-        sources = _whole(extension, "sources", 0, SOURCES_MAX, 0, "headwater.")
-    prompt = extension.get("prompt")
-    if prompt is not None and not (isinstance(prompt, str) and prompt.startswith(_CONTRIBUTION_PREFIX)):
-        raise _invalid("headwater.prompt", "prompt is not a contribution id", "send the ctb_… of a registered prompt")
-    contribute = None if extension.get("contribute") is None else _flag(extension, "contribute", "headwater.")
-    return sources, None if prompt is None else ContributionId(prompt), contribute
-
-
-def _flag(table: dict[str, Any], name: str, prefix: str = "") -> bool:
-    value = table.get(name)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise _invalid(prefix + name, f"{name} is neither true nor false", "send true or false")
-
-
-def _whole(table: dict[str, Any], name: str, low: int, high: int, default: int, prefix: str = "") -> int:
-    value = table.get(name)
-    if value is None:
-        return default
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise _invalid(prefix + name, f"{name} is {_shown(value)}", f"use a whole number from {low} to {high}")
-    return value
-
-
-def _number(table: dict[str, Any], name: str, low: float, high: float, default: float) -> float:
-    value = table.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise _invalid(name, f"{name} is {_shown(value)}", f"use a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _shown(value: object) -> str:
-    return str(value)[:40] if isinstance(value, int | float) else f"a {type(value).__name__}"
-
-
-def _invalid(param: str, message: str, fix: str) -> RequestError:
-    return RequestError(f"{param}: {message}", param=param, code="invalid_value", fix=fix)
-
-
-def _unsupported(param: str, why: str) -> RequestError:
-    return RequestError(
-        f"{param} is not supported: {why}", param=param, code="unsupported_parameter", fix="leave it out"
-    )
-
-
-def _not_json(message: str) -> RequestError:
-    return RequestError(message, param=None, code="invalid_json", fix="send a JSON object in UTF-8")
-
-
-def _too_deep() -> RequestError:
-    return RequestError(
-        f"the body is nested deeper than {REQUEST_DEPTH_MAX}",
-        param=None,
-        code="invalid_json",
-        fix="send a flatter object",
-    )
+        raise invalid(f"{where}.text", "a text part holds no text", "send text as a string")
+    return Said(text, mark_of(part, where))

@@ -9,7 +9,17 @@
     targets = [{ upstream = "local", model = "Qwen/Qwen3-0.6B" }]   # in order of preference
     request_price = "0.001"               # in the currency; also input_token_price, output_token_price
     answer_tokens_max = 4096
+    sources = 4                           # passages that are put before every question; prompt = "ctb_…" likewise
 
+    [model."qwen".scoring]                # a server that returns log-probabilities of prompts, for grades A and B
+    upstream = "local"
+    model = "Qwen/Qwen3-0.6B"
+    tokenizer = "tokenizer.json"          # of the served model: a tokenizer.json, or a GGUF file
+    context_tokens = 32768
+    weights = "sha256:…"                  # what is served, as the operator states it
+    spelling = "prompt_logprobs"          # or "echo"
+
+A model with scoring is one that speaks ChatML: its conversations are laid out so, to be scored.
 An unknown word is refused with the nearest known one: a mistyped price would cost somebody money.
 """
 
@@ -18,21 +28,26 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.attribution.layout import Scorer
 from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
+from headwater.core.ids import ContributionId
+from headwater.core.limits import SOURCES_MAX
 from headwater.core.money import parse_units
 from headwater.gateway.relay import RelayedModel
 from headwater.models.upstream import Limits, Origin, Target, Upstream, Upstreams
+from headwater.serving import OutsideModel
 from headwater.splits import Prices
 
 _LIMITS: Final = tuple(field.name for field in fields(Limits))
 _UPSTREAM: Final = ("base_url", "key_env", "key_file", *_LIMITS)
 _PRICES: Final = ("request_price", "input_token_price", "output_token_price")
-_MODEL: Final = ("targets", "answer_tokens_max", *_PRICES)
+_MODEL: Final = ("targets", "answer_tokens_max", "sources", "prompt", "scoring", *_PRICES)
+_SCORING: Final = ("upstream", "model", "tokenizer", "context_tokens", "weights", "spelling")
 _ANSWER_TOKENS_MAX: Final = 4_096
 _NAME_CHARS_MAX: Final = 200
 
@@ -61,6 +76,8 @@ def read_upstreams(
     targets: dict[str, Sequence[Target]] = {}
     for name, table in _tables(file, "model"):
         models[name], targets[name] = _model(name, table, names)
+        scorer = _scorer(f"model.{name}.scoring", table.get("scoring"), {u.name: u for u in upstreams}, folder)
+        models[name] = replace(models[name], attributed=_attributed(models[name], table, scorer))
     return models, Upstreams(upstreams, targets)
 
 
@@ -134,6 +151,52 @@ def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[
         raise _wrong(f"{where} has a negative price", "prices are >= 0")
     said = {"name": name, "targets": [[t.upstream, t.model] for t in targets]}
     return RelayedModel(name, Prices(*units), most, digest_of(said)), tuple(targets)
+
+
+def _attributed(model: RelayedModel, table: Mapping[str, Any], scorer: Scorer | None) -> OutsideModel:
+    """How calls of the model with sources are served."""
+    where = f"model.{model.name}"
+    sources, prompt = table.get("sources", 0), table.get("prompt")
+    if type(sources) is not int or not 0 <= sources <= SOURCES_MAX:
+        raise _wrong(f"{where}.sources is {sources!r}", f"give a whole number from 0 to {SOURCES_MAX}")
+    if prompt is not None and not (isinstance(prompt, str) and prompt.startswith("ctb_")):
+        raise _wrong(f"{where}.prompt is {prompt!r}", "give the ctb_… of a registered prompt")
+    return OutsideModel(
+        *(model.name, model.digest, model.prices, model.answer_tokens_max),
+        prompt=None if prompt is None else ContributionId(prompt),
+        sources=sources,
+        scorer=scorer,
+    )
+
+
+def _scorer(where: str, table: object, upstreams: Mapping[str, Upstream], folder: Path) -> Scorer | None:
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise _wrong(f"{where} is no table", f"write [{where}]")
+    _known(table, _SCORING, where)
+    upstream = upstreams.get(_text(table, "upstream", where))
+    if upstream is None:
+        raise _wrong(f"{where} names the upstream {table['upstream']!r}", _nearest(table["upstream"], tuple(upstreams)))
+    window, spelling = table.get("context_tokens"), table.get("spelling", "prompt_logprobs")
+    if type(window) is not int or not 1 <= window <= 2**24:
+        raise _wrong(f"{where}.context_tokens is {window!r}", "give the server's window, a whole number of tokens")
+    if spelling not in ("prompt_logprobs", "echo"):
+        raise _wrong(f"{where}.spelling is {spelling!r}", "use prompt_logprobs or echo")
+    from headwater.models.tokenizer_file import load_tokenize  # heavy where the file is JSON
+    from headwater.models.upstream_scorer import UpstreamScorer
+
+    origin = upstream.origin
+    return UpstreamScorer(
+        f"{'https' if origin.tls else 'http'}://{origin.authority}{origin.path}",
+        _text(table, "model", where),
+        load_tokenize(folder / _text(table, "tokenizer", where)),
+        context_tokens_max=window,
+        weights_digest=_text(table, "weights", where),
+        spelling=spelling,
+        api_key=upstream.secret,
+        timeout_s=upstream.limits.head_s,
+    )
 
 
 def _text(table: Mapping[str, Any], key: str, where: str) -> str:

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.models.adapters import AdapterStore, StoredAdapter
-from headwater.models.backend import FinishReason, Piece, Sampling
+from headwater.models.backend import FinishReason, Piece, Sampling, TokenLogprob
 from headwater.models.gguf_file import open_gguf
 from headwater.models.smollm import MODEL_NAME, file_digest, smollm_path
 from headwater.models.tokenizer import Tokenizer, load_tokenizer
@@ -40,6 +40,7 @@ from headwater.models.tokenizer import Tokenizer, load_tokenizer
 BURST_TOKENS = 4  # after the first; more would delay text and cancelling, less would cost more round trips
 REQUEST_TIMEOUT_S = 600.0
 SEED_MODULUS = 2**32 - 1  # the server reads 2**32 - 1 as "draw one"
+LOGPROB_MIN = -9999.0
 ADAPTERS_MAX = 32  # loaded at once: each adds work to every switch
 ADAPTERS_BYTES_MAX = 64 * 2**20
 
@@ -246,11 +247,15 @@ class LlamaBackend:
         try:
             outlet = _Outlet(tuple(stop.encode("utf-8") for stop in sampling.stop))
             made, burst = 0, 1
+            if sampling.grammar:
+                burst = sampling.max_tokens  # a grammar is followed from its beginning, so all of it is one burst
             while True:
                 burst = min(burst, sampling.max_tokens - made)
-                tokens, ended = engine.burst(connection, slot, ids, burst, sampling, first=made == 0, adapter=name)
-                for token in tokens:
-                    yield from outlet.take(token, self._tokenizer.bytes_of(token))
+                tokens, likely, ended = engine.burst(
+                    connection, slot, ids, burst, sampling, first=made == 0, adapter=name
+                )
+                for place, token in enumerate(tokens):
+                    yield from outlet.take(token, self._tokenizer.bytes_of(token), likely[place : place + 1])
                     if outlet.stopped:
                         ended = True
                         break
@@ -361,8 +366,8 @@ class _Engine:
         *,
         first: bool,
         adapter: str | None = None,
-    ) -> tuple[list[int], bool]:
-        """Up to `count` more tokens after `ids`, and whether the model ended its turn.
+    ) -> tuple[list[int], list[TokenLogprob], bool]:
+        """Up to `count` more tokens after `ids`, how likely each was if that is asked, and whether the turn ended.
 
         The first burst forgets what the slot held, so an answer never depends on earlier calls. Each
         burst has a seed of its own, made from the caller's and the position.
@@ -378,6 +383,8 @@ class _Engine:
             "id_slot": slot,
             "return_tokens": True,
             "stream": False,
+            **({} if sampling.logprobs is None else {"n_probs": max(1, sampling.logprobs)}),
+            **({"json_schema": json.loads(sampling.grammar)} if sampling.grammar else {}),
             "lora": [{"id": number, "scale": float(name == adapter)} for name, number in self.adapters.items()],
         }
         try:
@@ -397,6 +404,12 @@ class _Engine:
             ) from error
         if response.status != http.client.OK:
             message = answer.get("error", {}).get("message", "no message")
+            if response.status == http.client.BAD_REQUEST and sampling.grammar:
+                raise InvalidError(
+                    f"the JSON schema cannot be followed: {message[:200]}",
+                    code="schema_invalid",
+                    fix="send a JSON schema of objects, arrays, strings, numbers and enums",
+                )
             raise UpstreamError(
                 f"the model server answered {response.status}: {message}",
                 code="model_failed",
@@ -406,7 +419,25 @@ class _Engine:
         ended = answer["stop_type"] == "eos"
         if ended and tokens and tokens[-1] in self._tokenizer.control_ids:
             tokens.pop()  # the end of the turn is not part of the answer
-        return tokens, ended
+        likely: list[TokenLogprob] = []
+        if sampling.logprobs is not None:
+            rows = answer.get("completion_probabilities", [])[: len(tokens)]
+            likely = [_logprob(row, sampling.logprobs) for row in rows]
+        return tokens, likely, ended
+
+
+def _logprob(row: dict[str, Any], top: int) -> TokenLogprob:
+    """What the server says of one token."""
+    best = row["top_logprobs"][:top]
+    return TokenLogprob(
+        *(row["token"], tuple(row["bytes"]), _finite(row["logprob"])),
+        tuple((other["token"], tuple(other["bytes"]), _finite(other["logprob"])) for other in best),
+    )
+
+
+def _finite(logprob: float | None) -> float:
+    """JSON has no infinity; the server's least number stands for it."""
+    return LOGPROB_MIN if logprob is None else max(LOGPROB_MIN, float(logprob))
 
 
 class _Outlet:
@@ -415,13 +446,13 @@ class _Outlet:
     def __init__(self, stops: tuple[bytes, ...]) -> None:
         self._stops = stops
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held: list[tuple[int, bytes]] = []
+        self._held: list[tuple[int, bytes, tuple[TokenLogprob, ...]]] = []
         self.stopped = False
 
-    def take(self, token: int, data: bytes) -> Iterator[Piece]:
+    def take(self, token: int, data: bytes, likely: Sequence[TokenLogprob] = ()) -> Iterator[Piece]:
         """Pieces that may leave now that `token` has come."""
-        self._held.append((token, data))
-        held = b"".join(data for _, data in self._held)
+        self._held.append((token, data, tuple(likely)))
+        held = b"".join(data for _, data, _ in self._held)
         found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
         if found:
             self.stopped = True
@@ -441,22 +472,22 @@ class _Outlet:
 
     def finish(self, reason: FinishReason) -> Iterator[Piece]:
         """Whatever was held back, then the last piece."""
-        yield from self._release(sum(len(data) for _, data in self._held))
+        yield from self._release(sum(len(data) for _, data, _ in self._held))
         yield Piece(self._decoder.decode(b"", final=True), (), reason)
 
     def _release(self, safe: int) -> Iterator[Piece]:
         """Tokens that end within the first `safe` bytes held."""
         while self._held and len(self._held[0][1]) <= safe:
-            token, data = self._held.pop(0)
+            token, data, likely = self._held.pop(0)
             safe -= len(data)
-            yield Piece(self._decoder.decode(data), (token,))
+            yield Piece(self._decoder.decode(data), (token,), logprobs=likely)
 
     def _leave(self, size: int) -> Iterator[Piece]:
         """The first `size` bytes held; a token cut by the stop string stays, with the text before the cut."""
-        for token, data in self._held:
+        for token, data, likely in self._held:
             if size <= 0:
                 return
-            yield Piece(self._decoder.decode(data[:size]), (token,))
+            yield Piece(self._decoder.decode(data[:size]), (token,), logprobs=likely)
             size -= len(data)
 
 
