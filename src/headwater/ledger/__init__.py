@@ -13,6 +13,7 @@ from headwater.ledger.accounts import (
     Kind,
     Side,
     claimable,
+    disputed,
     parse_account,
 )
 from headwater.ledger.balances import Balance, Line, Statement, Total, statement
@@ -55,6 +56,7 @@ __all__ = [
     "claimable",
     "correction",
     "deposit",
+    "disputed",
     "enroll",
     "fund",
     "paid",

@@ -50,13 +50,14 @@ class Kind(StrEnum):
     CASH = "cash"
     CLAIMABLE = "claimable"  # in a posted root, claimable on chain
     CHAIN = "chain"
+    DISPUTED = "disputed"  # held, or staked, until a dispute is decided; no root ever holds it
 
 
 DEBIT_NORMAL = frozenset((CASH, VAULT))
 """Accounts of what we have; every other one is of what we owe."""
 
 _SINGLE = {CASH: Kind.CASH, VAULT: Kind.CHAIN, CLEARING: Kind.CLEARING, COMMONS: Kind.COMMONS}
-_OWNED = (Kind.PAYER, Kind.CONTRIBUTOR, Kind.ESCROW, Kind.OPERATOR)
+_OWNED = (Kind.PAYER, Kind.CONTRIBUTOR, Kind.ESCROW, Kind.OPERATOR, Kind.DISPUTED)
 _OWNER = re.compile(r"[A-Za-z0-9_.-]+")
 SETTLED_KINDS = (Kind.CONTRIBUTOR, Kind.OPERATOR, Kind.COMMONS)
 """Kinds whose money may enter a root; what is in escrow must be released to its owner first."""
@@ -102,6 +103,15 @@ def parse_account(name: str) -> Account:
 def claimable(account: str) -> AccountId:
     """Where `account`'s money waits once a posted root holds it."""
     return parse_account(f"{Kind.CLAIMABLE}:{account}").id
+
+
+def disputed(dispute: str, part: str = "") -> AccountId:
+    """Where what is disputed waits; `part` names a stake that answers for the costs instead.
+
+    >>> disputed("dsp_1"), disputed("dsp_1", "challenger")
+    ('disputed:dsp_1', 'disputed:dsp_1.challenger')
+    """
+    return parse_account(f"{Kind.DISPUTED}:{dispute}{'.' if part else ''}{part}").id
 
 
 def _account(name: str, kind: Kind, owner: str) -> Account:

@@ -9,6 +9,9 @@ the window that holds it unless a receipt below `log_seen` supersedes it.
 - Something has: nobody's settled money is taken back. The receipt pays what its price adds to what was settled,
   in proportion to how much more each account should have had. At the same price it pays nothing.
 
+What a receipt pays to a `disputed:` account counts in no window: it is held until a later receipt of the call names
+somebody else in its place, and is paid then as new money, whether or not the rest has settled meanwhile.
+
 Invariants, whatever the order of corrections and windows: no account's settled amount falls; what the ledger stands at
 for a call is what the windows will have settled once all of it has matured. Pure; knows nothing of logs, ledgers or
 databases.
@@ -19,11 +22,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from headwater.core.errors import InvariantError
 from headwater.core.ids import AccountId
 from headwater.core.money import allocate
 from headwater.settlement.epoch import holder
+
+HELD: Final = "disputed:"
+"""How accounts begin that hold what is disputed."""
 
 Amounts = Mapping[AccountId, int]
 """Nano units by holder."""
@@ -45,11 +52,18 @@ class Version:
     seq: int  # its place in the log
     payouts: tuple[tuple[AccountId, int], ...]  # nano units
 
-    def amounts(self) -> Counter[AccountId]:
-        """What it pays, by holder."""
+    def said(self) -> Counter[AccountId]:
+        """What its payouts say, by holder."""
         found: Counter[AccountId] = Counter()
         for account, amount in self.payouts:
             found[holder(account)] += amount
+        return found
+
+    def amounts(self) -> Counter[AccountId]:
+        """What it pays, by holder; what it holds back for a dispute is nobody's yet."""
+        found = self.said()
+        for account in [one for one in found if one.startswith(HELD)]:
+            del found[account]
         return found
 
 
@@ -87,7 +101,7 @@ def adjustments(chain: Sequence[Version], spans: Sequence[Span]) -> dict[Account
     difference: Counter[AccountId] = Counter(counts(chain, here, settled))
     for version in chain:
         if here.log_from <= version.seq < here.log_size:
-            difference.subtract(version.amounts())
+            difference.subtract(version.said())
     return {account: amount for account, amount in sorted(difference.items()) if amount}
 
 

@@ -71,29 +71,35 @@ def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
             code="policy_differs",
             fix=f"the policy says {policy.model_weight_ppm} ppm and {policy.evidence_floor_millibits} millibits",
         )
-    of_channel = {
-        channel: [share for share in account.shares if (share.channel == "reproduced") == (channel == "reproduced")]
-        for channel in ("grounded", "reproduced")
-    }
-    ordered = [*of_channel["grounded"], *of_channel["reproduced"]]
-    grounded, unsure = sure_and_unsure(
-        [(s.microbits, s.low_microbits) for s in of_channel["grounded"]],
-        [
-            "+".join(sorted(owner.contributor for owner in s.owners)) if s.channel == "grounded" else None
-            for s in of_channel["grounded"]
-        ],
-    )
-    weights, residual = weigh(
-        grounded,
-        [share.microbits for share in of_channel["reproduced"]],
-        account.base_microbits,
-        model_weight_ppm=policy.model_weight_ppm,
-        evidence_floor_millibits=policy.evidence_floor_millibits,
-        unsure=unsure,
-    )
-    if (weights, residual) != (tuple(share.weight_ppb for share in ordered), account.residual_ppb):
+    weights, residual = weights_of(account, policy)
+    if weights != tuple(share.weight_ppb for share in account.shares) or residual != account.residual_ppb:
         raise InvalidError(
             f"the bits give weights {weights} and residual {residual}",
             code="weights_differ",
             fix="ask the operator for a corrected receipt",
         )
+
+
+def weights_of(account: ReceiptAttribution, policy: Policy) -> tuple[tuple[int, ...], int]:
+    """(weights of the shares, in their order; residual), in ppb, that a receipt's own bits give under a policy."""
+    of_channel = {
+        channel: [
+            i for i, one in enumerate(account.shares) if (one.channel == "reproduced") == (channel == "reproduced")
+        ]
+        for channel in ("grounded", "reproduced")
+    }
+    grounded = [account.shares[i] for i in of_channel["grounded"]]
+    sure, unsure = sure_and_unsure(
+        [(s.microbits, s.low_microbits) for s in grounded],
+        ["+".join(sorted(o.contributor for o in s.owners)) if s.channel == "grounded" else None for s in grounded],
+    )
+    weights, residual = weigh(
+        sure,
+        [account.shares[i].microbits for i in of_channel["reproduced"]],
+        account.base_microbits,
+        model_weight_ppm=policy.model_weight_ppm,
+        evidence_floor_millibits=policy.evidence_floor_millibits,
+        unsure=unsure,
+    )
+    placed = dict(zip([*of_channel["grounded"], *of_channel["reproduced"]], weights, strict=True))
+    return tuple(placed[i] for i in range(len(account.shares))), residual
