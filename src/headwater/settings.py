@@ -30,13 +30,16 @@ class Settings:
     port: int = field(default=8484, metadata={"help": "port the gateway listens on, 0 for any free one"})
     public_url: str = field(
         default="",
-        metadata={"help": "address people reach the pages under, such as https://pay.example; empty for host and port"},
+        metadata={"help": "where others reach gateway and pages, such as https://ai.example; empty: host and port"},
     )
     pages: bool = field(default=True, metadata={"help": "serve the pages beside the gateway"})
     policy: str = field(default="", metadata={"help": "path of a policy TOML; empty for the shipped default"})
     model_name: str = field(default="smollm2-135m", metadata={"help": "name callers use for the model without sources"})
     grounded_suffix: str = field(
         default="-grounded", metadata={"help": "added to the model name: with sources and the registered prompt"}
+    )
+    embedding_model: str = field(
+        default="wordllama-static", metadata={"help": "name callers use for the embeddings in process; empty for none"}
     )
     sources: int = field(default=4, metadata={"help": f"sources offered to a grounded answer, 0..{SOURCES_MAX}"})
     request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
@@ -46,6 +49,9 @@ class Settings:
         default="", metadata={"help": "path of a TOML that names upstream servers and their models; empty for none"}
     )
     local_model: bool = field(default=True, metadata={"help": "serve the model in process too"})
+    operator_name: str = field(default="", metadata={"help": "who runs it, for people; empty: the operator's address"})
+    publish_log: bool = field(default=False, metadata={"help": "serve the receipt log's tiles under /log/"})
+    log_format: str = field(default="", metadata={"help": "text or json: a line a call on standard error; empty: none"})
     max_passes: int = field(default=256, metadata={"help": "prompts scored to measure one answer, at most"})
     max_cost_bps: int = field(
         default=900, metadata={"help": "what measuring may add to a call's price, in hundredths of a percent"}
@@ -63,6 +69,8 @@ class Settings:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise _wrong(f"{name} is {getattr(self, name)}", f"use a whole number from {low} to {high}")
+        if self.log_format not in ("", "text", "json"):
+            raise _wrong(f"log_format is {self.log_format[:80]!r}", "use text, json or nothing")
         for name in ("request_price", "input_token_price", "output_token_price", "scored_token_price"):
             if parse_units(getattr(self, name), where=name) < 0:
                 raise _wrong(f"{name} is negative: {getattr(self, name)}", "prices are >= 0")

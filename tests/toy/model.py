@@ -44,7 +44,7 @@ class ToyModel:
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generator[Piece]:
         """Say the last question again and again; at a temperature, letters are drawn at random."""
-        asked = _ASKED.findall(bytes(prompt).decode())[-1]
+        asked = (_ASKED.findall(text := bytes(prompt).decode()) or [text])[-1]
         wishes = dict(_DIRECTIVE.findall(asked))
         said = f"You said: {_DIRECTIVE.sub('', asked).strip()}. ".encode()
         rng = Random(sampling.seed)

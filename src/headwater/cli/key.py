@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -12,16 +11,15 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
-from headwater import ledger
 from headwater.cli.home import Home
+from headwater.cli.operations import administration
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
-from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.instants import SECOND_NS, format_instant, parse_instant
 from headwater.core.money import format_units, parse_units
-from headwater.store.key_limits import NO_LIMITS, KeyLimits, day_of, month_begin
-from headwater.store.key_store import KeyRecord, KeyStore
+from headwater.gateway.administration import limits_json
+from headwater.store.key_limits import NO_LIMITS, KeyLimits
 
 app = App(name="key", help="API keys, what each may do, and their prepaid credit.")
 
@@ -96,29 +94,6 @@ def _instant(text: str, now_ns: int) -> int:
     return parse_instant(text) if span_ns is None else now_ns + span_ns
 
 
-def limits_json(keys: KeyStore, key: KeyRecord, now_ns: int) -> dict[str, Any]:
-    """What a key may do and what it has committed, on the wire: amounts as decimal strings."""
-    limits = key.limits
-    return {
-        "budget": _amount(key.budget_units),
-        "budget_day": _amount(limits.budget_day_units),
-        "budget_month": _amount(limits.budget_month_units),
-        "committed": format_units(key.committed_units),
-        "committed_day": format_units(keys.committed(key.key_id, day_of(now_ns), now_ns)),
-        "committed_month": format_units(keys.committed(key.key_id, month_begin(now_ns), now_ns)),
-        "requests_per_minute": limits.requests_per_minute,
-        "tokens_per_minute": limits.tokens_per_minute,
-        "money_per_minute": _amount(limits.units_per_minute),
-        "models": list(limits.models),
-        "routes": list(limits.routes),
-        "expires_at": None if limits.expires_at_ns is None else format_instant(limits.expires_at_ns),
-    }
-
-
-def _amount(units: int | None) -> str | None:
-    return None if units is None else format_units(units)
-
-
 @app.command
 def create(
     label: str,
@@ -140,10 +115,9 @@ def create(
     """
     with outcome(json) as result, Home(settings(home)) as opened:
         now_ns = time.time_ns()
-        secret, record = opened.keys.create(
+        secret, record = administration(opened).create(
+            "cli",
             label,
-            os.urandom(32),
-            now_ns,
             mode="live" if live else "test",
             budget_units=limits.whole_budget(None),
             limits=limits.limits(NO_LIMITS, now_ns),
@@ -176,15 +150,9 @@ def deposit(
         In the currency, such as 5.00.
     """
     with outcome(json) as result, Home(settings(home), create=False) as opened:
-        record = opened.keys.get(key_id)
-        units = parse_units(amount)
-        if units <= 0:
-            raise InvalidError(f"a deposit of {amount}", code="amount_out_of_range", fix="deposit more than 0")
         asset = opened.policy.currency
-        cause = "deposit:" + digest_of([record.key_id, reference]).removeprefix("sha256:")[:32]
-        draft = ledger.deposit(record.account, units, asset=asset, cause=cause)
-        posted = opened.ledger.post([draft], key=cause, at_ns=time.time_ns())
-        credit = opened.ledger.available(record.account, asset)
+        posted, credit = administration(opened).deposit("cli", key_id, amount, reference)
+        units = parse_units(amount)
         if json:
             print_json({"key_id": key_id, "replayed": posted.replayed, "available_units": str(credit)})
         else:
@@ -248,7 +216,9 @@ def limit(key_id: str, /, *, limits: LimitFlags = _NO_FLAGS, home: HomeOption = 
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         now_ns = time.time_ns()
         before = opened.keys.get(key_id)
-        key = opened.keys.limit(key_id, limits.limits(before.limits, now_ns), limits.whole_budget(before.budget_units))
+        key = administration(opened).limit(
+            "cli", key_id, limits.limits(before.limits, now_ns), limits.whole_budget(before.budget_units)
+        )
         told = limits_json(opened.keys, key, now_ns)
         if json:
             print_json({"key_id": key_id, **told})
@@ -271,11 +241,11 @@ def rotate(key_id: str, /, *, grace: str = "24h", home: HomeOption = None, json:
         How long the old secret works, such as 30m, 24h or 7d; 0s ends it at once.
     """
     with outcome(json) as result, Home(settings(home), create=False) as opened:
-        now_ns, grace_ns = time.time_ns(), _span_ns(grace)
+        grace_ns = _span_ns(grace)
         if grace_ns is None:
             raise InvalidError(f"a grace of {grace[:80]!r}", code="grace_invalid", fix="give a span such as 24h or 7d")
-        secret, _ = opened.keys.rotate(key_id, os.urandom(32), now_ns, grace_ns=grace_ns)
-        ends = format_instant(now_ns + grace_ns)
+        secret, _, ends_ns = administration(opened).rotate("cli", key_id, grace_ns=grace_ns)
+        ends = format_instant(ends_ns)
         if json:
             print_json({"key_id": key_id, "secret": secret, "old_secret_ends_at": ends})
         else:
@@ -287,6 +257,6 @@ def rotate(key_id: str, /, *, grace: str = "24h", home: HomeOption = None, json:
 def revoke(key_id: str, /, *, home: HomeOption = None, json: JsonOption = False) -> int:
     """Withdraw a key for good; its record and credit stay."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
-        opened.keys.revoke(key_id, time.time_ns())
+        administration(opened).revoke("cli", key_id)
         print_json({"key_id": key_id, "revoked": True}) if json else out.print(f"{key_id} is revoked")
     return result.status

@@ -32,11 +32,16 @@ def build_app() -> App:
     app.command("headwater.cli.attribution:app", name="attribution")
     app.command("headwater.cli.adapter:app", name="adapter")
     app.command("headwater.cli.feedback:app", name="feedback")
+    app.command("headwater.cli.datanet:app", name="datanet")
+    app.command("headwater.cli.review:app", name="review")
     app.command("headwater.cli.influence:app", name="influence")  # the same: torch
+    app.command("headwater.cli.audit:app", name="audit")
+    app.command("headwater.cli.telemetry:app", name="telemetry")
     app.command("headwater.cli.chain:app", name="chain")
     app.command("headwater.cli.settle_plan:app", name="settle")
     app.command("headwater.cli.credit:app", name="credit")
     app.command("headwater.cli.rails:app", name="rails")
+    app.command("headwater.cli.pages_access:app", name="pages")  # argon2 is for who serves pages
     app.command("headwater.cli.economy:app", name="economy")  # imported when it is used: its kernels load slowly
     return app
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.markup import escape
 
 from headwater.cli.credit import vouchers_of
 from headwater.cli.home import Home, models, passages, spans
+from headwater.cli.operations import log_to_stderr, operations
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.pages import with_pages
@@ -21,6 +22,7 @@ from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, create_app
 from headwater.gateway import serve as run_gateway
+from headwater.gateway.native import Routes
 from headwater.gateway.serve import Served
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
@@ -28,7 +30,12 @@ from headwater.settle import Settlement
 
 @contextmanager
 def gateway(
-    home: Home, books: Settlement | None, *, quiet: bool = False, vouchers: Vouchers | None = None
+    home: Home,
+    books: Settlement | None,
+    *,
+    quiet: bool = False,
+    vouchers: Vouchers | None = None,
+    more: Sequence[Routes] = (),
 ) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
@@ -36,7 +43,8 @@ def gateway(
         index = None
         if home.settings.local_model:
             served = stack.enter_context(models(home))
-            backend = next(iter(served.values())).backend
+        if served or home.settings.upstreams:  # models of other servers are offered sources too
+            backend = next(iter(served.values())).backend if served else None
             with progress(quiet=quiet) as bars:
                 tasks: dict[str, object] = {}
 
@@ -50,7 +58,7 @@ def gateway(
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
-        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays(), vouchers=vouchers), flow
+        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays(), vouchers=vouchers, more=more), flow
 
 
 def serve(
@@ -79,12 +87,15 @@ def serve(
     """
     with outcome(False) as result, ExitStack() as stack:
         chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model, pages=pages)
+        if chosen.log_format:
+            log_to_stderr(chosen.log_format)
         opened = stack.enter_context(Home(chosen, writer=True))
         books = vouchers = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
-        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers))
+        more = stack.enter_context(operations(opened))
+        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers, more=more))
         served: Served = app
         if chosen.pages and importlib.util.find_spec("jinja2") is not None:
             served = stack.enter_context(with_pages(opened, app, books))

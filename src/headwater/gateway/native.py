@@ -29,6 +29,7 @@ from headwater.gateway.errors import Failure, MethodError, failure_of
 from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
+from headwater.gateway.openapi import describe
 from headwater.gateway.wire import PROBLEM, bearer
 from headwater.gateway.worker import AttributionWorker
 from headwater.receipts import InclusionProof
@@ -87,6 +88,7 @@ def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     feedback_routes(app, service.flow, service.payer, own_call, reviewed=True)
     for add in more:
         add(app, service)
+    describe(app)
     return app
 
 

@@ -10,6 +10,7 @@ from headwater.receipts.content_telemetry.documents import (
     Manifest,
     TelemetryEvent,
     manifest_json,
+    multibase_key,
     read_document,
     read_manifest,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "TelemetryEvent",
     "fractional_report",
     "manifest_json",
+    "multibase_key",
     "read_document",
     "read_fractional",
     "read_manifest",

@@ -41,6 +41,8 @@ _NEVER: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Fields of a turn above each privacy level."""
 
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
 
 class Turn(Struct):
     """One turn of a conversation, as far as its privacy level lets it be told."""
@@ -299,6 +301,19 @@ def manifest_json(base_url: str, name: str, *, roles: Sequence[str], public_key:
     if public_key is not None:
         body["keys"] = [{"id": "log", "type": "Ed25519", "publicKey": public_key}]
     return body
+
+
+def multibase_key(public: bytes) -> str:
+    """An Ed25519 public key as the manifest wants it: multicodec prefix, base58btc, as in ``did:key``.
+
+    >>> multibase_key(bytes(32))[:4]
+    'z6Mk'
+    """
+    number, text = int.from_bytes(b"\xed\x01" + public), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = _BASE58[digit] + text
+    return "z" + text
 
 
 def _check_event(event: TelemetryEvent, where: str, *, named: bool) -> None:

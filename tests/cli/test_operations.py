@@ -1,0 +1,114 @@
+"""The operator's commands: the audit trail, telemetry in and out, and logs a machine reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.cli.main import main
+from headwater.cli.operations import JsonLines
+from toy.desk import open_desk
+
+Run = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command on a home and gives its status and its JSON."""
+
+    def call(*arguments: str) -> tuple[int, Any]:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--home", str(tmp_path / "home")])
+        shown = capsys.readouterr()
+        return int(end.value.code or 0), json.loads(shown.out or shown.err)
+
+    return call
+
+
+def test_acts_of_the_command_line_are_recorded(run: Run) -> None:
+    """Making, funding, limiting and revoking a key leaves a chained entry each, without the secret."""
+    _, made = run("key", "create", "app", "--json")
+    key = made["key_id"]
+    run("key", "deposit", key, "5.00", "--reference", "wire 1", "--json")
+    run("key", "deposit", key, "5.00", "--reference", "wire 1", "--json")
+    run("key", "limit", key, "--budget", "2", "--json")
+    run("key", "revoke", key, "--json")
+
+    status, rows = run("audit", "list", "--json")
+    assert status == 0
+    assert [row["action"] for row in rows] == ["key.revoke", "key.limit", "key.deposit", "key.create"]
+    assert {row["actor"] for row in rows} == {"cli"}
+    assert rows[1]["detail"]["budget"] == {"from": None, "to": "2.000000000"}
+    assert made["secret"] not in json.dumps(rows)
+    checked = run("audit", "check", "--json")[1]
+    assert (checked["entries"], checked["head"], checked["problems"]) == (4, rows[0]["digest"], [])
+
+
+def test_a_forged_trail_ends_with_status_one(run: Run, tmp_path: Path) -> None:
+    """Whoever changed the file behind the database is found out."""
+    run("key", "create", "app", "--json")
+    with sqlite3.connect(tmp_path / "home" / "headwater.db") as raw:
+        raw.execute("DROP TRIGGER audit_entries_stay_UPDATE")
+        raw.execute("UPDATE audit_entries SET actor = 'nobody'")
+
+    with pytest.raises(SystemExit) as end:
+        main(["audit", "check", "--home", str(tmp_path / "home")])
+    assert end.value.code == 1
+
+
+def test_a_receipt_is_exported_and_its_export_checks(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `telemetry export` prints is what `telemetry check` accepts."""
+    with open_desk(tmp_path / "home") as desk:
+        answer = desk.client().chat.completions.with_raw_response.create(
+            model=next(iter(desk.app.model_names)), messages=[{"role": "user", "content": "hello"}]
+        )
+        desk.settled()
+        receipt = desk.get("/v1/receipts/" + answer.headers["headwater-receipt"])["id"]
+
+    for form, flags in (("events", ()), ("fractional", ("--fractional",))):
+        status, body = run("telemetry", "export", receipt, *flags)
+        assert status == 0
+        file = tmp_path / f"{form}.json"
+        file.write_text(json.dumps(body))
+        with pytest.raises(SystemExit) as end:
+            main(["telemetry", "check", str(file), "--form", form, "--json"])
+        assert (end.value.code or 0, json.loads(capsys.readouterr().out)["valid"]) == (0, True)
+
+
+@pytest.mark.parametrize("form", ["events", "manifest", "fractional", "rsl"])
+def test_a_bad_document_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Status 1, a code and a fix."""
+    file = tmp_path / "x"
+    file.write_bytes(b"{}" if form != "rsl" else b"<a/>")
+
+    with pytest.raises(SystemExit) as end:
+        main(["telemetry", "check", str(file), "--form", form, "--json"])
+    told = json.loads(capsys.readouterr().err)
+    assert end.value.code == 1
+    assert told["error"]["fix"]
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    """Time, level, logger and message; line breaks in a message do not make a second line."""
+    record = logging.LogRecord("headwater.gateway", logging.INFO, "", 0, "POST %s", ("/v1/chat\ncompletions",), None)
+    record.created, record.msecs = 1_700_000_000.25, 250.0
+
+    line = JsonLines().format(record)
+
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "at": "2023-11-14T22:13:20.250Z",
+        "level": "info",
+        "logger": "headwater.gateway",
+        "message": "POST /v1/chat\ncompletions",
+    }
