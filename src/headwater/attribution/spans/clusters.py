@@ -94,7 +94,7 @@ def join_clusters(
             for other, mine in table.similar(segment):
                 theirs, ours = reader.read(segment, other), reader.read(new, mine)
                 later, earlier = (ours, theirs) if _precedes(segment, other, new, mine) else (theirs, ours)
-                if not _is_edited(later, earlier, gram_tokens):
+                if not is_edited(later, earlier, gram_tokens):
                     continue
                 one, two = segment.document_id(other), new.document_id(mine)
                 at[one], at[two] = segment.registered_at(other), new.registered_at(mine)
@@ -222,25 +222,18 @@ def _band_key(sketches, row, band):
 
 
 @compiled
-def _is_edited(later, earlier, gram_tokens):
+def is_edited(later, earlier, gram_tokens):
     """Whether the words of a text are those of another but for changes here and there.
 
     Args:
         later, earlier: token hashes.
         gram_tokens: k.
     """
-    size = 64
-    while size < 16 * earlier.size:
-        size *= 2
-    held = np.zeros(size >> 3, dtype=np.uint8)  # a bit for each shingle of the earlier one, by hash
-    for i in range(earlier.size - 2):
-        bit = np.intp(_shingle(earlier, i) & np.uint64(size - 1))
-        held[bit >> 3] |= np.uint8(1 << (bit & 7))
+    held = _held(earlier)
     count = later.size - 2
     same = np.zeros(max(0, count), dtype=np.uint8)
     for i in range(count):
-        bit = np.intp(_shingle(later, i) & np.uint64(size - 1))
-        same[i] = held[bit >> 3] >> (bit & 7) & 1
+        same[i] = _holds(held, _shingle(later, i))
     # A shingle is evidence unless it lies k or more words inside a stretch of k equal words.
     evidence = agreeing = begin = 0
     while begin < count:
@@ -258,6 +251,42 @@ def _is_edited(later, earlier, gram_tokens):
         agreeing += near
         begin = end
     return 100 * agreeing >= EVIDENCE_PERCENT_MIN * evidence
+
+
+@compiled
+def held_percent(later, earlier):
+    """How many of a hundred shingles of a text an earlier one holds too; nought for a text without one.
+
+    Args:
+        later, earlier: token hashes.
+    """
+    count = later.size - 2
+    if count <= 0:
+        return 0
+    held = _held(earlier)
+    same = 0
+    for i in range(count):
+        same += _holds(held, _shingle(later, i))
+    return 100 * same // count
+
+
+@compiled
+def _held(hashes):
+    """A bit for each shingle of a text, by hash; a power of two of bits, at least sixteen a shingle."""
+    size = 64
+    while size < 16 * hashes.size:
+        size *= 2
+    held = np.zeros(size >> 3, dtype=np.uint8)
+    for i in range(hashes.size - 2):
+        bit = np.intp(_shingle(hashes, i) & np.uint64(size - 1))
+        held[bit >> 3] |= np.uint8(1 << (bit & 7))
+    return held
+
+
+@compiled
+def _holds(held, shingle):
+    bit = np.intp(shingle & np.uint64(8 * held.size - 1))
+    return held[bit >> 3] >> (bit & 7) & 1
 
 
 @compiled
