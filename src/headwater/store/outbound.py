@@ -1,0 +1,163 @@
+"""Requests to addresses that strangers chose: to the public internet only, bounded in time and size, no redirects.
+
+The name is resolved once, every address it has must be public, and the connection goes to the address that was
+checked, so a name that changes its answer in between reaches nothing inside. A host of this network is reached only
+by who allows it by name.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from headwater.core.errors import InvalidError, RefusedError, UpstreamError
+
+URL_CHARS_MAX: Final = 2_000
+Resolve = Callable[[str, int], Sequence[str]]
+"""(host, port) to every IP address it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+def addresses_of(host: str, port: int) -> Sequence[str]:
+    """Every address a host has by the system's resolver.
+
+    Raises:
+        UpstreamError: ``host_unknown``.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UpstreamError(f"{host[:80]!r} cannot be resolved: {error}", code="host_unknown") from None
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def check_url(url: str, *, plain: bool = False) -> str:
+    """An address a stranger may name: https with a host, and nothing hidden in it.
+
+    Args:
+        plain: http is good too.
+
+    Raises:
+        InvalidError: ``url_invalid``.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    schemes = ("https", "http") if plain else ("https",)
+    bad = (
+        parts.scheme not in schemes
+        or not parts.hostname
+        or parts.username is not None
+        or parts.fragment
+        or port == 0
+        or len(url) > URL_CHARS_MAX
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+    )
+    if bad:
+        raise InvalidError(
+            f"address {url[:80]!r}", code="url_invalid", fix=f"give {' or '.join(schemes)}://host/path without a user"
+        )
+    return url
+
+
+def request(
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    allowed: Sequence[str] = (),
+    timeout_s: float = 10.0,
+    reply_bytes_max: int = 64 * 1024,
+    resolve: Resolve = addresses_of,
+) -> Reply:
+    """Ask an address that a stranger chose.
+
+    Args:
+        allowed: hosts of this network that may be reached, and by plain http.
+        timeout_s: for the whole exchange.
+        reply_bytes_max: a longer reply is cut there.
+
+    Raises:
+        InvalidError: ``url_invalid``.
+        RefusedError: ``address_not_public``.
+        UpstreamError: ``host_unknown``, ``host_unreachable``.
+    """
+    host = urlsplit(url).hostname or ""
+    inside = host in allowed
+    parts = urlsplit(check_url(url, plain=inside))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    addresses = resolve(host, port)
+    if not addresses:
+        raise UpstreamError(f"{host[:80]!r} has no address", code="host_unknown")
+    if not inside:
+        for address in addresses:
+            _check_public(host, address)
+    until = time.monotonic() + timeout_s
+    connection = _connection(parts.scheme, host, port, addresses[0], timeout_s)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request(method, target, body, {"connection": "close", **(headers or {})})
+        response = connection.getresponse()
+        read = bytearray()
+        while len(read) < reply_bytes_max and time.monotonic() < until:
+            part = response.read1(min(8_192, reply_bytes_max - len(read)))
+            if not part:
+                break
+            read += part
+        return Reply(response.status, bytes(read))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UpstreamError(f"{host[:80]} did not answer: {type(error).__name__}", code="host_unreachable") from None
+    finally:
+        connection.close()
+
+
+def _check_public(host: str, address: str) -> None:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    if not (mapped or ip).is_global or (mapped or ip).is_multicast:
+        raise RefusedError(
+            f"{host[:80]} is at {address}, which is not public",
+            code="address_not_public",
+            fix="name a host of the public internet, or have the operator allow this one",
+        )
+
+
+def _connection(scheme: str, host: str, port: int, address: str, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection to `address` that speaks to `host`: its name in the request and in the certificate."""
+
+    def dial() -> socket.socket:
+        return socket.create_connection((address, port), timeout_s)
+
+    if scheme == "https":
+        context = ssl.create_default_context()
+
+        class Secure(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                self.sock = context.wrap_socket(dial(), server_hostname=host)
+
+        return Secure(host, port, timeout=timeout_s)
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = dial()
+
+    return Plain(host, port, timeout=timeout_s)

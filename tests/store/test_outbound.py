@@ -1,0 +1,88 @@
+"""Requests to addresses that strangers chose reach the public internet and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from headwater.core.errors import InvalidError, RefusedError, UpstreamError
+from headwater.store.outbound import check_url, request
+
+
+class _Echo(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(302 if self.path == "/away" else 200)
+        self.send_header("location", "http://127.0.0.1:9/")
+        self.end_headers()
+        self.wfile.write(self.headers["host"].encode() + b"|" + raw * (1 if self.path != "/long" else 100_000))
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server of this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "192.168.0.9", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
+        *("::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "224.0.0.1", "ff02::1"),
+    ],
+)
+def test_no_name_leads_inside(address: str) -> None:
+    """A public name with an address of a private network is refused before anything is sent."""
+    with pytest.raises(RefusedError) as refused:
+        request("POST", "https://hooks.example/x", b"", resolve=lambda *_: ["93.184.216.34", address])
+    assert refused.value.code == "address_not_public"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://hooks.example/", "ftp://hooks.example/", "https:///x", "https://a:b@hooks.example/", "", "x"),
+        *("https://hooks.example/#x", "https://hooks.example/a b", "https://hooks.example:0/", "https://h:99999/"),
+        "https://hooks.example/" + "x" * 2_000,
+        "https://hööks.example/",
+    ],
+)
+def test_only_plain_https_addresses_are_taken(url: str) -> None:
+    """Users, fragments, other schemes and what cannot be printed are refused."""
+    with pytest.raises(InvalidError) as refused:
+        check_url(url)
+    assert refused.value.code == "url_invalid"
+
+
+def test_an_allowed_host_is_reached_under_its_own_name(port: int) -> None:
+    """What the operator allows may be plain and inside; the request says the name, not the address."""
+    reply = request("POST", f"http://inside:{port}/", b"hello", allowed=("inside",), resolve=lambda *_: ["127.0.0.1"])
+
+    assert (reply.status, reply.body) == (200, f"inside:{port}|hello".encode())
+
+
+def test_redirects_are_not_followed_and_long_replies_are_cut(port: int) -> None:
+    """A redirect is an answer like any other; what comes back is bounded."""
+    away = request("POST", f"http://127.0.0.1:{port}/away", b"x", allowed=("127.0.0.1",))
+    long = request(
+        "POST", f"http://127.0.0.1:{port}/long", b"0123456789", allowed=("127.0.0.1",), reply_bytes_max=1_000
+    )
+
+    assert (away.status, len(long.body)) == (302, 1_000)
+
+
+def test_nobody_there_is_said(port: int) -> None:
+    """A closed port is an error with a code."""
+    with pytest.raises(UpstreamError) as failed:
+        request("POST", "http://127.0.0.1:9/", b"", allowed=("127.0.0.1",), timeout_s=2)
+    assert failed.value.code == "host_unreachable"
