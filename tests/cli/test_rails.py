@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from headwater import ledger
 from headwater.chain import derived_signer
 from headwater.cli.home import Home
 from headwater.cli.main import main
 from headwater.cli.options import settings
+from headwater.cli.rails_backing import shares_behind
 from headwater.cli.settling import open_chain
 from headwater.core.keccak import keccak256
+from headwater.rails import RailsManifest
+from headwater.registry import unenrolled
 
 SEED = b"\x66" * 32
 
@@ -119,14 +123,24 @@ def test_shares_are_issued_shown_and_collected(program):
     ]
     assert program.run("rails", "shares", "collect", "dn_demo", "--holder", who(5))["token_units"] == "250000"
     assert program.run("rails", "shares", "show", made["address"])["collected_token_units"] == "250000"
+    with Home(settings(program.home)) as home:
+        home.registry.add_contributor(unenrolled("demo", "Ada"))
+        ada = unenrolled("demo", "Ada").id
+        home.registry.enroll(ada, made["address"])
+        assert shares_behind(home.path, home.registry, [f"contributor:{ada}", "commons"]) == {
+            f"contributor:{ada}": RailsManifest.load(home.path / "rails.json").share_of("dn_demo")
+        }
+        deposit = ledger.deposit("payer:key_1", 1_000, asset=home.policy.currency, cause="test")
+        earned = ledger.correction("payer:key_1", f"contributor:{ada}", 1_000, asset=home.policy.currency, cause="test")
+        home.ledger.post([deposit, earned], key="test", at_ns=1)
+    (statement,) = program.run("ledger", "statement", ada)
+    assert (statement["share_holders"]["payee"], statement["share_holders"]["supply"]) == (made["address"], 1_000)
     again = ("rails", "shares", "issue", "dn_demo", "--supply", 1, "--name", "Again")
     assert program.run(*again, fails=True)["error"]["code"] == "shares_exist"
 
 
 def test_an_advance_is_drawn_on_what_the_ledger_holds(program):
     """The operator attests a contributor's balance; the borrower draws, and income repays first."""
-    from headwater import ledger
-
     with Home(settings(program.home)) as home:
         asset = home.policy.currency
         drafts = [

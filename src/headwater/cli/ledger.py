@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from headwater.cli.home import Home as OpenedHome
 from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json
+from headwater.cli.rails_backing import backing_json, backing_line, shares_behind
 from headwater.cli.record_checks import chain_problems, record_problems
 from headwater.cli.statement_view import (
     Form,
@@ -176,12 +177,17 @@ def _show_earnings(
             named = causes(line for page in statements for line in page.lines)
             receipts = {id: Receipt.from_bytes(opened.log.get(id).raw) for id in named}
             several.append(earnings(contributor, one, statements, receipts))
+        behind = shares_behind(opened.path, opened.registry, accounts)
     if form == "json":
-        print_json([earnings_json(one) for one in several])
+        # Of the three accounts one is paid out, so there is one line at most.
+        holders = [backing_json(one) for one in behind.values()]
+        print_json([earnings_json(one) | ({"share_holders": holders[0]} if holders else {}) for one in several])
     elif form == "csv":
         print_earnings_csv(several)
     else:
         print_earnings(several, contributor)
+        for account, issued in behind.items():
+            out.print(escape(backing_line(account, issued)), soft_wrap=True)
     return 0
 
 

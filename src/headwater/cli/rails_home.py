@@ -13,12 +13,11 @@ from cyclopts import Parameter
 from headwater.chain import Chain, Deployments, signer_from_file
 from headwater.cli.home import Home
 from headwater.cli.options import settings
+from headwater.cli.rails_backing import RAILS_FILE
 from headwater.cli.settling import open_chain
 from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.money import parse_units
 from headwater.rails import RailsManifest
-
-RAILS_FILE = "rails.json"
 
 KeyFile = Annotated[
     Path | None, Parameter(name="--key-file", help="Who acts; the operator by default. A file with a hex key.")

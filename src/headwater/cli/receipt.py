@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.markup import escape
 
 from headwater.chain import Chain, Manifest
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import brief, out, print_json
+from headwater.cli.rails_backing import backing_line, shares_behind
 from headwater.cli.receipt_view import print_receipt
 from headwater.cli.settling import open_chain, settlement
 from headwater.core.canonical import parse_canonical
@@ -48,7 +50,11 @@ def show(receipt: str, /, *, home: HomeOption = None, json: JsonOption = False) 
         if json:
             print_json(parse_canonical(raw))
         else:
-            print_receipt(Receipt.from_bytes(raw), opened.registry, opened.policy_by_digest)
+            shown = Receipt.from_bytes(raw)
+            print_receipt(shown, opened.registry, opened.policy_by_digest)
+            backed = shares_behind(opened.path, opened.registry, (payout.account for payout in shown.payouts))
+            for account, issued in backed.items():
+                out.print(escape(backing_line(account, issued)), soft_wrap=True)
     return result.status
 
 
