@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from headwater.attribution.spans.values import OWNER_BYTES_MAX
 from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
-from headwater.flow import Flow, Parts, ServedModel
+from headwater.flow import EmbeddingModel, Flow, Parts, ServedModel
 from headwater.gateway.relay import Relays
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.meter import Meter, MeterParts
@@ -33,7 +34,7 @@ from headwater.models.adapters import AdapterStore, StoredAdapter
 from headwater.receipts import Signer
 from headwater.registry import Contribution, Kind
 from headwater.registry.consent import adapter_standing
-from headwater.retrieval import PassageIndex, load_embedder, open_index, standing_priors
+from headwater.retrieval import Embedder, PassageIndex, estimate_tokens, load_embedder, open_index, standing_priors
 from headwater.settings import Settings
 from headwater.splits import Measuring, Policy, Prices
 from headwater.store.call_store import CallStore
@@ -113,11 +114,13 @@ class Home:
 
     def flow(self, models: Mapping[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
         """The path of a call, over this home."""
+        embeddings = self.embeddings() if models else None
         return Flow(
             Parts(
                 registry=self.registry,
                 passages=passages,
                 spans=spans,
+                others={} if embeddings is None else {embeddings.name: embeddings},
                 consents=ConsentStore(self.db),
                 models=models,
                 ledger=self.ledger,
@@ -128,6 +131,25 @@ class Home:
                 now_ns=time.time_ns,
                 random_bytes=os.urandom,
             )
+        )
+
+    @cached_property
+    def embedder(self) -> Embedder | None:
+        """The installed static embeddings, loaded once."""
+        return load_embedder()
+
+    def embeddings(self) -> EmbeddingModel | None:
+        """The static embeddings as a model that is served; None when they are not installed, or not to be."""
+        name, embedder = self.settings.embedding_model, self.embedder if self.settings.embedding_model else None
+        if embedder is None:
+            return None
+        return EmbeddingModel(
+            name=name,
+            digest=embedder.digest,
+            dimensions=embedder.embed([name]).shape[1],
+            prices=self.prices(),
+            tokenize=embedder.tokenize,
+            embed=lambda texts: embedder.embed(texts).tolist(),
         )
 
     def relays(self) -> Relays | None:
@@ -300,7 +322,9 @@ def _document(home: Home, contribution: Contribution, *, owned: bool = True) -> 
     return Document(contribution.id, owner, registered_at, home.registry.content(contribution.id))
 
 
-def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], None] | None = None) -> PassageIndex:
+def passages(
+    home: Home, backend: Backend | None, progress: Callable[[str, int, int], None] | None = None
+) -> PassageIndex:
     """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
     stopped = ConsentStore(home.db).all_stopped(time.time_ns())
     documents = [one for one in home.registry.contributions(kind="document") if one.id not in stopped]
@@ -310,7 +334,7 @@ def passages(home: Home, backend: Backend, progress: Callable[[str, int, int], N
         home.registry.text,
         now_ns=time.time_ns(),
         priors=standing_priors(documents),
-        embedder=load_embedder(),
-        count_tokens=lambda text: len(backend.tokenize(text, control=False)),
+        embedder=home.embedder,
+        count_tokens=estimate_tokens if backend is None else lambda text: len(backend.tokenize(text, control=False)),
         progress=progress,
     )

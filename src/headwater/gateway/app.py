@@ -20,7 +20,7 @@ from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.core.instants import SECOND_NS
 from headwater.core.money import format_units
-from headwater.flow import Flow, ServedModel
+from headwater.flow import EmbeddingModel, Flow, ServedModel
 from headwater.gateway import chat
 from headwater.gateway.answering import Answering
 from headwater.gateway.caller import Response
@@ -131,7 +131,8 @@ class Gateway:
     @property
     def model_names(self) -> tuple[str, ...]:
         """Every model that may be asked for."""
-        return tuple(sorted({*self.flow.parts.models, *(self.relay.models if self.relay else ())}))
+        parts = self.flow.parts
+        return tuple(sorted({*parts.models, *parts.others, *(self.relay.models if self.relay else ())}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
@@ -212,6 +213,7 @@ class Gateway:
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
         key = await self._checked.authenticate(bearer(scope))
         models: dict[str, dict[str, Any]] = {m: self._model(served) for m, served in self.flow.parts.models.items()}
+        models |= {m: self._embedding(o) for m, o in self.flow.parts.others.items() if isinstance(o, EmbeddingModel)}
         if self.relay is not None:
             models |= {m: self._relayed(relayed) for m, relayed in self.relay.models.items()}
         models = {name: model for name, model in models.items() if key.limits.permits_model(name)}
@@ -244,6 +246,21 @@ class Gateway:
             },
         }
 
+    def _embedding(self, model: EmbeddingModel) -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "headwater",
+            "headwater": {
+                "currency": self.flow.parts.policy.currency,
+                "request_price": format_units(model.prices.request_units),
+                "input_token_price": format_units(model.prices.input_token_units),
+                "dimensions": model.dimensions,
+                "fingerprint": fingerprint(model.digest),
+            },
+        }
+
     def _relayed(self, model: RelayedModel) -> dict[str, Any]:
         prices = model.prices
         return {
@@ -257,6 +274,8 @@ class Gateway:
                 "input_token_price": format_units(prices.input_token_units),
                 "output_token_price": format_units(prices.output_token_units),
                 "answer_tokens_max": model.answer_tokens_max,
+                "sources": 0 if model.attributed is None else model.attributed.sources,
+                "prompt": None if model.attributed is None else model.attributed.prompt,
             },
         }
 

@@ -26,6 +26,7 @@ class Embedder:
 
     digest: str  # sha256:… of the weights
     embed: Callable[[Sequence[str]], Vectors]  # (n,) texts -> (n, dimensions), rows of length 1 or 0
+    tokenize: Callable[[str], Sequence[int]] = lambda text: range(len(text.split()))  # ids, for those who count them
 
 
 ABSENT = "static embeddings are not installed: retrieval goes by words alone (pip install wordllama)"
@@ -61,4 +62,8 @@ def load_embedder() -> Embedder | None:
         scaled: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
         return scaled
 
-    return Embedder(f"sha256:{state}", embed)
+    def tokenize(text: str) -> Sequence[int]:
+        ids: list[int] = model.tokenizer.encode(text).ids
+        return ids
+
+    return Embedder(f"sha256:{state}", embed, tokenize)
