@@ -116,3 +116,39 @@ def test_conservation_through_any_order_of_corrections_and_closes(data):
         settled = settled_by(chain, spans)
         assert sum(settled.values()) >= sum(chain[-1].amounts().values())
     assert not any(amount for account, amount in books.due.items() if account != PAYER)
+
+
+def held_version(seq: int, held: int, **amounts: int) -> Version:
+    """A receipt that holds `held` back for a dispute."""
+    return Version(seq, (*version(seq, **amounts).payouts, ("disputed:dsp_1", held)))
+
+
+@given(
+    rest=st.integers(0, 1_000),
+    disputed=st.integers(1, 1_000),
+    first_window=st.sampled_from([None, 1, 2]),
+    upheld=st.booleans(),
+)
+def test_what_is_held_settles_once_for_whoever_it_is_found_to_be_owed_to(rest, disputed, first_window, upheld):
+    """Whether nothing, the old receipt or the one that holds has settled before: nothing is lost, nobody is paid twice."""
+    chain = [version(0, a=disputed, c=rest), held_version(1, disputed, c=rest)]
+    final = version(2, b=disputed, c=rest) if upheld else version(2, a=disputed, c=rest)
+    spans = [] if first_window is None else [Span(0, first_window, first_window)]
+    before, after = stands(chain, spans[:1]), stands([*chain, final], spans[:1])
+    whole = [*chain, final]
+    spans = [*spans, Span(first_window or 0, 3, 3)]
+    settled = settled_by(whole, spans)
+    plain = Counter()
+    for one in whole:
+        plain.update(one.said())
+    if first_window is None:
+        plain.update(dict(adjustments(whole, spans)))
+        assert {k: v for k, v in plain.items() if v} == {k: v for k, v in settled.items() if v}
+
+    if first_window == 1:  # the old receipt had settled before anybody disputed it: nothing is taken back
+        assert settled == Counter(version(0, a=disputed, c=rest).amounts())
+    else:
+        assert settled == Counter(final.amounts())
+        assert sum(before.values()) == rest
+        assert moves(before, after, payer="disputed:dsp_1")[0].amount == disputed
+    assert not any(name.startswith("disputed:") for name in settled)

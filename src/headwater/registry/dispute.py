@@ -2,7 +2,7 @@
 
     evidence   anybody with standing opens one, with a bond; both sides give evidence; the other side may answer, with
                a bond as large
-    voting     a panel drawn by a public value decides by majority; a panel that does not is replaced, a limited number of
+    voting     a panel drawn by a public value decides by majority; one that does not is replaced, a limited number of
                times, and then everything stays as it was
     decided    the side that lost may appeal once, with another bond, to a larger panel of others
     final      the outcome is carried out; the loser's bonds pay the panels, and the rest goes to the winner
@@ -66,7 +66,7 @@ class Rules:
             raise _wrong(f"{self.rounds_max} rounds", "use 1 to 10")
         if self.bond_units < self.fee_units * (self.panel + self.appeal_panel):
             raise _wrong(
-                f"a bond of {self.bond_units} nano and fees of up to {self.fee_units * (self.panel + self.appeal_panel)}",
+                f"a bond of {self.bond_units} nano and {self.panel + self.appeal_panel} fees of {self.fee_units}",
                 "the least bond must cover both panels",
             )
 
@@ -118,7 +118,7 @@ class Claim:
             raise _wrong(f"a {self.kind} and receipt {self.receipt}", "only a dispute of a receipt names one")
         if self.owners:
             check_owners(self.owners)
-        if bool(self.owners) and self.kind == "receipt" or (self.kind == "share" and not self.owners):
+        if (bool(self.owners) and self.kind == "receipt") or (self.kind == "share" and not self.owners):
             raise _wrong(f"{len(self.owners)} owners for a {self.kind}", "a share names owners, a receipt none")
 
     @property
@@ -294,8 +294,8 @@ class Costs:
 def costs(case: Case) -> Costs:
     """Who is paid what at the end.
 
-    The panels are paid from the loser's bonds, and when those are too few from the winner's; what is left of the loser's
-    goes to the winner, if the winner is the challenger or somebody answered. Nobody wins an undecided case: the
+    The panels are paid from the loser's bonds, and when those are too few from the winner's; what is left of the
+    loser's goes to the winner, if the winner is the challenger or somebody answered. Nobody wins an undecided case: the
     challenger's bond pays the panels, and the rest goes back.
     """
     staked: dict[Side, int] = {"challenger": case.bond_units, "respondent": 0}
