@@ -51,6 +51,9 @@ class Settings:
     local_model: bool = field(default=True, metadata={"help": "serve the model in process too"})
     operator_name: str = field(default="", metadata={"help": "who runs it, for people; empty: the operator's address"})
     publish_log: bool = field(default=False, metadata={"help": "serve the receipt log's tiles under /log/"})
+    webhook_hosts: str = field(
+        default="", metadata={"help": "hosts of this network that webhooks may reach, parted by spaces"}
+    )
     log_format: str = field(default="", metadata={"help": "text or json: a line a call on standard error; empty: none"})
     max_passes: int = field(default=256, metadata={"help": "prompts scored to measure one answer, at most"})
     max_cost_bps: int = field(

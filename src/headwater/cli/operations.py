@@ -1,4 +1,4 @@
-"""What `headwater serve` adds for operators: admin routes, reload, standards' files, traces, and logs as JSON."""
+"""What `headwater serve` adds for operators: admin routes, reload, standards' files, webhooks, and logs as JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from headwater.gateway.native import Routes
 from headwater.gateway.reload import Reloader
 from headwater.gateway.standards import Standards, standard_routes
 from headwater.gateway.upstreams_file import read_upstreams
+from headwater.gateway.webhooks import WebhookSender, webhook_routes
 from headwater.receipts.content_telemetry import multibase_key
 from headwater.store.audit_trail import AuditTrail
 from headwater.store.log_tiles import TileServer
+from headwater.store.webhook_store import WebhookStore
 
 
 def administration(home: Home) -> Administration:
@@ -34,7 +36,7 @@ def administration(home: Home) -> Administration:
 
 @contextmanager
 def operations(home: Home) -> Iterator[list[Routes]]:
-    """Native routes for `create_app(more=…)`; while it is open, SIGHUP takes over a changed upstreams file."""
+    """Native routes for `create_app(more=…)`; while it is open, webhooks leave and SIGHUP takes over a changed upstreams file."""
     acts = administration(home)
     path = Path(home.settings.upstreams) if home.settings.upstreams else None
 
@@ -49,6 +51,11 @@ def operations(home: Home) -> Iterator[list[Routes]]:
         tile = TileServer(home.log, signer).serve_tile if home.settings.publish_log else None
         name = home.settings.operator_name or home.signer.address
         routes.append(standard_routes(Standards(home.settings.public_url, name, multibase_key(signer.public), tile)))
+    sender = WebhookSender(
+        WebhookStore(home.db), home.log, home.calls, time.time_ns, allowed=home.settings.webhook_hosts.split()
+    )
+    routes.append(webhook_routes(sender))
+    sender.start()
     before: Any = None
     on_main = threading.current_thread() is threading.main_thread()
     if on_main and hasattr(signal, "SIGHUP"):
@@ -56,6 +63,7 @@ def operations(home: Home) -> Iterator[list[Routes]]:
     try:
         yield routes
     finally:
+        sender.close()
         if before is not None:
             signal.signal(signal.SIGHUP, before)
 

@@ -19,6 +19,7 @@ from headwater.core.instants import SECOND_NS, format_instant
 from headwater.core.money import format_units
 from headwater.gateway.admin_fields import LimitFields, NewDeposit, NewKey, Rotation
 from headwater.gateway.administration import Administration
+from headwater.gateway.bodies import body_up_to
 from headwater.gateway.native import Routes, Service, json_response, readiness
 from headwater.gateway.reload import Reloader
 from headwater.store.key_limits import NO_LIMITS
@@ -49,7 +50,7 @@ def _admin(service: Service) -> Any:
 
 
 def _key_routes(app: FastAPI, acts: Administration, Admin: Any) -> None:
-    Body = Annotated[bytes, Depends(_body)]
+    Body = Annotated[bytes, Depends(body_up_to(BODY_BYTES_MAX))]
 
     @app.get("/v1/admin/keys", response_class=Response, tags=["admin"])
     def keys(_: Admin) -> Response:
@@ -146,12 +147,3 @@ def _read(raw: bytes, shape: Any) -> Any:
         return msgspec.json.decode(raw, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidError(str(error), code="request_invalid", fix="see /docs for the fields of this route") from None
-
-
-async def _body(request: Request) -> bytes:
-    raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > BODY_BYTES_MAX:
-            raise InvalidError(f"more than {BODY_BYTES_MAX} bytes", code="request_too_large", fix="send less")
-    return bytes(raw)

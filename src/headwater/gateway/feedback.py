@@ -21,6 +21,7 @@ from headwater.core.ids import ContributionId, contributor_id
 from headwater.core.instants import format_instant
 from headwater.core.limits import REQUEST_DEPTH_MAX
 from headwater.flow import Flow
+from headwater.gateway.bodies import body_up_to
 from headwater.gateway.wire import idempotency_key
 from headwater.registry import license as licenses
 from headwater.registry.feedback import Rating, judge
@@ -49,7 +50,9 @@ def feedback_routes(
     store = FeedbackStore(flow.parts.calls.db, flow.parts.registry)
     consents = ConsentStore(flow.parts.calls.db)
     Payer = Annotated[KeyRecord, Depends(payer)]
-    Body = Annotated[bytes, Depends(_body)]  # read on the event loop; the rest waits for the disk on a thread
+    Body = Annotated[
+        bytes, Depends(body_up_to(BODY_BYTES_MAX))
+    ]  # read on the event loop; the rest waits for the disk on a thread
 
     @app.post("/v1/feedback", response_class=Response, tags=["feedback"])
     def give(request: Request, raw: Body, key: Payer) -> Response:
@@ -119,17 +122,6 @@ def feedback_routes(
             )
         consents.withdraw(contribution, key.key_id, str(fields.get("reason") or ""), flow.parts.now_ns())
         return _json({"contribution": id, "withdrawn": True})
-
-
-async def _body(request: Request) -> bytes:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > BODY_BYTES_MAX:
-            raise InvalidError(
-                f"a body of more than {BODY_BYTES_MAX} bytes", code="request_too_large", fix="send shorter texts"
-            )
-    return raw
 
 
 def _object(raw: bytes, names: tuple[str, ...]) -> dict[str, str | None]:

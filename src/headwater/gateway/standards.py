@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse, Response
 
 from headwater.core.errors import InvalidError, MissingError
 from headwater.core.ids import ContributionId
+from headwater.gateway.bodies import body_up_to
 from headwater.gateway.native import Routes, Service, json_response, own_call
 from headwater.receipts import Receipt
 from headwater.receipts.content_telemetry import (
@@ -111,7 +112,7 @@ def _telemetry(app: FastAPI, service: Service) -> None:
     flow = service.flow
     store = TelemetryStore(flow.parts.calls.db)
     Payer = Annotated[KeyRecord, Depends(service.payer)]
-    Body = Annotated[bytes, Depends(_body)]
+    Body = Annotated[bytes, Depends(body_up_to(DOCUMENT_BYTES_MAX))]
 
     def receipt_of(id: str, key: KeyRecord) -> tuple[Receipt, str]:
         call = own_call(flow, id, key)
@@ -172,14 +173,3 @@ def contents_of(registry: RegistryStore, receipt: Receipt) -> dict[str, Content]
     return {
         one.id: Content(one.content_digest, one.license.expression, one.meta("url")) for one in registry.get_many(ids)
     }
-
-
-async def _body(request: Request) -> bytes:
-    raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > DOCUMENT_BYTES_MAX:
-            raise InvalidError(
-                f"more than {DOCUMENT_BYTES_MAX} bytes", code="telemetry_invalid", fix="send fewer events at once"
-            )
-    return bytes(raw)
