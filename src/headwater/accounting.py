@@ -18,7 +18,7 @@ from headwater.attribution.evidence import Answer, Choice, prompt_ids
 from headwater.attribution.layout import Layout, Scorer, contribution_of
 from headwater.attribution.learned import Influence, LearnedRules, spread_learned
 from headwater.attribution.passing_on import Earlier, pass_on
-from headwater.attribution.reproduced import copied_tokens
+from headwater.attribution.reproduced import Copied, copied_tokens
 from headwater.attribution.spans import CreditRules, SpanIndex, Trace
 from headwater.attribution.spans.reference import default_reference
 from headwater.attribution.surrogate import SHIPPED, attribute_text
@@ -26,7 +26,7 @@ from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.ids import AccountId, ContributionId
 from headwater.receipts import ReceiptAttribution, ReceiptOwner, ReceiptShare, microbits
-from headwater.registry import account_for
+from headwater.registry import Contribution, account_for
 from headwater.registry.consent import IN_FORCE, earns
 from headwater.serving import AnyModel, OutsideModel, Parameters, ServedAdapter, ServedModel
 from headwater.splits import COMMONS, UNMEASURED, Plan, Policy
@@ -81,15 +81,33 @@ class Accounting:
         """What was found, token by token too; `state` makes the receipt's account of it."""
         measured = self._measured(served, layout, answer, plan)
         if measured.found is not None:
-            kinds = {part.id: part.kind for part in layout.players}
-            shares = pass_on(measured.found.shares, earlier)
-            found = settle_parts(
-                replace(measured.found, shares=shares),
-                lambda name: None if kinds.get(name) == "turn" else contribution_of(name),
+            found = replace(measured.found, shares=pass_on(measured.found.shares, earlier))
+            turns = {part.id for part in layout.players if part.kind == "turn"}
+            nobodys = turns | self._passed_on_too_late(earlier)
+            measured = replace(
+                measured,
+                found=settle_parts(
+                    found, lambda name: None if name in nobodys else contribution_of(name), self._owner, self._rules()
+                ),
             )
-            measured = replace(measured, found=found)
         passed = (("passed_on", len(earlier)),) if earlier else ()
         return replace(measured, parameters=(*measured.parameters, *passed))
+
+    def _passed_on_too_late(self, earlier: Mapping[str, Earlier]) -> set[str]:
+        """Sources of earlier answers that were taken back since, or whose licence is over."""
+        named = sorted({part for one in earlier.values() for part, _, _ in one.weights})
+        known = self.registry.get_many([ContributionId(name) for name in named])
+        earning = set(self._earns(known))
+        return {one.id for one in known if one.id not in earning}
+
+    def _earns(self, known: Sequence[Contribution]) -> list[ContributionId]:
+        """Those that earn at the instant of the answer."""
+        standings = {} if self.consents is None else self.consents.standing([one.id for one in known])
+        return [one.id for one in known if earns(one, self.at_ns, standings.get(one.id, IN_FORCE)) is None]
+
+    def _owner(self, contribution: str) -> str:
+        """Whose a contribution is, as receipts are read: all owners, joined."""
+        return "+".join(sorted(o.contributor_id for o in self.registry.get(ContributionId(contribution)).owners))
 
     def _measured(self, served: AnyModel, layout: Layout, answer: Answer, plan: Plan) -> Measured:
         if isinstance(served, ServedModel):
@@ -125,13 +143,14 @@ class Accounting:
         """Documents that an answer repeats and that were taken back before it, or whose licence was over."""
         held = {span.document_id for span in trace.spans} | {span.cluster_id or "" for span in trace.spans}
         known = self.registry.get_many([ContributionId(one) for one in sorted(held - {""})])
-        standings = {} if self.consents is None else self.consents.standing([one.id for one in known])
-        return [one.id for one in known if earns(one, self.at_ns, standings.get(one.id, IN_FORCE)) is not None]
+        earning = set(self._earns(known))
+        return [one.id for one in known if one.id not in earning]
 
     def _of_choice(
         self, served: ServedModel, layout: Layout, choice: Choice, plan: Plan
     ) -> tuple[Attribution, str | None]:
-        copied, index_digest = (), None
+        copied: tuple[Copied, ...] = ()
+        index_digest: str | None = None
         if self.spans is not None:
             trace = self.spans.trace(choice.text)
             there = sorted({part.contribution for part in layout.players if part.contribution is not None})

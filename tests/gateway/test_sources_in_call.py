@@ -6,6 +6,7 @@ import json
 import urllib.error
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from headwater.core.money import PPB
 from headwater.receipts import Receipt
 from headwater.registry import Ownership, unenrolled
 from headwater.registry.intake import Candidate
+from headwater.splits import recompute_split
 from toy.desk import Desk, open_desk
 from toy.home import DOCUMENTS, PROMPT
 from toy.upstream import Upstream, upstream
 
+POLICY = files("headwater.splits").joinpath("default_policy.toml").read_text("utf-8")
 RIVERS, CLOUDS, STONES = DOCUMENTS.values()
 QUESTION = [{"role": "user", "content": "Where does a river begin, at its source or at its mouth?"}]
 
@@ -98,7 +101,9 @@ def receipt_of(desk: Desk, call: str) -> Receipt:
     desk.settled()
     found = desk.get(f"/v1/receipts/{call}")
     assert found["status"] == "final", found
-    return Receipt.from_bytes(canonical(found["receipt"]))
+    receipt = Receipt.from_bytes(canonical(found["receipt"]))
+    assert recompute_split(receipt, POLICY) == receipt.payouts  # a stranger comes to the same division
+    return receipt
 
 
 def titles(answer: dict[str, Any]) -> list[str]:

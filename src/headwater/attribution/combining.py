@@ -33,43 +33,28 @@ def combine(found: Sequence[Attribution], rules: Rules) -> Attribution:
             token_bits = np.zeros(int(starts[-1]))
             token_bits[start : start + len(share.token_bits)] = share.token_bits
             add_share(given, replace(share, token_bits=token_bits))
-    base_bits = sum(one.base_bits for one in found)
-    own = [share for share in given.values() if share.channel != "reproduced"]
-    copied = [share for share in given.values() if share.channel == "reproduced"]
-    sure, unsure = sure_and_unsure(
-        [(microbits(share.bits), microbits(share.low_bits)) for share in own],
-        [share.owner if share.channel == "grounded" else None for share in own],
-    )
-    weights, residual = weigh(
-        sure,
-        [microbits(share.bits) for share in copied],
-        microbits(base_bits),
-        model_weight_ppm=rules.model_weight_ppm,
-        evidence_floor_millibits=rules.evidence_floor_millibits,
-        unsure=unsure,
-    )
-    return replace(
+    whole = replace(
         found[0],
-        shares=tuple(replace(share, weight_ppb=w) for share, w in zip((*own, *copied), weights, strict=True)),
-        base_bits=base_bits,
+        base_bits=sum(one.base_bits for one in found),
         total_bits=sum(one.total_bits for one in found),
         base_token_bits=np.concatenate([one.base_token_bits for one in found]),
-        residual_ppb=residual,
         grade=max(one.grade for one in found),
         passes=sum(one.passes for one in found),
         tokens=sum(one.tokens for one in found),
         players=max(one.players for one in found),
     )
+    return weighed(whole, tuple(given.values()), rules)
 
 
-def settle_parts(found: Attribution, contribution: Callable[[str], str | None]) -> Attribution:
-    """The account with one share for each contribution and channel.
+def settle_parts(
+    found: Attribution, contribution: Callable[[str], str | None], owner: Callable[[str], str], rules: Rules
+) -> Attribution:
+    """The account with one share for each contribution and channel, weighed anew, as its receipt will say it.
 
     Args:
-        contribution: which one a part is from; None for a part that is nobody's (a turn that keeps its residual),
-            whose bits go to the base model's line and whose weight to the residual.
-
-    A share that several parts make, and whose interval includes zero, is not sure: its weight is the residual's.
+        contribution: which one a part is from; None for a part that is nobody's, such as what an earlier answer keeps:
+            its bits are the base model's.
+        owner: whose a contribution is.
     """
     given: dict[tuple[str, str], Share] = {}
     base_bits, base_token_bits = found.base_bits, found.base_token_bits
@@ -78,14 +63,31 @@ def settle_parts(found: Attribution, contribution: Callable[[str], str | None]) 
         if name is None:
             base_bits, base_token_bits = base_bits + share.bits, base_token_bits + share.token_bits
         else:
-            add_share(given, replace(share, part_id=name))
-    kept = tuple(replace(s, weight_ppb=0) if s.weight_ppb and microbits(s.low_bits) < 0 else s for s in given.values())
+            whose = owner(name) if share.channel == "grounded" else share.owner
+            add_share(given, replace(share, part_id=name, owner=whose))
+    return weighed(replace(found, base_bits=base_bits, base_token_bits=base_token_bits), tuple(given.values()), rules)
+
+
+def weighed(found: Attribution, shares: Sequence[Share], rules: Rules) -> Attribution:
+    """The account with these shares instead of its own, their weights made of their bits; reproduced ones come last."""
+    own = [share for share in shares if share.channel != "reproduced"]
+    copied = [share for share in shares if share.channel == "reproduced"]
+    sure, unsure = sure_and_unsure(
+        [(microbits(share.bits), microbits(share.low_bits)) for share in own],
+        [share.owner if share.channel == "grounded" else None for share in own],
+    )
+    weights, residual = weigh(
+        sure,
+        [microbits(share.bits) for share in copied],
+        microbits(found.base_bits),
+        model_weight_ppm=rules.model_weight_ppm,
+        evidence_floor_millibits=rules.evidence_floor_millibits,
+        unsure=unsure,
+    )
     return replace(
         found,
-        shares=kept,
-        base_bits=base_bits,
-        base_token_bits=base_token_bits,
-        residual_ppb=10**9 - sum(share.weight_ppb for share in kept),
+        shares=tuple(replace(share, weight_ppb=w) for share, w in zip((*own, *copied), weights, strict=True)),
+        residual_ppb=residual,
     )
 
 
