@@ -8,13 +8,18 @@ from typing import Final
 from fastapi import APIRouter
 from markupsafe import Markup, escape
 
-from headwater.dashboard import contributor
+from headwater.dashboard import contributor, economy, operator, operator_keys
 from headwater.dashboard.pages import Area, Pages
 from headwater.dashboard.periods import day_text
 from headwater.dashboard.readings_keeper import Keeper
 from headwater.dashboard.site import Site
 
-_AREAS: Final[tuple[Callable[[Site, Pages, Keeper], Area], ...]] = (contributor.area,)
+_AREAS: Final[tuple[Callable[[Site, Pages, Keeper], Area], ...]] = (
+    operator.area,
+    operator_keys.area,
+    contributor.area,
+    economy.area,
+)
 
 
 def area(site: Site, pages: Pages) -> Area:

@@ -19,6 +19,7 @@ from headwater.store.readings import FILE, Readings
 from headwater.store.readings_queries import Questions
 
 AT_ONCE: Final = 512
+STALE_AT_ONCE: Final = 4
 
 _log = logging.getLogger("headwater.dashboard")
 
@@ -57,10 +58,10 @@ class Keeper:
             readings = self._readings
             assert readings is not None
             if self._thread is None:
-                missing = readings.behind()
-                if missing <= AT_ONCE:
+                ((stale,),) = readings.db.query("SELECT count(*) FROM stale")
+                if readings.behind() <= AT_ONCE and stale <= STALE_AT_ONCE:
                     readings.catch_up()
-                    refresh(readings.db, limit=64)
+                    refresh(readings.db, limit=STALE_AT_ONCE)
                 else:
                     self._thread = threading.Thread(target=self._count, name="readings", daemon=True)
                     self._thread.start()

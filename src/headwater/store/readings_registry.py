@@ -1,4 +1,4 @@
-"""What pages ask of the registry that would otherwise read whole lists: people by name, and what one of them owns.
+"""What pages ask of registry and epochs that would otherwise read whole lists: people by name, what one of them owns.
 
 Knows nothing of money or of who may see an answer.
 """
@@ -29,6 +29,25 @@ class Holding:
     kinds: tuple[tuple[str, int], ...]  # most first
     closed: int  # whose licence does not permit grounding an answer
     priced: int  # with a price floor, so that cheaper calls leave them out
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """A closed epoch in a list: its manifest is not read."""
+
+    epoch: int
+    log_size: int
+    closed_at_ns: int
+    posted: bool
+
+
+def epoch_lines(db: Sql, *, limit: int) -> tuple[EpochLine, ...]:
+    """The newest epochs first."""
+    rows = db.query(
+        "SELECT epoch, log_size, closed_at_ns, transaction_hash IS NOT NULL FROM epochs ORDER BY epoch DESC LIMIT ?",
+        (limit,),
+    )
+    return tuple(EpochLine(row[0], row[1], row[2], bool(row[3])) for row in rows)
 
 
 def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit: int) -> tuple[Person, ...]:
