@@ -36,7 +36,7 @@ def administration(home: Home) -> Administration:
 
 @contextmanager
 def operations(home: Home) -> Iterator[list[Routes]]:
-    """Native routes for `create_app(more=…)`; while it is open, webhooks leave and SIGHUP reloads the upstreams file."""
+    """Native routes for `create_app(more=…)`; while it is open, webhooks leave and SIGHUP reloads upstreams."""
     acts = administration(home)
     path = Path(home.settings.upstreams) if home.settings.upstreams else None
 
