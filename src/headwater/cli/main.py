@@ -37,6 +37,7 @@ def build_app() -> App:
     app.command("headwater.cli.influence:app", name="influence")  # the same: torch
     app.command("headwater.cli.audit:app", name="audit")
     app.command("headwater.cli.telemetry:app", name="telemetry")
+    app.command("headwater.cli.mcp:mcp", name="mcp")
     app.command("headwater.cli.chain:app", name="chain")
     app.command("headwater.cli.settle_plan:app", name="settle")
     app.command("headwater.cli.credit:app", name="credit")

@@ -76,7 +76,7 @@ def dashboard_app(site: Site) -> App:
         app.include_router(made.router, dependencies=[Depends(held)])
     app.add_route(PREFIX + "{path:path}", lambda request: assets.serve(request), methods=["GET", "HEAD"])
     _failures(app, pages)
-    inner: App = GZipMiddleware(_Twins(_Bounded(app)), minimum_size=500, compresslevel=5)  # type: ignore[arg-type]
+    inner: App = GZipMiddleware(_Twins(_Bounded(app)), minimum_size=500, compresslevel=5)
     return _Headers(inner, https=site.settings.public_url.startswith("https:"))
 
 

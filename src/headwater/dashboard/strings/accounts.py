@@ -1,0 +1,27 @@
+"""Words of signing in."""
+
+WORDS = {
+    "accounts.title": "Sign in",
+    "accounts.lead": "Each kind of visitor sees what is theirs. Words of a call are seen by who paid for it, and by nobody else.",
+    "accounts.statement": "Sign in to see your statement. This signature costs nothing and moves no money.",
+    "accounts.problem": "That did not work.",
+    "accounts.key": "I ask questions",
+    "accounts.key_hint": "Your API key, as headwater key create gave it. It is checked and not kept.",
+    "accounts.key_label": "API key",
+    "accounts.wallet": "I contribute",
+    "accounts.wallet_hint": "Prove that you hold the address you are paid at. You sign a text, nothing is sent anywhere.",
+    "accounts.wallet_label": "Your payout address",
+    "accounts.wallet_text": "Give me the text to sign",
+    "accounts.wallet_sign": "Sign with the wallet of this browser",
+    "accounts.wallet_message": "Text to sign",
+    "accounts.wallet_signature": "Signature",
+    "accounts.wallet_none": "No chain is connected here yet, so there are no wallets; ask the operator for a link.",
+    "accounts.operator": "I run this",
+    "accounts.operator_label": "Operator's password",
+    "accounts.operator_none": "No password is set. Run headwater pages password, or make a link with headwater pages link operator.",
+    "accounts.link": "With a link",
+    "accounts.link_hint": "Who runs this home can write a link that signs you in once: headwater pages link.",
+    "accounts.link_title": "Sign in with this link",
+    "accounts.link_once": "It works once.",
+    "accounts.go": "Sign in",
+}
