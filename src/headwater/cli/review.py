@@ -20,10 +20,14 @@ from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.cli.review_drawing import public_value
-from headwater.core.errors import InvalidError
+from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.instants import format_instant
+from headwater.core.money import PPB
+from headwater.registry import account_for
 from headwater.registry.review import REASONS, Reason, Verdict, Vote
-from headwater.registry.review_scores import measure
+from headwater.registry.review_pay import Work, share_line
+from headwater.registry.review_scores import TASKS_MIN, measure
+from headwater.store.audit_trail import AuditTrail
 from headwater.store.datanet_store import DatanetStore
 from headwater.store.review_settling import Reviewing, Settled
 
@@ -269,6 +273,61 @@ def accuracy(
             print_json({"reviewers": rows, "reasons": list(REASONS)})
         else:
             out.print(_accuracy_table(rows) if rows else "nobody reviews yet")
+    return result.status
+
+
+@app.command
+def pay(
+    *,
+    line: Annotated[str, Parameter(help="Line of the policy that reviewers share.")] = "reviewers",
+    datanet: Annotated[str, Parameter(help="Count the work for this datanet alone.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Share the policy's reviewers' line by the work done since the last time: tasks, times what they were worth.
+
+    Writes the next version of the policy; from the server's next start or reload on, every receipt pays the line to
+    these people. Who is not measured yet keeps their tasks for the next time.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        reviews = Reviewing(opened.db, opened.registry).reviews
+        number = DatanetStore(opened.db).get(datanet).number if datanet else None
+        reports = reviews.reports(number)
+        shared = share_line(
+            Work(one, tasks, measure(one, reports).multiplier_ppm, bool(reviews.slashes(one)))
+            for one, tasks in reviews.unpaid(number).items()
+        )
+        if not shared.shares:
+            raise RefusedError(
+                f"none of {len(shared.waiting)} reviewers can be paid yet",
+                code="reviewers_unmeasured",
+                fix=f"a reviewer is paid once {TASKS_MIN} of their tasks were decided together with others",
+            )
+        payees = tuple((account_for(opened.registry.contributor(one)), share) for one, share in shared.shares)
+        path = Path(opened.settings.policy) if opened.settings.policy else opened.path / "policy.toml"
+        policy = opened.policy.with_payees(line, payees)
+        now = time.time_ns()
+        with opened.db.transaction():
+            reviews.add_share(number, shared.shares, shared.counted, policy.digest, now)
+            AuditTrail(opened.db).record(
+                now, "cli", "policy.share", policy.digest, {"line": line, "payees": len(payees)}
+            )
+            draft = path.with_name(f".{path.name}.draft")
+            draft.write_text(policy.to_toml(), "utf-8")
+            draft.replace(path)
+        value = {
+            "policy": policy.digest,
+            "version": policy.version,
+            "line": line,
+            "payees": [{"account": account, "share_ppb": share} for account, share in payees],
+            "waiting": list(shared.waiting),
+        }
+        if json:
+            print_json(value)
+        else:
+            for account, share in payees:
+                out.print(f"{account}  {share / PPB:.2%} of {line}", markup=False)
+            out.print(f"{len(shared.waiting)} wait; policy version {policy.version} is in {path.name}")
     return result.status
 
 

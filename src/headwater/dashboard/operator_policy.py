@@ -41,6 +41,8 @@ def from_form(form: Mapping[str, str], before: Policy) -> Policy:
     Raises:
         InvalidError: a field of the wrong form, or a policy that may not be.
     """
+    rows: Any = before.to_json()
+    shared = {row["name"]: {"payees": row["payees"]} for row in rows["lines"] if "payees" in row}
     lines: list[dict[str, Any]] = []
     for number in range(LINES_MAX):
         name = form.get(f"line_{number}_name", "").strip()
@@ -51,6 +53,7 @@ def from_form(form: Mapping[str, str], before: Policy) -> Policy:
                     "account": form.get(f"line_{number}_account", "").strip(),
                     "bps": whole(form.get(f"line_{number}_bps", ""), f"{name} in bps", 0, BPS),
                     "rule": form.get(f"line_{number}_rule", "").strip(),
+                    **shared.get(name, {}),
                 }
             )
     return Policy.from_json(

@@ -42,7 +42,8 @@ def explain(division: Division, policy: Policy) -> tuple[str, ...]:
                 line = rules[name]
                 percent = f"{line.bps * 100 // BPS}.{line.bps % 100:02d}"  # exact: bps are hundredths of a percent
                 sentences.append(
-                    f"{_money(amount, policy)} ({percent} % of the price) went to {line.account}: {line.rule}."
+                    f"{_money(amount, policy)} ({percent} % of the price) went to"
+                    f" {_people(len(payees[name])) if line.payees else line.account}: {line.rule}."
                 )
     return tuple(sentences)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from headwater.core.canonical import Json, digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.ids import AccountId
-from headwater.core.limits import POLICY_LINES_MAX
-from headwater.core.money import BPS
+from headwater.core.limits import POLICY_LINES_MAX, POLICY_PAYEES_MAX
+from headwater.core.money import BPS, PPB
 
 SCHEMA = "headwater.policy/1"
 GRADES = ("A", "B", "C")
@@ -39,6 +39,7 @@ class Line:
     account: AccountId
     bps: int  # of the price, 0..10_000
     rule: str  # what it pays for, in words
+    payees: tuple[tuple[AccountId, int], ...] = ()  # (account, ppb), summing to 10^9: who shares it, if not `account`
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +124,64 @@ class Policy:
             "evidence_floor_millibits": self.evidence_floor_millibits,
             "residual": self.residual,
             "grade_discount_bps": dict(self.grade_discount_bps),
-            "lines": [
-                {"name": line.name, "account": line.account, "bps": line.bps, "rule": line.rule} for line in self.lines
-            ],
+            "lines": [_line_json(line) for line in self.lines],
         }
+
+    def with_payees(self, name: str, payees: tuple[tuple[AccountId, int], ...]) -> Policy:
+        """The next version of the policy, in which the line `name` is shared by `payees`.
+
+        Raises:
+            InvalidError: no such line, or payees that cannot be paid.
+        """
+        if name not in {line.name for line in self.lines}:
+            raise _wrong(f"no line {name!r}", f"add it to the policy's lines; there are {[o.name for o in self.lines]}")
+        lines = [replace(line, payees=payees) if line.name == name else line for line in self.lines]
+        return Policy.from_json(replace(self, version=self.version + 1, lines=tuple(lines)).to_json())
+
+    def to_toml(self) -> str:
+        """The policy as TOML that `from_toml` reads back."""
+        table = self.to_json()
+        lines, discounts = table.pop("lines"), table.pop("grade_discount_bps")
+        parts = [f"{name} = {_toml(value)}" for name, value in table.items()]
+        parts += ["", "[grade_discount_bps]", *(f"{name} = {value}" for name, value in discounts.items())]
+        for line in lines:
+            payees = line.pop("payees", [])
+            parts += ["", "[[lines]]", *(f"{name} = {_toml(value)}" for name, value in line.items())]
+            rows = [f"  {{ account = {_toml(one['account'])}, share_ppb = {one['share_ppb']} }}," for one in payees]
+            parts += ["payees = [", *rows, "]"] if rows else []
+        return "\n".join(parts) + "\n"
+
+
+def _line_json(line: Line) -> Json:
+    value: dict[str, Json] = {"name": line.name, "account": line.account, "bps": line.bps, "rule": line.rule}
+    if line.payees:  # only then, so that policies without them keep their digest
+        value["payees"] = [{"account": account, "share_ppb": share} for account, share in line.payees]
+    return value
+
+
+def _payees(name: str, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The payees of a line, checked: all different, each with a share, and nothing left over."""
+    rows = row.get("payees", [])
+    if not isinstance(rows, list) or len(rows) > POLICY_PAYEES_MAX:
+        raise _wrong(f"payees of line {name}", f"write a list of at most {POLICY_PAYEES_MAX} tables")
+    for payee in rows:
+        if not isinstance(payee, Mapping) or set(payee) != {"account", "share_ppb"}:
+            raise _wrong(f"a payee of line {name} is {payee!r}", "give account and share_ppb")
+        _text(payee, "account")
+        _whole(payee, "share_ppb", 1, PPB)
+    if rows and sum(payee["share_ppb"] for payee in rows) != PPB:
+        raise _wrong(f"shares of line {name} that do not sum to a whole", f"make share_ppb sum to {PPB}")
+    if len({payee["account"] for payee in rows}) != len(rows):
+        raise _wrong(f"a payee of line {name} twice", "name each account once")
+    return rows
+
+
+def _toml(value: Any) -> str:
+    """A whole number, or a TOML basic string."""
+    if not isinstance(value, str):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
 
 
 def _wrong(message: str, fix: str) -> InvalidError:
@@ -158,16 +213,18 @@ def _lines(rows: Any) -> tuple[Line, ...]:
         raise _wrong("lines is not a list of tables", f"write at most {POLICY_LINES_MAX} [[lines]] tables")
     lines = []
     for row in rows:
-        if not isinstance(row, Mapping) or set(row) != {"name", "account", "bps", "rule"}:
-            raise _wrong(f"a line is {row!r}", "give name, account, bps and rule")
+        if not isinstance(row, Mapping) or set(row) - {"payees"} != {"name", "account", "bps", "rule"}:
+            raise _wrong(f"a line is {row!r}", "give name, account, bps and rule, and payees if several share it")
         name, account = _text(row, "name"), _text(row, "account")
         if not _NAME.fullmatch(name) or name in ("attribution", "contributors", "residual", "commons"):
             raise _wrong(f"line name is {name!r}", "use lower-case letters, digits and _, and no reserved word")
-        if not (account.startswith(("operator:", "contributor:", "escrow:")) or account == COMMONS):
-            raise _wrong(
-                f"line {name} pays {account!r}", "pay an operator:, contributor: or escrow: account, or commons"
-            )
-        lines.append(Line(name, AccountId(account), _whole(row, "bps", 0, BPS), _text(row, "rule")))
+        for paid in (account, *(payee["account"] for payee in _payees(name, row))):
+            if not (paid.startswith(("operator:", "contributor:", "escrow:")) or paid == COMMONS):
+                raise _wrong(
+                    f"line {name} pays {paid!r}", "pay an operator:, contributor: or escrow: account, or commons"
+                )
+        payees = tuple((AccountId(payee["account"]), payee["share_ppb"]) for payee in _payees(name, row))
+        lines.append(Line(name, AccountId(account), _whole(row, "bps", 0, BPS), _text(row, "rule"), payees))
     if len({line.name for line in lines}) != len(lines):
         raise _wrong("two lines have one name", "give each line its own name")
     return tuple(lines)

@@ -1,6 +1,6 @@
 """The waterfall: one price becomes payouts that sum to it, to the last unit.
 
-`allocate` is called three times and is the only division: price into lines and pool, pool into
+`allocate` is the only division: price into lines and pool, a line among those who share it, pool into
 shares and residual, each share among its owners. Anyone with the receipt and the policy can do it again.
 """
 
@@ -71,14 +71,20 @@ def divide(price_units: int, policy: Policy, findings: Findings) -> Division:
         findings: the shares of the answer.
 
     Returns:
-        Payouts in policy order, then contributions in the order given, then the residual. Amounts of zero are left out.
+        Payouts in policy order, those of a line in the order of its payees, then contributions in the order given,
+        then the residual. Amounts of zero are left out.
 
     Raises:
         InvalidError: price out of range, or weights or owner shares that do not sum to 10^9.
     """
     _check(price_units, findings)
     *line_amounts, pool = allocate(price_units, [line.bps for line in policy.lines] + [BPS - policy.take_bps])
-    payouts = [Payout(line.account, amount, line.name) for line, amount in zip(policy.lines, line_amounts, strict=True)]
+    payouts: list[Payout] = []
+    for line, amount in zip(policy.lines, line_amounts, strict=True):
+        accounts, parts = zip(*(line.payees or ((line.account, PPB),)), strict=True)
+        payouts += [
+            Payout(account, units, line.name) for account, units in zip(accounts, allocate(amount, parts), strict=True)
+        ]
     weights = [credit.weight_ppb for credit in findings.credits]
     *share_amounts, residual = allocate(pool, [*weights, findings.residual_ppb])
     discount_bps = policy.discount_bps(findings.grade)
