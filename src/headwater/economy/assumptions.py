@@ -201,6 +201,44 @@ class Rails:
     pool_fee_bps: int = _number(30, 0, BPS, "fee of the pool")
     noise_day: float = _number(0.03, 0.0, 1.0, "daily trade of speculators, as part of the pool")
     run_drop: float = _number(0.25, 0.01, 1.0, "fall of the token's price in a week that makes speculators run")
+    audit: bool = _flag(False, "hidden gold and audits find attackers' accounts, which then earn nothing more")
+    audit_day: float = _number(0.01, 0.0, 1.0, "chance a day that an attacker's account is found")
+    audit_false_day: float = _number(0.0002, 0.0, 1.0, "chance a day that somebody honest is found wrongly")
+    appeal_won: float = _number(0.8, 0.0, 1.0, "part of those found wrongly who win their appeal")
+    bond: bool = _flag(False, "the first pay of an account is its stake, slashed when it is found")
+    bond_nano: int = _number(500_000_000, 0, 10**15, "stake of an account")
+    vest: bool = _flag(False, "pay vests in a line; what has not vested of a found account is lost to it")
+    vest_days: int = _number(30, 1, 3650, "days until pay has vested")
+    advance: bool = _flag(False, "a pool advances money against income that waits and is repaid first")
+    advance_part: float = _number(0.7, 0.0, 0.9, "part of waiting income that may be drawn")
+    advance_days: int = _number(30, 1, 365, "days of pay that are lent against at most")
+    advance_min_nano: int = _number(1_000_000_000, 0, 10**15, "smallest advance somebody asks for")
+    advance_base: float = _number(0.005, 0.0, 0.2, "price of an advance, part of it")
+    advance_slope: float = _number(0.02, 0.0, 0.2, "added when all of the pool is lent")
+    advance_risk: float = _number(0.01, 0.0, 0.2, "added for the borrower's risk")
+    lenders_nano: int = _number(10_000_000_000_000, 1, 2**58, "money in the pool")
+    lent_max: float = _number(0.8, 0.0, 1.0, "part of the pool that may be lent")
+    line_max: float = _number(0.1, 0.0, 1.0, "part of the pool for one borrower")
+    govern: str = _choice(
+        "fixed", ("fixed", "none", "stake", "account", "cluster"), "who decides when operators ask for a higher take"
+    )
+    take_start: float = _number(0.0, 0.0, 1.0, "operators' take of pay beside the policy's lines, at first")
+    take_step: float = _number(0.02, 0.0, 1.0, "rise that operators ask for each month")
+    take_max: float = _number(0.3, 0.0, 1.0, "take beyond which they ask for no more")
+    turnout: float = _number(0.05, 0.0, 1.0, "part of contributors, or of their stake, that votes")
+    operator_people: int = _number(5, 0, 10**6, "people on the operators' side")
+    operator_accounts: int = _number(1_000, 0, 10**7, "accounts they open where accounts vote")
+    operator_stake: float = _number(0.3, 0.0, 0.99, "part of all stake they hold where stake votes")
+
+    @property
+    def audited(self) -> bool:
+        """Whether accounts are found: on by itself, or because a rail needs it."""
+        return self.audit or self.bond or self.vest or self.advance
+
+    @property
+    def any(self) -> bool:
+        """Whether something acts between earning and booking."""
+        return self.audited or self.stream or self.stake or self.revenue_share or self.amm or self.govern != "fixed"
 
 
 @dataclass(frozen=True, slots=True)

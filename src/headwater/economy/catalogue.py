@@ -254,26 +254,46 @@ QUESTIONS: dict[str, Question] = {
             factors=(("supply.crowding", -0.8, 0.4, False),),
         ),
         Question(
-            "Q8", "What do finance rails add?",
-            {"run.days": 365, "calls_per_day": 2.0},
+            "Q8", "What does each rail do to the distribution?",
+            {"run.days": 365, "calls_per_day": 2.0, **_ATTACK, "attack.kind": "duplicate"},
             (
-                ("none", {}), ("streams", {"stream": True}), ("stakes", {"stake": True}),
-                ("sold revenue", {"revenue_share": True}), ("token pool", {"amm": True}),
-                ("all", {"stream": True, "stake": True, "revenue_share": True, "amm": True}),
+                ("none", {}), ("audits alone", {"rails.audit": True}), ("bonds", {"rails.bond": True}),
+                ("vesting", {"rails.vest": True}), ("advances", {"rails.advance": True}),
+                ("sold revenue", {"rails.revenue_share": True}), ("streams", {"rails.stream": True}),
+                ("stakes", {"rails.stake": True}), ("token pool", {"rails.amm": True}),
+                ("operators decide their take", {"rails.govern": "none"}),
+                ("stake votes on it", {"rails.govern": "stake"}),
+                ("accounts vote on it", {"rails.govern": "account"}),
+                ("people vote on it", {"rails.govern": "cluster"}),
+                ("the product's rails together", {
+                    "rails.bond": True, "rails.vest": True, "rails.advance": True, "rails.revenue_share": True,
+                    "rails.govern": "cluster",
+                }),
             ),
             (
                 ("contributors earn", "%", _of("contributors_earned_share")),
-                ("to speculators, net", "%", _of("speculators_share")), ("fees", "%", _of("fees_share")),
+                ("Gini of earnings", "%", _of("gini_earned")),
+                ("newcomers' part", "%", _of("newcomers_share")),
+                ("operators take besides", "%", _of("operators_share")),
+                ("attack, back per $", "x", _of("attack_return")),
+                ("to speculators, net", "%", _of("speculators_share")),
+                ("lenders, net", "%", _of("lenders_share")),
+                ("held back", "%", _of("held_back_share")),
                 ("daily variation of pay", "%", _of("pay_variation")),
                 ("received", "%", _of("contributors_received_share")),
             ),
-            "Stakers take 20 % and add nothing; buyers pay a year at 40 % discount for 30 % of pay; token "
-            "traders trade at random "
-            "and run together after a fall of a quarter in a week.",
+            "200 of 4,000 accounts offer copies, a tenth of them unrecognised, at a cent an account. Where somebody "
+            "audits, an attacker's account is found with 1 % a day and an honest one wrongly with 0.02 %, of whom 80 % "
+            "win their appeal; audits cost nothing here. A stake is 0.50 of the first pay; pay vests in 30 days; "
+            "advances lend up to 70 % of what waits for 0.5 to 2.5 % and 1 % for risk. Operators ask for 2 points "
+            "more each month; 5 % of contributors vote, operators are five people with 1,000 accounts and 30 % of "
+            "stake. Stakers take 20 % and add nothing; buyers pay a year at 40 % discount for 30 % of pay; token "
+            "traders trade at random and run together after a fall of a quarter in a week.",
             "contributors_earned_share",
-            factors_at=5,
+            factors_at=13,
             factors=(
-                ("rails.stake_share", 0.0, 0.4, False), ("rails.noise_day", 0.005, 0.1, True),
+                ("rails.bond_nano", 1e7, 1e10, True), ("rails.audit_day", 1e-4, 0.1, True),
+                ("rails.vest_days", 7.0, 120.0, False), ("rails.turnout", 0.001, 0.2, True),
                 ("rails.discount_year", 0.1, 1.0, False),
             ),
         ),

@@ -26,7 +26,7 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 _UNIT = 2.0**-53
 
 # Purposes: what a draw is for. Numbers are part of a run's identity; append, never renumber.
-CALL_COUNT, CALL, POPULATION, SUPPLY, CLAIM, COORDINATOR, RAIL, ATTACK, ENTRY, RETRIEVE, ERROR = range(1, 12)
+CALL_COUNT, CALL, POPULATION, SUPPLY, CLAIM, COORDINATOR, RAIL, ATTACK, ENTRY, RETRIEVE, ERROR, AUDIT = range(1, 13)
 
 
 @compiled

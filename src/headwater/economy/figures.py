@@ -62,6 +62,11 @@ ABOUT: dict[str, str] = {
     "pay_variation": "mean absolute daily change of pay / pay, over earners",
     "speculators_share": "net gain of stakers, buyers and traders / paid",
     "delay_days": "days of earnings that wait, over active earners, weighted by money",
+    "newcomers_share": "earnings of those who entered during the run / earnings of all honest contributors",
+    "operators_share": "what operators took beside the policy's lines / paid",
+    "held_back_share": "stakes and pay that has not vested, both contributors' own / paid",
+    "slashed_share": "stakes that were slashed and went to reviewers / paid",
+    "lenders_share": "net gain of those who lent to the advance pool / paid",
     "attack_return": "what the attacker got per unit spent; 0 without an attack",
     "attack_income": "what the attacker earned, currency",
     "honest_earned": "what everybody else earned, currency",
@@ -86,7 +91,10 @@ def figures(run: Finished) -> dict[str, float]:
     wanted = int(tally[CALLS] + tally[DECLINED] + tally[UNDECIDED] + tally[OVER_BUDGET])
     coordinators = state["coordinator.income"]
     calls_of = np.bincount(state["app.coordinator"], weights=state["app.calls"], minlength=coordinators.size)
-    earned = accrued[existed & honest]
+    # What was drawn from the advance pool is in its contributor's hands, and what repays it never was.
+    drawn = state.columns.get("rails.drawn", np.zeros(accrued.size, np.int64))
+    mine = accrued + drawn
+    earned = mine[existed & honest]
     newcomers = existed & (c["born"] > 0) & honest
     effort = c["effort"].astype(np.float64)
     owner_quality = np.zeros(effort.size)
@@ -105,12 +113,15 @@ def figures(run: Finished) -> dict[str, float]:
     attack_income, attack_return = _attack(run)
     misallocated, disputes = _misallocated(run)
     lines = sum(amount for _, amount in run.lines)
+    lent = int(state["rails.pool_state"][0]) if "rails.pool_state" in state.columns else 0
+    newcomer_earned = int(mine[newcomers].sum())
+    held_back = state.books.get("bonds", 0) + state.books.get("vesting", 0)
     groups = [accrued[existed & (accrued > 0)], state["app.income"], coordinators]
     return {
         "calls": float(tally[CALLS]),
         "paid": paid / NANO,
-        "contributors_earned_share": int(accrued[honest].sum()) / paid,
-        "contributors_received_share": received / paid,
+        "contributors_earned_share": int(mine[honest].sum()) / paid,
+        "contributors_received_share": (received + state.books.get("advanced", 0)) / paid,
         "waiting_share": int(due[~lost].sum()) / paid,
         "unreachable_share": (int(due[lost].sum()) + state.payouts["unreachable"] + state.payouts["expired"]) / paid,
         "fees_share": (state.payouts["fees"] + state.books.get("chain", 0)) / paid,
@@ -139,10 +150,15 @@ def figures(run: Finished) -> dict[str, float]:
         "theil_between": _between(groups),
         "pay_variation": float((c["swing"][earning] / c["pay"][earning]).mean()) if earning.any() else 0.0,
         "speculators_share": (stakers + buyers + traders) / paid,
+        "newcomers_share": newcomer_earned / max(1, int(earned.sum())),
+        "operators_share": state.books.get("operators", 0) / paid,
+        "held_back_share": held_back / paid,
+        "slashed_share": state.books.get("reviewers", 0) / paid,
+        "lenders_share": (state.books.get("lenders", 0) - state.books.get("in:lenders", 0) + lent) / paid,
         "delay_days": float(due[active & ~lost].sum()) / max(1.0, float(c["pay"][active & ~lost].sum())),
         "attack_return": attack_return,
         "attack_income": attack_income / NANO,
-        "honest_earned": int(accrued[honest].sum()) / NANO,
+        "honest_earned": int(mine[honest].sum()) / NANO,
         "generic_share": int(tally[GENERIC]) / max(1, int(tally[CALLS])),
         "prompts_per_call": int(tally[PROMPTS]) / max(1, int(tally[CALLS])),
         "attention_per_call": int(tally[DECIDING]) / max(1, int(tally[CALLS])) / NANO,
@@ -173,7 +189,8 @@ def flows(run: Finished) -> list[tuple[str, str, int]]:
     extra = {k: v for k, v in books.items() if k.startswith("in:") and k not in ("in:users", "in:liquidity")}
     for name, amount in extra.items():
         rows.append((name.removeprefix("in:"), "contributors", amount))
-    held_back = {k: books.get(k, 0) for k in ("stakers", "buyers", "pot")}
+    books_of_rails = ("stakers", "buyers", "operators", "bonds", "reviewers", "vesting", "lenders", "advanced")
+    held_back = {k: books.get(k, 0) for k in (*books_of_rails, "pot")}
     for name in ("base_model", "commons", "sellers"):
         rows.append(("callers", name, books.get(name, 0)))
     rows.append(
@@ -194,6 +211,8 @@ def _attack(run: Finished) -> tuple[int, float]:
         return 0, 0.0
     rows = run.state["contributor.attacker"] == 1
     earned = int(run.state["contributor.accrued"][rows].sum())
+    if "rails.drawn" in run.state.columns:
+        earned += int(run.state["rails.drawn"][rows].sum())
     income = earned + run.attacker_app_income + int(int(run.tally[ATTACKER]) * attack.subsidy)
     spent = int(run.tally[ATTACKER]) + attack.accounts * attack.account_cost_nano
     return earned, income / spent if spent else 0.0

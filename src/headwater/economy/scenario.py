@@ -326,8 +326,7 @@ def _check(s: Scenario) -> None:
             f"{s.agents.contributors} contributors with {s.agents.assets_each} contributions each",
             f"keep their product below {ROWS_MAX}: rows are numbered in 32 bits",
         )
-    rails = s.rails.stream or s.rails.stake or s.rails.revenue_share or s.rails.amm
-    if s.run.mode == "pool" and (rails or s.coordinators.compete or s.subsidy.share > 0):
+    if s.run.mode == "pool" and (s.rails.any or s.coordinators.compete or s.subsidy.share > 0):
         raise _wrong(
             "pool mode has no rails, subsidies or competing coordinators: it pays people at the end of the day",
             'use run.mode = "calls"',

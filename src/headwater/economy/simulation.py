@@ -34,6 +34,7 @@ from headwater.economy.demand import ATTENTION, BUDGET, DEMAND, refuse_wild_wish
 from headwater.economy.finance import RAILS
 from headwater.economy.layers import COMPETITION, MARKUPS
 from headwater.economy.population import coordinator_line_bps, populate
+from headwater.economy.rails import PRODUCT_RAILS
 from headwater.economy.retrieval import RETRIEVAL
 from headwater.economy.scenario import Scenario
 from headwater.economy.settling import SETTLEMENT
@@ -44,7 +45,8 @@ from headwater.economy.tally import ATTACKER, CALLS, DISCOUNT, LEFT_OVER, PAID, 
 from headwater.splits.measuring import ATTRIBUTION
 
 BUILT_IN: tuple[Behaviour, ...] = (
-    ATTACK_SETUP, MARKUPS, COMPETITION, RETRIEVAL, DEMAND, ATTENTION, BUDGET, *RAILS, SETTLEMENT, SUPPLY_BEHAVIOUR,
+    ATTACK_SETUP, MARKUPS, COMPETITION, RETRIEVAL, DEMAND, ATTENTION, BUDGET, *RAILS, *PRODUCT_RAILS,
+    SETTLEMENT, SUPPLY_BEHAVIOUR,
 )  # fmt: skip
 """Behaviours of every run; each says itself whether a scenario wants it."""
 
