@@ -42,6 +42,9 @@ class Settings:
         default="wordllama-static", metadata={"help": "name callers use for the embeddings in process; empty for none"}
     )
     sources: int = field(default=4, metadata={"help": f"sources offered to a grounded answer, 0..{SOURCES_MAX}"})
+    datanet: str = field(
+        default="", metadata={"help": "NAME@VERSION whose members alone are sources; empty: every document there is"}
+    )
     request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
     input_token_price: str = field(default="0.000004", metadata={"help": "price of one prompt token"})
     output_token_price: str = field(default="0.0001", metadata={"help": "price of one answer token"})

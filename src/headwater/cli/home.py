@@ -328,6 +328,11 @@ def passages(
     """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
     stopped = ConsentStore(home.db).all_stopped(time.time_ns())
     documents = [one for one in home.registry.contributions(kind="document") if one.id not in stopped]
+    if home.settings.datanet:
+        from headwater.cli.datanet_use import contributions_of  # it needs this module
+
+        members = set(contributions_of(home, home.settings.datanet, "ground"))
+        documents = [one for one in documents if one.id in members]
     return open_index(
         home.path / "passages",
         documents,

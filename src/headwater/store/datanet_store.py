@@ -307,8 +307,7 @@ class DatanetStore:
 
     def _standing(self, kept: Kept, now_ns: int) -> tuple[Entry, ...]:
         """Entries of the members that may be used now, sorted."""
-        members = self.members(kept)
-        gone = ConsentStore(self.database).withdrawn(members)
+        gone = ConsentStore(self.database).all_stopped(now_ns)
         rows = self.database.query(
             "SELECT m.contribution_id, content_digest, record_digest, size_bytes, lineage FROM datanet_members m"
             " JOIN contributions c ON c.id = m.contribution_id"
