@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater.cli.datanet_use import contributions_of, version_name
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json, progress
@@ -59,6 +60,9 @@ def train(
     pairs: Pairs_ = (),
     contribution: Annotated[
         tuple[str, ...], Parameter(negative=(), help="Train on the whole of this contribution, ctb_…; once for each.")
+    ] = (),
+    datanet: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="Train on this version of a datanet, NAME@VERSION; once for each.")
     ] = (),
     feedback: Annotated[bool, Parameter(negative=(), help="Train on all accepted feedback as well.")] = False,
     base: BaseOption = None,
@@ -110,12 +114,14 @@ def train(
             seed=seed,
         )
         parse_expression(license)
-        rows = _rows(opened, dataset, pairs, contribution, feedback)
+        pooled = [one for reference in datanet for one in contributions_of(opened, reference, "train")]
+        versions = " ".join(version_name(opened, reference) for reference in datanet)
+        rows = _rows(opened, dataset, pairs, (*contribution, *pooled), feedback)
         data = _assembled(opened, rows, recipe)
         made = _train(opened, name, data, recipe, base, parent, quiet=json)
         if credit:
             _credit(opened, made.stored, data, base, parent, checkpoints, quiet=json)
-        registered = register(opened, made.stored.lineage, owner, namespace, license)
+        registered = register(opened, made.stored.lineage, owner, namespace, license, datanets=versions)
         if json:
             print_json(
                 {**_described(made.stored), "resumed_at_step": made.trained.resumed_at, "registered": registered}
@@ -265,7 +271,9 @@ def export(
     return result.status
 
 
-def register(home: Home, lineage: Lineage, owner: str, namespace: str, license_expression: str) -> bool:
+def register(
+    home: Home, lineage: Lineage, owner: str, namespace: str, license_expression: str, *, datanets: str = ""
+) -> bool:
     """Register a finished adapter under its trainer; whether it was not registered before."""
     trainer = unenrolled(namespace, owner)
     known = {one.id: one for one in home.registry.contributors()}
@@ -281,7 +289,11 @@ def register(home: Home, lineage: Lineage, owner: str, namespace: str, license_e
                 uses=frozenset({"ground"}),
                 registered_at_ns=time.time_ns(),
                 source="adapter train",
-                metadata=(("adapter_digest", lineage.adapter_digest), ("base_digest", lineage.base_digest)),
+                metadata=(
+                    ("adapter_digest", lineage.adapter_digest),
+                    ("base_digest", lineage.base_digest),
+                    *((("datanets", datanets),) if datanets else ()),
+                ),
             )
         ],
         [known.get(trainer.id, trainer)],
@@ -296,7 +308,7 @@ def _rows(
     home: Home, dataset: tuple[Path, ...], pairs: tuple[Path, ...], contributions: tuple[str, ...], feedback: bool
 ) -> tuple[Row, ...]:
     rows = list(_from_files(dataset, pairs)) if dataset or pairs else []
-    wanted = [ContributionId(each) for each in contributions]
+    wanted = [ContributionId(each) for each in dict.fromkeys(contributions)]
     if feedback:
         gone = ConsentStore(home.db)
         accepted = [one.contribution for one in FeedbackStore(home.db, home.registry).list("accepted")]
@@ -308,7 +320,7 @@ def _rows(
         raise InvalidError(
             "there are 0 rows to train on",
             code="dataset_empty",
-            fix="give --dataset, --pairs or --contribution, or --feedback once there is accepted feedback",
+            fix="give --dataset, --pairs, --contribution or --datanet, or --feedback once there is accepted feedback",
         )
     return tuple(rows)
 
