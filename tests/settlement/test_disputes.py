@@ -130,7 +130,7 @@ def held_version(seq: int, held: int, **amounts: int) -> Version:
     upheld=st.booleans(),
 )
 def test_what_is_held_settles_once_for_whoever_it_is_found_to_be_owed_to(rest, disputed, first_window, upheld):
-    """Whether nothing, the old receipt or the one that holds has settled before: nothing is lost, nobody is paid twice."""
+    """Whichever of the receipts has settled before: nothing is lost, nobody is paid twice."""
     chain = [version(0, a=disputed, c=rest), held_version(1, disputed, c=rest)]
     final = version(2, b=disputed, c=rest) if upheld else version(2, a=disputed, c=rest)
     spans = [] if first_window is None else [Span(0, first_window, first_window)]
