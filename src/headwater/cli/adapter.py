@@ -16,12 +16,14 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater.cli.adapter_progress import ProgressFile
 from headwater.cli.datanet_use import contributions_of, version_name
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json, progress
 from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.ids import ContributionId
+from headwater.core.money import parse_units
 from headwater.models.adapters import CHECKPOINTS, GGUF_FILE, StoredAdapter
 from headwater.models.factory import Dataset, Recipe, Row, assemble, projections, read_rows, rows_of
 from headwater.models.lora import CONFIG_FILE, WEIGHTS_FILE
@@ -69,6 +71,7 @@ def train(
     parent: Annotated[str, Parameter(help="Adapter to go on from.")] = "",
     license: Annotated[str, Parameter(help="Licence of the adapter.")] = "Apache-2.0",
     namespace: Annotated[str, Parameter(help="Who vouches for the owner's name.")] = "local",
+    price_floor: Annotated[str, Parameter(help="Least price of a call that may use it, in the currency.")] = "0",
     rank: int = _DEFAULT.rank,
     alpha: float = _DEFAULT.alpha,
     projection: Annotated[str, Parameter(help="What is adapted: q, k, v, o, gate, up, down.")] = "q,k,v,o",
@@ -84,6 +87,9 @@ def train(
     checkpoints: Annotated[int, Parameter(help="Checkpoints that the index averages.")] = 1,
     frozen: Annotated[str, Parameter(help="Arithmetic of the base: float32 or bfloat16.")] = "float32",
     seed: int = _DEFAULT.seed,
+    progress_file: Annotated[
+        Path | None, Parameter(help="Write how far it is to this file, for others to read.")
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -114,14 +120,18 @@ def train(
             seed=seed,
         )
         parse_expression(license)
+        floor_units = parse_units(price_floor, where="price_floor")
+        if floor_units < 0:
+            raise InvalidError(f"price_floor is {price_floor}", code="amount_out_of_range", fix="give 0 or more")
         pooled = [one for reference in datanet for one in contributions_of(opened, reference, "train")]
         versions = " ".join(version_name(opened, reference) for reference in datanet)
         rows = _rows(opened, dataset, pairs, (*contribution, *pooled), feedback)
         data = _assembled(opened, rows, recipe)
-        made = _train(opened, name, data, recipe, base, parent, quiet=json)
+        told = ProgressFile(progress_file)
+        made = _train(opened, name, data, recipe, base, parent, told, quiet=json)
         if credit:
-            _credit(opened, made.stored, data, base, parent, checkpoints, quiet=json)
-        registered = register(opened, made.stored.lineage, owner, namespace, license, datanets=versions)
+            _credit(opened, made.stored, data, base, parent, checkpoints, told, quiet=json)
+        registered = register(opened, made.stored.lineage, owner, namespace, license, floor_units, datanets=versions)
         if json:
             print_json(
                 {**_described(made.stored), "resumed_at_step": made.trained.resumed_at, "registered": registered}
@@ -272,7 +282,14 @@ def export(
 
 
 def register(
-    home: Home, lineage: Lineage, owner: str, namespace: str, license_expression: str, *, datanets: str = ""
+    home: Home,
+    lineage: Lineage,
+    owner: str,
+    namespace: str,
+    license_expression: str,
+    price_floor_units: int = 0,
+    *,
+    datanets: str = "",
 ) -> bool:
     """Register a finished adapter under its trainer; whether it was not registered before."""
     trainer = unenrolled(namespace, owner)
@@ -289,6 +306,7 @@ def register(
                 uses=frozenset({"ground"}),
                 registered_at_ns=time.time_ns(),
                 source="adapter train",
+                price_floor_units=price_floor_units,
                 metadata=(
                     ("adapter_digest", lineage.adapter_digest),
                     ("base_digest", lineage.base_digest),
@@ -348,7 +366,15 @@ def _assembled(home: Home, rows: tuple[Row, ...], recipe: Recipe) -> Dataset:
 
 
 def _train(
-    home: Home, name: str, data: Dataset, recipe: Recipe, base: Path | None, parent: str, *, quiet: bool
+    home: Home,
+    name: str,
+    data: Dataset,
+    recipe: Recipe,
+    base: Path | None,
+    parent: str,
+    told: ProgressFile,
+    *,
+    quiet: bool,
 ) -> Made:
     _need_torch()
     from headwater.models.factory.factory import Reports, make
@@ -361,12 +387,14 @@ def _train(
 
         def on_states(done: int, total: int) -> None:
             bars.update(frozen, completed=done, total=total)
+            told.at("frozen", done, total)
 
         def on_step(at: Progress) -> None:
             bars.update(frozen, visible=False)
             bars.update(
                 steps, description=f"training, loss {at.loss:.3f}", completed=at.step, total=at.steps, visible=True
             )
+            told.step(at.step, at.steps, at.loss, at.tokens)
 
         return make(
             name,
@@ -381,20 +409,33 @@ def _train(
 
 
 def _credit(
-    home: Home, stored: StoredAdapter, data: Dataset, base: Path | None, parent: str, checkpoints: int, *, quiet: bool
+    home: Home,
+    stored: StoredAdapter,
+    data: Dataset,
+    base: Path | None,
+    parent: str,
+    checkpoints: int,
+    told: ProgressFile,
+    *,
+    quiet: bool,
 ) -> None:
     """Build the index before the adapter is registered, so that its first answer is credited already."""
     from headwater.models.factory.credit import build_index
 
     with progress(quiet=quiet) as bars:
         task = bars.add_task("influence index", total=None)
+
+        def on_rows(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+            told.at("index", done, total)
+
         build_index(
             stored,
             data,
             _base(base, home.settings.model_name),
             home.adapters.load(parent) if parent else None,
             checkpoints=checkpoints,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=on_rows,
         )
 
 
