@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter
 from markupsafe import Markup, escape
 
-from headwater.dashboard import contributor, economy, operator, operator_keys
+from headwater.dashboard import contributor, economy, factory, operator, operator_keys
 from headwater.dashboard.pages import Area, Pages
 from headwater.dashboard.periods import day_text
 from headwater.dashboard.readings_keeper import Keeper
@@ -19,6 +19,7 @@ _AREAS: Final[tuple[Callable[[Site, Pages, Keeper], Area], ...]] = (
     operator_keys.area,
     contributor.area,
     economy.area,
+    factory.area,
 )
 
 
