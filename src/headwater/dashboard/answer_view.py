@@ -1,14 +1,15 @@
 """An answer as its reader sees it: every token with who supplied it, and every supplier with its tokens.
 
 Plain data out of a receipt, the account by token and the texts, for the one who paid for the call. A token belongs to
-whoever gave it most bits; the base model's are those that nobody else gave more to. Knows nothing of HTTP or stores.
+whoever gave it most, as it is paid for: a bit of the base model counts what the receipt's policy makes it weigh, else
+fluent language would hide everybody. Knows nothing of HTTP or stores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import Any, Final
 
 from headwater.attribution.evidence import Answer
@@ -21,8 +22,10 @@ SHOWN_MAX: Final = 12
 """Suppliers that are shown one by one; the rest are counted."""
 TONES: Final = 8
 LEVELS: Final = 9
-BITS_FULL: Final = 9
+BITS_FULL: Final = 6
 """Bits at which a token is drawn at full strength."""
+LEAST: Final = 50_000
+"""Micro-bits below which nobody's part of a token is worth a colour."""
 
 BASE: Final = "base"
 _TONES: Final = {"prompt": "prompt", "adapter": "adapter", "base_model": "base"}
@@ -107,23 +110,27 @@ def _add(bits: dict[str, int], account: TokenAccount, at: int, number: Mapping[t
     bits[BASE] = bits.get(BASE, 0) + base
 
 
-def main_supplier(token: Token) -> str:
-    """Who gave most to a token; the base model where nobody else gave more."""
-    best = max(token.bits.items(), key=lambda item: (item[1], item[0] == BASE), default=(BASE, 0))
-    return best[0] if best[1] > 0 else BASE
+def main_supplier(token: Token, model_weight_ppm: int) -> str:
+    """Whose token it is: who gave most to it, the base model's bits weighed; the base model's if nobody did."""
+    given = {name: bits for name, bits in token.bits.items() if name != BASE and bits >= LEAST}
+    best = max(given, key=lambda name: given[name], default=BASE)
+    if best == BASE or given[best] * _MICRO < token.bits.get(BASE, 0) * model_weight_ppm:
+        return BASE
+    return best
 
 
 def level(microbits: int) -> int:
-    """How strongly a token is drawn, 0 to 9: tenths of what is drawn fully."""
-    return max(0, min(LEVELS, ceil(microbits / _MICRO / BITS_FULL * LEVELS)))
+    """How strongly a token is drawn, 0 to 9; twice as strong for four times the bits, so that a little shows."""
+    part = max(0, microbits) / _MICRO / BITS_FULL
+    return min(LEVELS, ceil(sqrt(part) * LEVELS))
 
 
-def token_rows(found: Sequence[Token], tone_of: Mapping[str, str]) -> list[dict[str, Any]]:
+def token_rows(found: Sequence[Token], tone_of: Mapping[str, str], model_weight_ppm: int) -> list[dict[str, Any]]:
     """Tokens as a template draws them; `mark` begins a run of one supplier."""
     rows: list[dict[str, Any]] = []
     before = ""
     for token in found:
-        main = main_supplier(token)
+        main = main_supplier(token, model_weight_ppm)
         rows.append(
             {
                 "text": token.text,

@@ -6,6 +6,7 @@ feedback contributions by the gateway's own route.
 
 # Annotations stay live here: FastAPI resolves them.
 
+import re
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Request
@@ -19,6 +20,7 @@ from headwater.core.limits import ANSWER_TOKENS_MAX
 from headwater.dashboard import answer_view
 from headwater.dashboard.door import Passed, ask_gateway
 from headwater.dashboard.pages import Area, Link, Pages
+from headwater.dashboard.receipt_view import account_name
 from headwater.dashboard.site import Site
 from headwater.dashboard.strings import say
 from headwater.receipts import Receipt, ReceiptShare
@@ -164,10 +166,12 @@ def _measured(site: Site, accounts: AccountStore, record: CallRecord, receipt: R
     rows: list[dict[str, Any]] = []
     if raw is not None and record.answer is not None:
         found = answer_view.tokens(read_answer(record.answer), TokenAccount.from_bytes(raw), shares)
-        rows = answer_view.token_rows(found, tone_of)
+        rows = answer_view.token_rows(found, tone_of, account.model_weight_ppm)
     texts = answer_view.passages(read_layout(record.evidence)) if record.evidence is not None else {}
     title = titles(site.db, tuple({share.contribution for share in shown}))
-    name = names(site.db, tuple({owner.contributor for share in shown for owner in share.owners}))
+    residual = account.residual_account.partition(":")[2]
+    owners = {owner.contributor for share in shown for owner in share.owners}
+    name = names(site.db, tuple({*owners, residual}))
     return {
         "tokens": rows,
         "suppliers": [
@@ -179,6 +183,8 @@ def _measured(site: Site, accounts: AccountStore, record: CallRecord, receipt: R
         "total_microbits": account.total_microbits,
         "residual_ppb": account.residual_ppb,
         "residual_account": account.residual_account,
+        "residual_name": account_name(account.residual_account, name),
+        "model_weight_ppm": account.model_weight_ppm,
         "grade": account.grade,
         "estimator": account.estimator,
         "version": account.version,
@@ -234,12 +240,11 @@ def _supplier(
 
 
 def _place(site: Site, contribution: str, passage: str) -> tuple[int, int]:
-    """Where a passage stands in its document, in characters; its heading is ours and may not. (0, 0): nowhere."""
-    text = site.registry.text(ContributionId(contribution))
-    lines = passage.strip().split("\n")
-    for skipped in range(min(3, len(lines))):
-        wanted = "\n".join(lines[skipped:]).strip()
-        at = text.find(wanted) if wanted else -1
-        if at >= 0:
-            return at, at + len(wanted)
-    return 0, 0
+    """Where a passage stands in its document, in characters, however it is wrapped. (0, 0): nowhere.
+
+    The title that heads it in a prompt is ours, and is left out.
+    """
+    found = site.registry.get(ContributionId(contribution))
+    words = passage.removeprefix(f"{found.title}: ").split()
+    match = re.search(r"\s+".join(map(re.escape, words)), site.registry.text(found.id)) if words else None
+    return (0, 0) if match is None else match.span()

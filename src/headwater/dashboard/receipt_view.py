@@ -87,9 +87,11 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
             one = f"contribution:{payout.contribution}" if known else "contribution:"
             label = titles.get(payout.contribution, payout.contribution) if known else say("receipt.other_works")
             href = f"/contributions/{payout.contribution}" if known else ""
-            nodes[one] = Node(_cut(label), "c2", href)
+            nodes[one] = Node(_cut(label, 30), "c2", href, amount=False)
             flows[line, one] += payout.amount
             before = one
+        if payout.account == f"operator:{payout.line}":
+            continue  # the line is its own end
         if payout.account not in people:
             nodes["account:"] = Node(say("receipt.other_people"), "c3")
             flows[before, "account:"] += payout.amount
@@ -97,7 +99,7 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
         contributor = payout.account.partition(":")[2] if payout.account.startswith(("contributor:", "escrow:")) else ""
         href = f"/contributors/{contributor}" if contributor else ""
         waits = say("receipt.waits") if payout.account.startswith("escrow:") else ""
-        label = _cut(account_name(payout.account, names)) + (f" ({waits})" if waits else "")
+        label = _cut(account_name(payout.account, names), 20) + (f" ({waits})" if waits else "")
         nodes[account] = Node(label, "c3" if contributor else _tone(payout.line), href)
         flows[before, account] += payout.amount
     drawn_flows = [Flow(source, target, units) for (source, target), units in flows.items()]
@@ -106,6 +108,7 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
         nodes,
         title=say("receipt.drawing", price=money(receipt.price, receipt.currency)),
         money=lambda units: money(units, receipt.currency),
+        beside=270,
     )
 
 
@@ -166,5 +169,5 @@ def _tone(line: str) -> str:
     return {RESIDUAL: "base", GRADE_DISCOUNT: "residual"}.get(line, "c1")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= 34 else text[:33] + "…"
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"

@@ -38,6 +38,7 @@ class Node:
     label: str
     tone: str = "c0"  # class of its colour: c0 to c7, prompt, adapter, base, residual
     href: str = ""
+    amount: bool = True  # whether its label says how much
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,13 @@ class Sankey:
 
 
 def sankey(
-    flows: Sequence[Flow], nodes: Mapping[str, Node], *, title: str, money: Callable[[int], str], height: int = 420
+    flows: Sequence[Flow],
+    nodes: Mapping[str, Node],
+    *,
+    title: str,
+    money: Callable[[int], str],
+    height: int = 420,
+    beside: int = 0,
 ) -> Sankey:
     """Draw flows, which must have no circle.
 
@@ -57,6 +64,7 @@ def sankey(
         nodes: how to show each name that a flow uses.
         title: said to readers of screens.
         money: an amount in words.
+        beside: room kept to the right of the last nodes for their labels; with 0 these stand to the left.
     """
     flows = [flow for flow in flows if flow.units > 0]
     column = _columns(flows)
@@ -71,7 +79,7 @@ def sankey(
     )
     if not flows:
         return Sankey(Markup(""), ())
-    places = _Places(flows, column, size, height)
+    places = _Places(flows, column, size, height, beside)
     parts = [_band(flow, places, nodes, money) for flow in flows]
     parts += [_node(name, places, nodes[name], size[name], money) for name in column]
     drawing = Markup("").join(parts)
@@ -102,7 +110,9 @@ def _columns(flows: Sequence[Flow]) -> dict[str, int]:
 class _Places:
     """Where nodes and ends of bands stand; does not leave this module."""
 
-    def __init__(self, flows: Sequence[Flow], column: Mapping[str, int], size: Mapping[str, int], height: int) -> None:
+    def __init__(
+        self, flows: Sequence[Flow], column: Mapping[str, int], size: Mapping[str, int], height: int, beside: int
+    ) -> None:
         layers: defaultdict[int, list[str]] = defaultdict(list)
         for name, layer in column.items():
             layers[layer].append(name)
@@ -112,7 +122,8 @@ class _Places:
         whole = max(sum(size[name] for name in names) for names in layers.values())
         self._scale = max(room, height * 0.35) / whole
         self._size = size
-        step = (WIDTH - _NODE) / max(1, self.last)
+        step = (WIDTH - _NODE - beside) / max(1, self.last)
+        self.turn = WIDTH * 0.75 if not beside else WIDTH  # nodes behind it have their labels to the left
         self.x = {name: layer * step for name, layer in column.items()}
         self.y: dict[str, float] = {}
         self.bottom = 0.0
@@ -164,13 +175,13 @@ def _band(flow: Flow, places: _Places, nodes: Mapping[str, Node], money: Callabl
 
 def _node(name: str, places: _Places, node: Node, units: int, money: Callable[[int], str]) -> Markup:
     x, y, tall = places.x[name], places.y[name], places.tall(units)
-    last = x > WIDTH * 0.75
+    last = x > places.turn
     label = Markup('<text x="{:.1f}" y="{:.1f}"{}>{} <tspan class="quiet">{}</tspan></text>').format(
         x - 6 if last else x + _NODE + 6,
         y + max(tall, _LABEL_LEAST) / 2 + 4,
         Markup(' text-anchor="end"') if last else "",
         node.label,
-        money(units),
+        money(units) if node.amount else "",
     )
     if node.href:
         label = Markup('<a href="{}">{}</a>').format(node.href, label)

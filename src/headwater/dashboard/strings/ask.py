@@ -27,6 +27,7 @@ WORDS = {
     "ask.erased": "The words of this call have been erased. Its receipt still holds.",
     "ask.released": "This call was not answered, and nothing was charged.",
     "ask.no_tokens": "Token by token figures were not kept for this call; the sums stand beside it.",
+    "ask.colours": "A token has the colour and underline of who gave most to it, stronger for more bits. A bit of the base model counts {weight} of a bit here, as it does for pay.",
     "ask.token_help": "Arrow keys move from token to token, Enter holds one.",
     "ask.token_none": "No token chosen.",
     "ask.token_table": "The tokens as a table",

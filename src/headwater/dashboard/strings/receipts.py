@@ -2,7 +2,7 @@
 
 WORDS = {
     "receipt.title": "A receipt: where the price went",
-    "receipt.lead": "{price}, to the last unit. {words}.",
+    "receipt.lead": "{price} ({words}), divided to the last unit.",
     "receipt.price": "Price",
     "receipt.take": "People who supplied it",
     "receipt.take_words": "the contributors' part of the price",

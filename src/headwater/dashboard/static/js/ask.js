@@ -41,6 +41,7 @@ async function ask() {
   const question = form.elements.question.value.trim();
   const leaving = new AbortController();
   problem.hidden = true;
+  document.getElementById("nothing")?.remove();
   form.querySelector('[type="submit"]').disabled = true;
   stop.hidden = false;
   stop.onclick = () => leaving.abort();
@@ -127,7 +128,7 @@ function choose(token) {
   pick(answer, token.dataset.main, token);
   answer.classList.remove("picking");
   const detail = answer.querySelector(".token-detail");
-  const bits = Object.entries(JSON.parse(token.dataset.bits)).filter(([, micro]) => micro !== 0);
+  const bits = Object.entries(JSON.parse(token.dataset.bits)).filter(([, micro]) => Math.abs(micro) >= 5e4);
   bits.sort((a, b) => b[1] - a[1]);
   const word = document.createElement("strong");
   word.textContent = `“${token.textContent.trim() || "␣"}” `;
