@@ -152,7 +152,7 @@ def verify(
         else:
             chain = Chain(rpc)
         chain.attach(deployment)
-        checks = _checks(sent, chain)
+        checks = checks_of(sent, chain)
         if recompute:
             checks = (*checks, _measured_again(sent, home))
         held = all(check.passed for check in checks)
@@ -224,7 +224,8 @@ def _deployment(manifest: bytes, contract: str | None) -> Manifest:
         ) from None
 
 
-def _checks(sent: Bundle, chain: Chain) -> tuple[Check, ...]:
+def checks_of(sent: Bundle, chain: Chain) -> tuple[Check, ...]:
+    """Every check of a bundle against a chain."""
     told = read_manifest(sent.manifest)
 
     def payout_holds(proof: PayoutProof, manifest: EpochManifest) -> bool:
