@@ -26,7 +26,8 @@ call_index: public(uint256)
 call_account: public(address)
 call_amount: public(uint256)
 call_proof: DynArray[uint256, 32]
-mode: public(uint256)  # 0 none, 1 claim again, 2 deposit, 3 read
+call_data: Bytes[1024]
+mode: public(uint256)  # 0 none, 1 claim again, 2 deposit, 3 read, 4 whatever was given
 
 
 @deploy
@@ -86,6 +87,13 @@ def attack(mode: uint256, target: address, index: uint256, account: address, amo
 
 
 @external
+def call_back(target: address, data: Bytes[1024]):
+    self.mode = 4
+    self.target = target
+    self.call_data = data
+
+
+@external
 def transferFrom(owner: address, to: address, amount: uint256) -> bool:
     self.allowance[owner][msg.sender] -= amount
     self.balanceOf[owner] -= amount
@@ -138,6 +146,9 @@ def _strike():
         self.reentered = raw_call(
             self.target, abi_encode(convert(0, uint256), method_id=method_id("deposit(uint256)")), revert_on_failure=False
         )
+    elif self.mode == 4:
+        self.mode = 0
+        self.reentered = raw_call(self.target, self.call_data, revert_on_failure=False)
     elif self.mode == 3:
         self.mode = 0
         success: bool = False
