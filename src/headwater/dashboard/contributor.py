@@ -20,7 +20,7 @@ from headwater.dashboard.contributor_claims import Claims
 from headwater.dashboard.contributor_statement import balances, month_name, outlook, period_of, statement
 from headwater.dashboard.figures import money
 from headwater.dashboard.pages import Area, Link, Pages, wants_json
-from headwater.dashboard.periods import day_text, filled, weekly
+from headwater.dashboard.periods import brief, day_text, filled, weekly
 from headwater.dashboard.readings_keeper import Keeper
 from headwater.dashboard.site import Site
 from headwater.dashboard.strings import say
@@ -169,7 +169,7 @@ def _chart(data: dict[str, Any], currency: str) -> Any:
         labels.append(say("contributor.chart_next"))
         parts = [found[name] / (found["days"] / 7) for name in ("low_units", "middle_units", "high_units")]
         said = say(
-            "contributor.chart_range", low=money(round(parts[0])), high=money(round(parts[2])), currency=currency
+            "contributor.chart_range", low=brief(round(parts[0])), high=brief(round(parts[2])), currency=currency
         )
         ranges = (Range(len(labels) - 1, parts[0], parts[1], parts[2], said),)
         values = (*values, 0.0)
@@ -177,13 +177,13 @@ def _chart(data: dict[str, Any], currency: str) -> Any:
         "contributor.chart_weeks" if long else "contributor.chart_days",
         first=places[0][0],
         last=places[-1][0],
-        best=money(round(max(values)), currency),
+        best=brief(round(max(values)), currency),
     )
     return bars(
         labels,
         (Series(say("contributor.earned"), values),),
         title=title,
-        show=lambda value: money(round(value)),
+        show=lambda value: brief(round(value)),
         ranges=ranges,
     )
 

@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from headwater.core.money import PPB
 from headwater.dashboard.charts import Series, lines
-from headwater.dashboard.figures import money
-from headwater.dashboard.periods import day_text
+from headwater.dashboard.periods import brief, day_text
 from headwater.dashboard.readings_keeper import Keeper
 from headwater.dashboard.sankey import Flow, Node, Sankey, sankey
 from headwater.dashboard.strings import say
@@ -102,7 +101,7 @@ def diagram(flows: Sequence[dict[str, Any]], currency: str) -> Sankey:
         [Flow(source, target, units) for (source, target), units in drawn.items()],
         nodes,
         title=say("operator.sankey_title"),
-        money=lambda units: money(_rounded(units), currency),
+        money=lambda units: brief(units, currency),
     )
 
 
@@ -146,12 +145,6 @@ def inequality_chart(rows: Sequence[dict[str, Any]]) -> Any:
 
 def _holder_tone(holder: str) -> str:
     return {"contributor": "c2", "escrow": "c6", "operator": "c1"}.get(holder, "residual")
-
-
-def _rounded(units: int) -> int:
-    """An amount short enough for a label: four figures."""
-    places = max(0, len(str(units)) - 4)
-    return int(units // 10**places * 10**places)  # the table beside it is exact
 
 
 def _part(units: int, whole: int) -> int:

@@ -1,9 +1,11 @@
-"""Days as figures over time are drawn: each day of a stretch, or its weeks, with nothing left out."""
+"""Days as figures over time are drawn: each of a stretch, or its weeks, with nothing left out; and short amounts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+
+from headwater.core.money import NANO
 
 _EPOCH = date(1970, 1, 1)
 
@@ -40,3 +42,18 @@ def weekly(days: Sequence[tuple[int, int]]) -> list[tuple[str, int]]:
     if not sums:
         return []
     return [(day_text(7 * week - 3)[2:], sums.get(week, 0)) for week in range(min(sums), max(sums) + 1)]
+
+
+def brief(units: int, currency: str = "") -> str:
+    """An amount in four figures or to the hundredth, for a headline; a table beside it has the exact one.
+
+    >>> brief(78_973_655_544, "USD"), brief(4_213_777), brief(0), brief(-1_500_000_000)
+    ('78.97 USD', '0.004214', '0.00', '-1.50')
+    """
+    whole = abs(units)
+    if whole >= NANO // 10 or whole == 0:
+        text = f"{whole / NANO:,.2f}"
+    else:
+        places = 13 - len(str(whole))  # four figures that count
+        text = f"{whole / NANO:.{max(2, places)}f}".rstrip("0")
+    return f"{'-' if units < 0 else ''}{text}{f' {currency}' if currency else ''}"

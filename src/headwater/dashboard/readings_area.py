@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from headwater.dashboard import contributor, economy, factory, operator, operator_keys
 from headwater.dashboard.pages import Area, Pages
-from headwater.dashboard.periods import day_text
+from headwater.dashboard.periods import brief, day_text
 from headwater.dashboard.readings_keeper import Keeper
 from headwater.dashboard.site import Site
 
@@ -31,7 +31,7 @@ def area(site: Site, pages: Pages) -> Area:
         router.include_router(one.router)
     filters = {name: filter for one in made for name, filter in one.filters.items()}
     links = tuple(link for one in made for link in one.links)
-    return Area("readings", router, links, filters | {"day": day_text, "put": put})
+    return Area("readings", router, links, filters | {"day": day_text, "put": put, "brief": brief})
 
 
 def put(text: str, **values: object) -> Markup:
