@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Column, Table
 
 from headwater.cli.contribution_files import owners_of, parse_owner, shares_of
+from headwater.cli.datanet_carry import export, import_, read_card
 from headwater.cli.datanet_sources import Source, read, sources_in
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
@@ -36,6 +37,9 @@ from headwater.store.review_settling import Reviewing
 from headwater.store.submission_store import Offered, Submission, SubmissionStore
 
 app = App(name="datanet", help="Pools of contributions that are reviewed, frozen and used on terms.")
+
+app.command(export)
+app.command(import_, name="import")
 
 Namespace = Annotated[str, Parameter(help="Who vouches for names.")]
 UseOption = Annotated[
@@ -59,21 +63,24 @@ def create(
     /,
     *,
     owner: Annotated[str, Parameter(help="Who owns it: a name, or an id ctr_….")],
-    title: str,
-    license: Annotated[str, Parameter(help="SPDX expression, or LicenseRef-NAME.")],
-    use: UseOption = ("ground",),
-    summary: str = "",
+    title: str | None = None,
+    license: Annotated[str | None, Parameter(help="SPDX expression, or LicenseRef-NAME.")] = None,
+    use: UseOption = (),
+    card: Annotated[
+        Path | None, Parameter(help="README.md with front matter, or Croissant JSON-LD, to take the rest from.")
+    ] = None,
+    summary: str | None = None,
     language: Annotated[tuple[str, ...], Parameter(negative=(), help="ISO 639 code; once for each.")] = (),
     keyword: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    terms: Annotated[str, Parameter(help="Where the full terms are.")] = "",
-    url: str = "",
-    citation: str = "",
+    terms: Annotated[str | None, Parameter(help="Where the full terms are.")] = None,
+    url: str | None = None,
+    citation: str | None = None,
     rule: RuleOption = (),
     namespace: Namespace = "local",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Create a datanet.
+    """Create a datanet. Without --use and without a card that names uses, its members may be sources (`ground`).
 
     Parameters
     ----------
@@ -81,7 +88,15 @@ def create(
         Its name in this home: a-z, 0-9, dot, dash and underscore.
     """
     with outcome(json) as result, Home(settings(home)) as opened:
-        card = Card(title, license, tuple(map(_use, use)), summary, language, keyword, terms, url, citation)
+        if card is None and (title is None or license is None):
+            raise InvalidError(
+                "no title or no licence", code="card_incomplete", fix="give --title and --license, or --card"
+            )
+        begun = Card(title or "untitled", license or "CC0-1.0", ()) if card is None else read_card(card)
+        given = _given(title, license, use, summary, language, keyword, terms, url, citation)
+        described = replace(begun, **given)
+        if not described.uses:
+            described = replace(described, uses=(UseTerms("ground"),))
         rules = _rules(Rules(), rule)
         owned = parse_owner(owner, namespace)
         with opened.db.transaction():
@@ -90,7 +105,7 @@ def create(
                 opened.registry.add_contributors([] if owned.id in known else [owned.contributor])
             opened.registry.contributor(owned.id)
             now = time.time_ns()
-            made = Datanet(name, owned.id, opened.signer.address, now, card, rules)
+            made = Datanet(name, owned.id, opened.signer.address, now, described, rules)
             kept = DatanetStore(opened.db).create(made, now)
         _print_kept(opened, kept, as_json=json)
     return result.status
@@ -124,18 +139,8 @@ def describe(
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         store = DatanetStore(opened.db)
         kept = store.get(name)
-        given: dict[str, Any] = {
-            "title": title,
-            "license_expression": license,
-            "uses": tuple(map(_use, use)) or None,
-            "summary": summary,
-            "languages": language or None,
-            "keywords": keyword or None,
-            "terms": terms,
-            "url": url,
-            "citation": citation,
-        }
-        card = replace(kept.datanet.card, **{field: value for field, value in given.items() if value is not None})
+        given = _given(title, license, use, summary, language, keyword, terms, url, citation)
+        card = replace(kept.datanet.card, **given)
         revised = store.revise(name, card, _rules(kept.datanet.rules, rule), time.time_ns())
         _print_kept(opened, revised, as_json=json)
     return result.status
@@ -345,6 +350,32 @@ def diff(before: str, after: str, /, *, home: HomeOption = None, json: JsonOptio
                     out.print(f"  {one}")
             out.print("card or rules changed" if found.charter_changed else "same card and rules")
     return result.status
+
+
+def _given(
+    title: str | None,
+    license: str | None,
+    use: tuple[str, ...],
+    summary: str | None,
+    language: tuple[str, ...],
+    keyword: tuple[str, ...],
+    terms: str | None,
+    url: str | None,
+    citation: str | None,
+) -> dict[str, Any]:
+    """The fields of a card that were given."""
+    fields = {
+        "title": title,
+        "license_expression": license,
+        "uses": tuple(map(_use, use)) or None,
+        "summary": summary,
+        "languages": language or None,
+        "keywords": keyword or None,
+        "terms": terms,
+        "url": url,
+        "citation": citation,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _version(store: DatanetStore, text: str) -> tuple[Manifest, tuple[Entry, ...]]:

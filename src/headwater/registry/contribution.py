@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from headwater.core.canonical import Json, digest, digest_of
 from headwater.core.errors import InvalidError
 from headwater.core.ids import ContributionId, ContributorId, contribution_id
-from headwater.core.instants import format_instant
+from headwater.core.instants import format_instant, parse_instant
 from headwater.core.limits import CONTRIBUTION_OWNERS_MAX, CONTRIBUTION_SIZE_BYTES_MAX, CONTRIBUTION_TITLE_CHARS_MAX
 from headwater.core.money import PPB, allocate
 from headwater.registry.license import License
@@ -184,6 +184,43 @@ def describe(contribution: Contribution) -> Json:
         "source": contribution.source,
         "metadata": dict(contribution.metadata),
     }
+
+
+def read_description(value: Json) -> Contribution:
+    """The contribution that `describe` described so.
+
+    Raises:
+        InvalidError: ``description_invalid``, or what the fields themselves refuse.
+    """
+    try:
+        terms = value["license"]
+        made = Contribution(
+            id=ContributionId(value["id"]),
+            kind=value["kind"],
+            title=value["title"],
+            content_digest=value["content_digest"],
+            size_bytes=value["size_bytes"],
+            owners=tuple(Ownership(ContributorId(o["contributor_id"]), o["share_ppb"]) for o in value["owners"]),
+            license=License(
+                terms["expression"],
+                frozenset(terms["uses"]),
+                int(terms["price_floor_units"]),
+                None if terms["expires_at"] is None else parse_instant(terms["expires_at"]),
+                terms["terms"],
+            ),
+            registered_at_ns=parse_instant(value["registered_at"]),
+            source=value["source"],
+            metadata=tuple(value["metadata"].items()),
+        )
+        if describe(made) != value:
+            raise ValueError("fields that a contribution does not have")
+        return made
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidError(
+            f"not a contribution's description: {str(error)[:200]}",
+            code="description_invalid",
+            fix="use it as it was exported",
+        ) from None
 
 
 def registry_digest(records: Iterable[tuple[ContributionId, str]]) -> str:

@@ -17,6 +17,7 @@ from headwater.core.canonical import Json, canonical, digest, digest_of, parse_c
 from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.core.ids import ContributorId
 from headwater.core.instants import DAY_NS, format_instant, parse_instant
+from headwater.core.limits import LICENSE_TERMS_CHARS_MAX
 from headwater.core.money import AMOUNT_MAX, format_units
 from headwater.registry.license import USES, License, Use, parse_expression
 
@@ -87,6 +88,8 @@ class Card:
             raise _wrong(f"title {self.title[:60]!r}", f"give 1 to {TITLE_CHARS_MAX} printable characters")
         if max(map(len, (self.summary, self.terms, self.url, self.citation))) > SUMMARY_CHARS_MAX:
             raise _wrong("a text of the card is too long", f"use at most {SUMMARY_CHARS_MAX} characters for each")
+        if len(self.terms) > LICENSE_TERMS_CHARS_MAX:
+            raise _wrong(f"terms of {len(self.terms)} characters", f"use at most {LICENSE_TERMS_CHARS_MAX}, or a link")
         if len(self.languages) > LIST_MAX or any(_LANGUAGE.fullmatch(one) is None for one in self.languages):
             raise _wrong(f"languages {list(self.languages)[:5]}", "give ISO 639 codes such as en")
         if len(self.keywords) > LIST_MAX or any(_KEYWORD.fullmatch(one) is None for one in self.keywords):

@@ -237,14 +237,14 @@ class DatanetStore:
         """Keep a version and what is in it, after the newest one.
 
         Raises:
-            ConflictError: ``version_not_next``.
+            ConflictError: ``version_not_newer``.
         """
         number = version.manifest.version
-        if number != kept.version + 1:
+        if number <= kept.version:
             raise ConflictError(
                 f"version {number} of {kept.datanet.name} cannot follow version {kept.version}",
-                code="version_not_next",
-                fix="import the versions in between first",
+                code="version_not_newer",
+                fix="import versions in their order; a pool that grew in two homes is two pools from there on",
             )
         before = {entry.contribution: entry for entry in self.entries(kept, kept.version)}
         after = {entry.contribution: entry for entry in entries}

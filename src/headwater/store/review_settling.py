@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headwater.core.errors import Problem, RefusedError
+from headwater.core.errors import InvalidError, Problem, RefusedError
 from headwater.core.ids import ContributionId, ContributorId
 from headwater.registry.datanet import license_of
 from headwater.registry.intake import Candidate
@@ -267,6 +267,11 @@ class Reviewing:
             batch = self.submissions.batch_by_number(number)
             kept = self.datanets.by_number(batch.offered.datanet)
             mine = [one for one in rows if one.batch == number]
+            try:
+                license_of(kept.datanet, batch.offered.license)
+            except InvalidError as error:  # the datanet's terms were changed since it was submitted
+                barred |= {one.id: error.code for one in mine}
+                continue
             intake = self._registry.admit([self._candidate(batch, kept, one) for one in mine])
             known = {one.contribution.content_digest: one.contribution.id for one in intake.accepted}
             known |= {one.content_digest: one.id for one in self._registry.get_many(intake.unchanged)}

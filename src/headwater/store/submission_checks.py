@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from itertools import islice
 from typing import Final
 
 from headwater.attribution.spans.sketch_table import SketchTable, nearly_repeats, sketches_of
@@ -36,6 +37,7 @@ LANGUAGE_CHARS_MIN: Final = 40
 """Shorter texts say too little of their language."""
 
 _LANGUAGE_CHARS_READ = 2_000
+_LOADED_ROWS = 20_000
 _SCREEN_WORD = re.compile(r"[^a-z0-9_]+")
 _LIVE = ("waiting", "accepting", "appealed", "accepted")
 
@@ -224,15 +226,18 @@ class Checks:
         """The sketches of a datanet, brought up to what is kept."""
         seen = self._tables.setdefault(datanet, _Seen(SketchTable(), [], []))
         last = next((number for number in reversed(seen.numbers) if number), 0)
-        later = list(self._submissions.sketches(datanet, last))
-        if [sketch for _, sketch in later[: len(seen.ahead)]] == seen.ahead:
-            seen.numbers.extend(number for number, _ in later[: len(seen.ahead)])
-            later = later[len(seen.ahead) :]
+        later = self._submissions.sketches(datanet, last)
+        first = list(islice(later, max(len(seen.ahead), _LOADED_ROWS)))
+        if [sketch for _, sketch in first[: len(seen.ahead)]] == seen.ahead:
+            seen.numbers.extend(number for number, _ in first[: len(seen.ahead)])
+            first = first[len(seen.ahead) :]
         else:  # they were not kept after all, or another process came in between
             seen.numbers.extend([0] * len(seen.ahead))
         seen.ahead.clear()
-        seen.table.add([sketch for _, sketch in later])
-        seen.numbers.extend(number for number, _ in later)
+        while first:
+            seen.table.add([sketch for _, sketch in first])
+            seen.numbers.extend(number for number, _ in first)
+            first = list(islice(later, _LOADED_ROWS))
         return seen
 
 
