@@ -65,7 +65,8 @@ def main() -> int:
     arguments = parser.parse_args()
     every = [measure(payees) for payees in arguments.payees]
     if arguments.write:
-        SNAPSHOT.write_text(json.dumps({str(one["payees"]): one for one in every}, indent=1, sort_keys=True) + "\n")
+        kept = json.loads(SNAPSHOT.read_text()) | {str(one["payees"]): one for one in every}
+        SNAPSHOT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     if arguments.json:
         sys.stdout.write(json.dumps(every, indent=1) + "\n")
         return 0

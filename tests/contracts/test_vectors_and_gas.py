@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,21 +41,28 @@ def test_published_vectors_are_paid_on_chain():
         assert chain.status().held == 0
 
 
-def _measure(payees: int) -> dict[str, int]:
-    spec = importlib.util.spec_from_file_location("bench_gas", ROOT / "bench/gas.py")
+def _bench(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / f"bench/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.measure(payees)
+    return module
 
 
 @pytest.mark.parametrize("payees", [64, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_gas_stays_where_it_was(payees):
     """No step costs more, or much less, than the snapshot says; `bench/gas.py --write` makes a new one."""
-    snapshot = json.loads((Path(__file__).parent / "gas_snapshot.json").read_text())[str(payees)]
-    measured = _measure(payees)
+    _compare(_bench("gas").measure(payees), str(payees))
 
+
+def test_gas_of_rails_stays_where_it_was():
+    """The same for the rails; `bench/gas_rails.py --write` makes a new snapshot."""
+    _compare(_bench("gas_rails").measure(), "rails")
+
+
+def _compare(measured: dict[str, int], kept: str) -> None:
+    snapshot = json.loads((Path(__file__).parent / "gas_snapshot.json").read_text())[kept]
     assert set(measured) == set(snapshot)
     for name, gas in snapshot.items():
         assert abs(measured[name] - gas) * 100 <= gas * TOLERANCE_PERCENT, f"{name}: {measured[name]}, snapshot {gas}"
