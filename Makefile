@@ -12,7 +12,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: dashboard-assets
-.PHONY: setup setup-dev demo serve test test-all test-slow lint types layers docs bench clean
+.PHONY: setup setup-dev demo serve test test-all test-slow test-clients lint types layers docs bench clean
 
 setup: $(VENV)/.demo
 setup-dev: $(VENV)/.dev
@@ -46,6 +46,10 @@ test-all: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m "slow or anvil"
+
+# Installs other people's clients into HEADWATER_CLIENT_CACHE, if that names a folder, and keeps them there.
+test-clients: $(VENV)/.dev
+	$(BIN)/python -m pytest -m clients tests/clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -107,6 +107,12 @@ def _words(body: dict[str, Any]) -> list[str]:
     return [word + " " for word in content.split(" ")]
 
 
+def _calls_tools(body: dict[str, Any]) -> bool:
+    """Whether it calls a tool: `tools` always, `tools-once` until it has a result."""
+    told = any(message.get("role") == "tool" for message in body.get("messages") or ())
+    return body["model"] == "tools" or (body["model"] == "tools-once" and not told)
+
+
 CALLS = [
     {"index": 0, "id": "call_1", "type": "function", "function": {"name": "gauge", "arguments": ""}},
     {"index": 0, "function": {"arguments": '{"station": '}},
@@ -132,7 +138,7 @@ def _answer(path: str, body: dict[str, Any], usage: dict[str, int] | None) -> di
     said = "".join(_words(body))
     message = {"role": "assistant", "content": said, "refusal": None, "reasoning_content": "kept"}
     choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    if model == "tools":
+    if _calls_tools(body):
         function = {"name": "gauge", "arguments": '{"station": "Upper Fall"}'}
         call = {"id": "call_1", "type": "function", "function": function}
         choice["message"] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
@@ -162,7 +168,7 @@ def _events(body: dict[str, Any], path: str) -> list[str]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return "data: " + json.dumps({**head, "choices": [choice]})
 
-    if body["model"] == "tools":
+    if _calls_tools(body):
         first = event({"role": "assistant", "content": None})
         events = [first, *(event({"tool_calls": [call]}) for call in CALLS), event({}, "tool_calls")]
     else:
