@@ -34,6 +34,9 @@ def build_app() -> App:
     app.command("headwater.cli.feedback:app", name="feedback")
     app.command("headwater.cli.datanet:app", name="datanet")
     app.command("headwater.cli.review:app", name="review")
+    app.command("headwater.cli.dispute:app", name="dispute")
+    app.command("headwater.cli.enrol:app", name="enrol")
+    app.command("headwater.cli.consent:app", name="consent")
     app.command("headwater.cli.influence:app", name="influence")  # the same: torch
     app.command("headwater.cli.audit:app", name="audit")
     app.command("headwater.cli.telemetry:app", name="telemetry")
