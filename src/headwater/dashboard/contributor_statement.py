@@ -62,7 +62,16 @@ def period_of(name: str, ask: Questions) -> Period:
     if name in ("", ALL):
         return Period(ALL, *days)
     year, dash, month = name.partition("-")
-    if dash and year.isdecimal() and month.isdecimal() and len(year) == 4 and 1 <= int(month) <= 12 and int(year):
+    if (
+        dash
+        and name.isascii()
+        and year.isdecimal()
+        and month.isdecimal()
+        and len(month) == 2
+        and len(year) == 4
+        and 1 <= int(month) <= 12
+        and int(year)
+    ):
         found = 12 * int(year) + int(month) - 1
         return Period(month_name(found), first_day(found), first_day(found + 1) - 1)
     raise InvalidError(f"{name[:80]!r} is not a period", code="period_invalid", fix="give a month like 2026-11, or all")

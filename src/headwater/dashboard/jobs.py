@@ -207,7 +207,7 @@ def whole(text: str, name: str, low: int, high: int) -> int:
         InvalidError: not one, or out of range.
     """
     plain = text.strip()
-    if not plain.isdecimal() or len(plain) > 15 or not low <= int(plain) <= high:
+    if not (plain.isascii() and plain.isdecimal()) or len(plain) > 15 or not low <= int(plain) <= high:
         raise InvalidError(
             f"{name} is {text[:40]!r}", code="field_invalid", fix=f"give a whole number from {low} to {high}"
         )

@@ -87,7 +87,7 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
             one = f"contribution:{payout.contribution}" if known else "contribution:"
             label = titles.get(payout.contribution, payout.contribution) if known else say("receipt.other_works")
             href = f"/contributions/{payout.contribution}" if known else ""
-            nodes[one] = Node(_cut(label, 30), "c2", href, amount=False)
+            nodes[one] = Node(_cut(label, 26), "c2", href, amount=False)
             flows[line, one] += payout.amount
             before = one
         if payout.account == f"operator:{payout.line}":
@@ -108,7 +108,7 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
         nodes,
         title=say("receipt.drawing", price=money(receipt.price, receipt.currency)),
         money=lambda units: money(units, receipt.currency),
-        beside=270,
+        beside=310,
     )
 
 

@@ -124,7 +124,7 @@ WORDS = {
     "operator.policy_publish_words": "It is in force from the next start of the server. Receipts go on naming the policy they were divided by. The act is written into the audit trail.",
     "operator.policy_back": "Change something else",
     "operator.keys_lead": "A key pays for its calls from its credit, within its budgets and rates.",
-    "operator.keys_secret": "The secret of {key}. It is shown once: copy it now.",
+    "operator.keys_secret": "The secret of {name}. It is shown once: copy it now.",
     "operator.keys_none": "There is no key yet.",
     "operator.keys_none_hint": "Make one below, then book credit for it.",
     "operator.keys_label": "Label",
