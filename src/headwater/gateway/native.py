@@ -78,6 +78,8 @@ Routes = Callable[[FastAPI, Service], None]
 
 def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     """The FastAPI application with every route that is not OpenAI's, and those that `more` adds."""
+    from headwater.gateway.datanets import datanet_routes  # it needs this module
+
     app = FastAPI(title="headwater", version=__version__, summary="Receipts and accounts of paid answers.")
     app.add_exception_handler(HeadwaterError, _told)
     app.add_exception_handler(HTTPException, _told_http)
@@ -86,6 +88,7 @@ def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     _record_routes(app, service)
 
     feedback_routes(app, service.flow, service.payer, own_call, reviewed=True)
+    datanet_routes(app, service)
     for add in more:
         add(app, service)
     describe(app)

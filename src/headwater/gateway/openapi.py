@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI
 
 from headwater.gateway.admin_fields import LimitFields, NewDeposit, NewKey, Rotation
+from headwater.gateway.datanet_fields import NewAppeal, NewDatanet, NewReviewers, NewSubmission, NewVote
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _NUMBER: Final[dict[str, Any]] = {"type": "number"}
@@ -72,6 +73,11 @@ _STRUCTS: Final[Mapping[tuple[str, str], type[msgspec.Struct]]] = {
     ("/v1/admin/keys/{key_id}", "patch"): LimitFields,
     ("/v1/admin/keys/{key_id}/rotate", "post"): Rotation,
     ("/v1/admin/keys/{key_id}/deposits", "post"): NewDeposit,
+    ("/v1/datanets", "post"): NewDatanet,
+    ("/v1/datanets/{name}/reviewers", "put"): NewReviewers,
+    ("/v1/datanets/{name}/submissions", "post"): NewSubmission,
+    ("/v1/submissions/{id}/appeal", "post"): NewAppeal,
+    ("/v1/review/{task}", "post"): NewVote,
 }
 
 
