@@ -26,8 +26,8 @@ from headwater.core.ids import CallId, ReceiptId, call_id, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.flow import pseudonym
 from headwater.ledger import transfer_id
-from headwater.receipts import ModelUse, Receipt, ReceiptAttribution, SignedReceipt, Signer, Usage, issue
-from headwater.splits import COMMONS, Policy, divide_receipt, payouts_of
+from headwater.receipts import Issued, ModelUse, Receipt, ReceiptAttribution, ReceiptForm, Signer, Usage
+from headwater.splits import COMMONS, Policy, divide_receipt
 from headwater.store.call_store import FinishedCall
 from headwater.store.key_store import KeyRecord
 from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, metered_key
@@ -46,6 +46,9 @@ LANE: Final = "metered"
 
 IDLE_S: Final = 2.0
 """After so long without a call a lease is given back."""
+
+FORMS_MAX: Final = 10_000
+"""Forms of receipts that are remembered: one for each payer, model and state of the registry in use."""
 
 BEHIND_MAX: Final = 20_000
 """Receipts that may wait for the books before new calls are refused."""
@@ -87,7 +90,10 @@ class Charged:
     price_units: int
 
 
-Keep = Callable[[SignedReceipt, Charged], Awaitable[None]]
+_Kind = tuple[str, str, str, str, str]
+"""What the receipts of one form share: key id, model, its digest, whence the usage is, digest of the registry."""
+
+Keep = Callable[[Issued, Charged], Awaitable[None]]
 """Keeps an answer with the receipt that will charge it, durably."""
 
 
@@ -161,6 +167,7 @@ class Meter:
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
         self._attribution = _nobody(parts.policy)
+        self._forms: dict[_Kind, ReceiptForm] = {}
         self._signed_by = parts.signer.address
         self._policy_digest = parts.policy.digest
 
@@ -269,10 +276,10 @@ class Meter:
             raise RefusedError(
                 f"price {used.price_units} nano, {hold.units} were held", code="charge_above_reserve", fix="hold more"
             )
-        signed = self._receipt(hold, used)
+        issued, metered = self._receipt(hold, used)
         if keep is None:
-            return await self._write(hold, signed)
-        task = asyncio.create_task(self._keep(hold, signed, keep))
+            return await self._write(hold, issued, metered)
+        task = asyncio.create_task(self._keep(hold, issued, metered, keep))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
         return await asyncio.shield(task)
@@ -292,68 +299,104 @@ class Meter:
         """
         receipt = Receipt.from_bytes(raw)
         self._owed.discard(receipt.call_id)
-        signed = SignedReceipt(receipt, raw, receipt_id(raw), signature)
+        issued = Issued(raw, receipt_id(raw), signature, receipt.call_id, receipt.price)
         try:
-            await self._write(replace(hold, call_id=receipt.call_id), signed)
+            metered = _metered(receipt, issued.id, hold.key.key_id, hold.began_ns)
+            await self._write(replace(hold, call_id=receipt.call_id), issued, metered)
         except BaseException:
             self._owed.add(receipt.call_id)
             raise
 
-    async def _keep(self, hold: Hold, signed: SignedReceipt, keep: Keep) -> Charged:
+    async def _keep(self, hold: Hold, issued: Issued, metered: Metered, keep: Keep) -> Charged:
         try:
-            await keep(signed, Charged(hold.call_id, signed.id, signed.receipt.price))
+            await keep(issued, Charged(hold.call_id, issued.id, issued.price))
         except BaseException:
             self.release(hold)
             raise
         try:
-            return await self._write(hold, signed)
+            return await self._write(hold, issued, metered)
         except BaseException:
             self._owed.add(hold.call_id)
             raise
 
-    async def _write(self, hold: Hold, signed: SignedReceipt) -> Charged:
-        written = self._receipts.submit(signed.raw, signed.signature)
+    async def _write(self, hold: Hold, issued: Issued, metered: Metered) -> Charged:
         self._waiting += 1
-        written.add_done_callback(partial(self._written, hold, signed))  # also when nobody waits for it any more
-        entry = await asyncio.shield(written)
-        return Charged(hold.call_id, entry.id, signed.receipt.price)
+        # What becomes of the hold is settled in `_written`, whether or not anybody still waits for it here.
+        try:
+            written = self._receipts.submit(issued.raw, issued.signature, partial(self._written, hold, metered))
+        except BaseException:
+            self._written(hold, metered, None)
+            raise
+        await written
+        return Charged(hold.call_id, issued.id, issued.price)
 
-    def _written(self, hold: Hold, signed: SignedReceipt, written: asyncio.Future[Entry]) -> None:
+    def _written(self, hold: Hold, metered: Metered, entry: Entry | None) -> None:
         """The receipt is on the disk, or cannot be: what was held is spent, or free again."""
-        failed = written.cancelled() or written.exception() is not None
         with self._lock:
             self._waiting -= 1
             self._working -= 1
             purse = self._purses[hold.key.key_id]
             purse.held -= hold.units
-            if failed:
+            if entry is None:
                 return
-            entry = written.result()
-            purse.spent += signed.receipt.price
-            self._unbooked.append(_metered(signed.receipt, entry.id, hold.key.key_id, hold.began_ns))
+            purse.spent += metered.call.price_units
+            self._unbooked.append(metered)
             self._logged = max(self._logged, entry.index + 1)
-        self._due.set()
+        if not self._due.is_set():
+            self._due.set()
 
-    def _receipt(self, hold: Hold, used: Used) -> SignedReceipt:
-        policy = self.parts.policy
-        account = replace(self._attribution, parameters=(("lane", LANE), ("usage", used.usage_from)))
-        receipt = Receipt(
+    def _receipt(self, hold: Hold, used: Used) -> tuple[Issued, Metered]:
+        policy, key_id, now_ns = self.parts.policy, hold.key.key_id, self.parts.now_ns()
+        kind = (key_id, used.model, used.model_digest, used.usage_from, self.parts.registry_digest())
+        form = self._forms.get(kind) or self._form(kind)
+        payouts = divide_receipt(used.price_units, self._attribution, policy).payouts
+        issued = form.issue(
             call_id=hold.call_id,
-            issued_at_ns=self.parts.now_ns(),
-            operator=self._signed_by,
-            payer=pseudonym(hold.key.key_id),
-            model=ModelUse(used.model, used.model_digest, None),
+            issued_at_ns=now_ns,
             request_digest=used.request_digest,
             answer_digest=used.answer_digest,
-            usage=Usage(used.prompt_tokens, used.completion_tokens),
-            currency=policy.currency,
+            usage=(used.prompt_tokens, used.completion_tokens),
             price=used.price_units,
-            policy_digest=self._policy_digest,
-            registry_digest=self.parts.registry_digest(),
-            attribution=account,
-            payouts=payouts_of(divide_receipt(used.price_units, account, policy)),
+            payouts=[(payout.account, payout.amount_units, payout.line, payout.contribution_id) for payout in payouts],
         )
-        return issue(receipt, self.parts.signer)
+        call = FinishedCall(
+            call_id=hold.call_id,
+            key_id=key_id,
+            model=used.model,
+            asset=policy.currency,
+            price_units=used.price_units,
+            reserve_id=transfer_id(metered_key(hold.call_id), 0),
+            receipt_id=issued.id,
+            request_digest=used.request_digest,
+            answer_digest=used.answer_digest,
+            began_ns=hold.began_ns,
+            at_ns=now_ns,
+        )
+        return issued, Metered(call, tuple([(payout.account, payout.amount_units) for payout in payouts]))
+
+    def _form(self, kind: _Kind) -> ReceiptForm:
+        """The form of a payer's receipts for a model, made from one of them."""
+        key_id, model, model_digest, usage_from, registry_digest = kind
+        sample = Receipt(
+            call_id=call_id(bytes(16)),
+            issued_at_ns=0,
+            operator=self._signed_by,
+            payer=pseudonym(key_id),
+            model=ModelUse(model, model_digest, None),
+            request_digest=_NO_DIGEST,
+            answer_digest=_NO_DIGEST,
+            usage=Usage(0, 0),
+            currency=self.parts.policy.currency,
+            price=0,
+            policy_digest=self._policy_digest,
+            registry_digest=registry_digest,
+            attribution=replace(self._attribution, parameters=(("lane", LANE), ("usage", usage_from))),
+            payouts=(),
+        )
+        if len(self._forms) >= FORMS_MAX:
+            self._forms.clear()
+        form = self._forms[kind] = ReceiptForm(sample, self.parts.signer)
+        return form
 
     # Books, on a thread of their own
 

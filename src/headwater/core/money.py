@@ -47,15 +47,17 @@ def allocate(amount: int, weights: Sequence[int]) -> tuple[int, ...]:
     """
     if amount < 0:
         raise ValueError(f"amount must be >= 0 units, got {amount}")
-    if any(weight < 0 for weight in weights):
-        raise ValueError(f"weights must be >= 0, got {min(weights)}")
     total = sum(weights)
-    if total == 0:
+    if total <= 0 or min(weights) < 0:
+        if any(weight < 0 for weight in weights):
+            raise ValueError(f"weights must be >= 0, got {min(weights)}")
         raise ValueError("at least one weight must be > 0")
     # Floor division; what is left over is handed out below, one unit each, largest remainder first.
     shares = [divmod(amount * weight, total) for weight in weights]
     parts = [quotient for quotient, _ in shares]
     left_over = amount - sum(parts)
+    if not left_over:
+        return tuple(parts)
     by_remainder = sorted(range(len(shares)), key=lambda i: (-shares[i][1], i))
     for i in by_remainder[:left_over]:
         parts[i] += 1

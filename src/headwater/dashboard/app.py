@@ -26,6 +26,7 @@ from headwater.dashboard.sessions import Sessions
 from headwater.dashboard.site import Site
 from headwater.gateway import Gateway, GatewayOptions
 from headwater.gateway.errors import Failure, failure_of, place_of
+from headwater.gateway.lane import Lane
 from headwater.gateway.wire import Message, Receive, Scope, Send
 
 BODY_BYTES_MAX: Final = 2**20
@@ -90,6 +91,11 @@ class Front:
 
     def __init__(self, gateway: Gateway, pages: App) -> None:
         self.gateway, self._pages = gateway, pages
+
+    @property
+    def lane(self) -> Lane | None:
+        """The gateway's: its calls have no page in front of them."""
+        return self.gateway.lane
 
     @property
     def start_error(self) -> Exception | None:

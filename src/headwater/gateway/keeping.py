@@ -12,7 +12,7 @@ from typing import Any
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError
 from headwater.core.ids import CallId
-from headwater.receipts import SignedReceipt
+from headwater.receipts import Issued
 from headwater.store.kept_store import KeptAnswer, KeptStore, conflict
 from headwater.store.key_store import KeyRecord
 
@@ -28,7 +28,7 @@ class Keeping:
         self._store, self._at_desk = store, at_desk
         self._key_id, self._name, self._digest, self._stream = key_id, name, digest, stream
 
-    async def keep(self, call_id: CallId, signed: SignedReceipt, answer: bytes) -> None:
+    async def keep(self, call_id: CallId, issued: Issued, answer: bytes) -> None:
         """Keep the answer and what will charge it. When this returns it is on the disk.
 
         Raises:
@@ -37,8 +37,8 @@ class Keeping:
         kept = KeptAnswer(
             *(self._key_id, self._name, self._digest, call_id, self._stream),
             answer=answer,
-            receipt=signed.raw,
-            signature=signed.signature,
+            receipt=issued.raw,
+            signature=issued.signature,
         )
         await self._at_desk(lambda: self._store.keep(kept))
 

@@ -18,9 +18,10 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headwater.core.canonical import digest, refuse_deep
-from headwater.core.errors import HeadwaterError, MissingError, UpstreamError
+from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
+from headwater.gateway.caller import AsgiCaller, Caller
 from headwater.gateway.errors import Failure, Headers, failure_of
 from headwater.gateway.frames import error_event
 from headwater.gateway.keeping import Keeper, Keeping
@@ -36,10 +37,10 @@ from headwater.gateway.passing import (
     usage_of,
     with_bill,
 )
-from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, idempotency_key, respond, when_gone
+from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, respond
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, Upstreams
-from headwater.receipts import Receipt, SignedReceipt
+from headwater.receipts import Issued, Receipt
 from headwater.serving import OutsideModel
 from headwater.splits import Prices
 from headwater.store.kept_store import KeptAnswer
@@ -102,12 +103,19 @@ class Relay:
         at_desk: Callable[[Callable[[], Any]], Awaitable[Any]],
         rates: Rates,
         sourced: Sourced | None = None,
+        stall_s: float = 30.0,
     ) -> None:
-        self._sourced = sourced
+        self._sourced, self._stall_s = sourced, stall_s
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._keeper = Keeper(meter.parts.store.kept, at_desk)
         self._currency = meter.parts.policy.currency
+
+    def take_over(self, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> Upstreams:
+        """Serve other models from now on; gives the upstreams there were, for calls at work there to end."""
+        before = self.upstreams
+        self.models, self.upstreams = models, upstreams
+        return before
 
     def answers(self, raw: bytes) -> bool:
         """Whether a body names one of these models; quick, and false for what is not JSON."""
@@ -117,32 +125,54 @@ class Relay:
         except (HeadwaterError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
             return False
 
+    def read(self, raw: bytes, path: str) -> Request | None:
+        """A request that `answer` may be given; None for one that is not, or not certainly, to be passed on."""
+        try:
+            request = read_request(raw, ROUTES[path])
+        except InvalidError:
+            return None
+        model = self.models.get(request.model)
+        if model is None or (self._sourced is not None and self._sourced.wanted(raw, request, model)):
+            return None
+        return request
+
     async def __call__(self, raw: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
         request = read_request(raw, ROUTES[scope["path"]])
+        model = self._model(request)
+        if self._sourced is not None and self._sourced.wanted(raw, request, model):
+            check_model(key, model.name)
+            await self._sourced(raw, request, model, key, scope, receive, send)
+            return
+        await self.answer(raw, request, key, AsgiCaller(scope, receive, send, self._stall_s))
+
+    async def answer(self, raw: bytes, request: Request, key: KeyRecord, caller: Caller) -> None:
+        """Pass a request on and its answer back; errors before the first byte are raised."""
+        model = self._model(request)
+        check_model(key, model.name)
+        given = caller.header(b"idempotency-key")
+        if given is None:
+            await self._serve(raw, request, model, key, caller)
+            return
+        name = check_idempotency_key(given)
+        keeping = await self._keeper.begin(key, name, caller.path, raw, stream=request.stream)
+        if isinstance(keeping, KeptAnswer):
+            await self._replay(keeping, key, caller)
+            return
+        try:
+            await self._serve(raw, request, model, key, caller, keeping)
+        finally:
+            self._keeper.end(key, name)
+
+    def _model(self, request: Request) -> RelayedModel:
         model = self.models.get(request.model)
         if model is None:
             raise MissingError(
                 f"the model {request.model[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models"
             )
-        check_model(key, model.name)
-        if self._sourced is not None and self._sourced.wanted(raw, request, model):
-            await self._sourced(raw, request, model, key, scope, receive, send)
-            return
-        name = idempotency_key(scope)
-        if name is None:
-            await self._serve(raw, request, model, key, scope["path"], receive, send)
-            return
-        keeping = await self._keeper.begin(key, name, scope["path"], raw, stream=request.stream)
-        if isinstance(keeping, KeptAnswer):
-            await self._replay(keeping, key, send)
-            return
-        try:
-            await self._serve(raw, request, model, key, scope["path"], receive, send, keeping)
-        finally:
-            self._keeper.end(key, name)
+        return model
 
-    async def _replay(self, kept: KeptAnswer, key: KeyRecord, send: Send) -> None:
+    async def _replay(self, kept: KeptAnswer, key: KeyRecord, caller: Caller) -> None:
         if kept.answer is None:
             raise MissingError(
                 f"the answer of {kept.call_id} has been erased",
@@ -154,10 +184,10 @@ class Relay:
             await self.meter.charge_kept(hold, kept.receipt, kept.signature)
         own = ((b"headwater-receipt", kept.call_id.encode()), (b"idempotent-replayed", b"true"))
         if kept.stream:
-            await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *own]})
-            await send({"type": "http.response.body", "body": kept.answer})
+            await caller.begin(own)
+            await caller.end(kept.answer)
         else:
-            await respond(send, 200, kept.answer, JSON, own)
+            await caller.respond(200, kept.answer, own)
         self.metrics.call("replayed")
 
     async def _serve(
@@ -166,9 +196,7 @@ class Relay:
         request: Request,
         model: RelayedModel,
         key: KeyRecord,
-        path: str,
-        receive: Receive,
-        send: Send,
+        caller: Caller,
         keeping: Keeping | None = None,
     ) -> None:
         prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
@@ -183,15 +211,15 @@ class Relay:
             raise
         call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken, keeping)
         try:
-            exchange, _ = await self.upstreams.ask(model.name, path.removeprefix("/v1"), bodies)
+            exchange, _ = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies)
             async with exchange:
                 if exchange.status != 200:
-                    await refusal(exchange, send)
+                    await caller.respond(*await refusal_of(exchange))
                     self.metrics.call("failed")
                 elif request.stream:
-                    await call.stream(exchange, receive, send)
+                    await call.stream(exchange, caller)
                 else:
-                    await call.whole(exchange, send)
+                    await call.whole(exchange, caller)
         finally:
             if not call.settled:
                 self.meter.release(hold)
@@ -245,16 +273,16 @@ class _Call:
         self._keeping = keeping
         self.settled = False
 
-    async def whole(self, exchange: Exchange, send: Send) -> None:
+    async def whole(self, exchange: Exchange, caller: Caller) -> None:
         """A plain answer."""
         body = await exchange.whole()
         usage = usage_of(body)
         final = partial(with_bill, body)
         answer = await self._charge(usage, body, final, counted=len(body) // BYTES_PER_TOKEN)
-        await respond(send, 200, answer, JSON, self._headers(exchange))
+        await caller.respond(200, answer, self._headers(exchange))
         self._relay.metrics.call("answered")
 
-    async def stream(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def stream(self, exchange: Exchange, caller: Caller) -> None:
         """A stream, passed on as it comes.
 
         With an idempotency key it is read to its end even if nobody listens, because the retry will ask for all of
@@ -264,17 +292,19 @@ class _Call:
             self._request.shape, include_usage=self._request.include_usage, one=self._request.answers == 1
         )
         hasher = _Digest()
-        gone = asyncio.Event()
+        gone = False
 
         def leave() -> None:
-            gone.set()
+            nonlocal gone
+            gone = True
             exchange.abandon()
 
-        watch = None if self._keeping else asyncio.create_task(when_gone(receive, leave))
+        if self._keeping is None:
+            caller.watch(leave)
         sent: list[bytes] = []  # what is to be kept
         begun, size = False, 0
         try:
-            while not gone.is_set():
+            while not gone:
                 data = await exchange.read()
                 if not data:
                     break
@@ -282,8 +312,7 @@ class _Call:
                 ready = passing.feed(data)
                 if not begun:
                     begun = True
-                    headers = [*EVENT_STREAM, *self._headers(exchange)]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await caller.begin(self._headers(exchange))
                 if self._keeping is not None:
                     sent.append(ready)
                     size += len(data)
@@ -294,33 +323,32 @@ class _Call:
                             fix="ask without Idempotency-Key",
                         )
                 if ready:
-                    await send({"type": "http.response.body", "body": ready, "more_body": True})
+                    await caller.pass_on(ready)
                 if passing.finished:
                     break
-            if gone.is_set():
+            if gone:
                 await self._cut(passing, hasher)
                 return
             if not passing.finished:
                 raise UpstreamError("the upstream ended its stream too early", code="upstream_broken", fix="try again")
             last = await self._charge(passing.usage, hasher, passing.end, counted=passing.deltas, before=sent)
-            await send({"type": "http.response.body", "body": last})
+            await caller.end(last)
             self._relay.metrics.call("answered")
         except Exception as error:
             if not self.settled:
                 await self._cut(passing, hasher)
-            if gone.is_set():
+            if gone:
                 return
             if not begun:
                 raise
-            await send({"type": "http.response.body", "body": error_event(failure_of(error))})
+            await caller.end(error_event(failure_of(error)))
             self._relay.metrics.call("failed")
         except asyncio.CancelledError:
             if not self.settled:
                 await self._cut(passing, hasher)
             raise
         finally:
-            if watch is not None:
-                watch.cancel()
+            caller.unwatch()
 
     async def _cut(self, passing: StreamPass, hasher: _Digest) -> None:
         """The stream will not end as it should: what was passed on is charged, if anything was."""
@@ -357,10 +385,10 @@ class _Call:
             return final(relay.bill(await relay.meter.charge(self._hold, used)))
         last = b""
 
-        async def keep(signed: SignedReceipt, charged: Charged) -> None:
+        async def keep(issued: Issued, charged: Charged) -> None:
             nonlocal last
             last = final(relay.bill(charged))
-            await keeping.keep(charged.call_id, signed, b"".join([*before, last]))
+            await keeping.keep(charged.call_id, issued, b"".join([*before, last]))
 
         await relay.meter.charge(self._hold, used, keep)
         return last
@@ -396,13 +424,18 @@ class _Digest:
 
 
 async def refusal(exchange: Exchange, send: Send) -> None:
-    """Pass an upstream's refusal on: the caller's faults as they came, the operator's without their text."""
+    """Pass an upstream's refusal on; see `refusal_of`."""
+    status, body, headers = await refusal_of(exchange)
+    await respond(send, status, body, JSON, headers)
+
+
+async def refusal_of(exchange: Exchange) -> tuple[int, bytes, Headers]:
+    """An upstream's refusal as the caller is told it: the caller's faults as they came, the operator's without text."""
     body = await exchange.whole()
     status = exchange.status
     if status in _OPERATORS_FAULT or not 400 <= status < 500:
         failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
-        await respond(send, 502, failure.envelope(), JSON, (*failure.headers(), *passed_headers(exchange)))
-        return
+        return 502, failure.envelope(), (*failure.headers(), *passed_headers(exchange))
     try:
         fine = isinstance(msgspec.json.decode(body, type=_Error).error, dict)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -410,7 +443,7 @@ async def refusal(exchange: Exchange, send: Send) -> None:
     if not fine:
         body = Failure(status, "upstream_refused", f"the upstream refused with status {status}").envelope()
     retried = b"true" if status in (408, 429) else b"false"
-    await respond(send, status, body, JSON, ((b"x-should-retry", retried), *passed_headers(exchange)))
+    return status, body, ((b"x-should-retry", retried), *passed_headers(exchange))
 
 
 class _Name(msgspec.Struct):

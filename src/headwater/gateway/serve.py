@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
 from headwater.gateway.app import GatewayOptions
+from headwater.gateway.http import HttpProtocol
+from headwater.gateway.lane import Lane
 from headwater.gateway.wire import Receive, Scope, Send
 
 HEAD_S: Final = 15.0
@@ -30,8 +31,6 @@ GRACE_S: Final = 15
 """How long answers at work may take to finish when the server is told to stop; then they are cut and charged."""
 
 BACKLOG: Final = 2_048
-HEAD_BYTES_MAX: Final = 64 * 2**10
-HEADERS_MAX: Final = 100
 
 
 class Served(Protocol):
@@ -43,6 +42,11 @@ class Served(Protocol):
         ...
 
     @property
+    def lane(self) -> Lane | None:
+        """What takes calls without ASGI in between, if anything does."""
+        ...
+
+    @property
     def start_error(self) -> Exception | None:
         """Why its lifespan did not begin."""
         ...
@@ -50,40 +54,6 @@ class Served(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the lifespan."""
         ...
-
-
-class _BoundedHead(HttpToolsProtocol):
-    """Refuses heads that are too large; the parser itself would collect them for ever."""
-
-    _head_bytes = 0
-    _in_head = True
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX + len(data):
-                self.transport.close()  # a head that never ends
-                return
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_head, self._head_bytes, self._fields = True, 0, 0
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header came; too many, or too much of them, end the connection with 400."""
-        self._fields += 1
-        self._head_bytes += len(name) + len(value)
-        if self._fields > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX:
-            raise ValueError("the head is too large")
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self._in_head = False
-        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):
@@ -151,7 +121,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here goes by a caller's address
-        http=_BoundedHead,
+        http=HttpProtocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         ws="none",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from headwater.core.errors import InvalidError, RefusedError
@@ -42,7 +42,12 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     Raises:
         RequestError: it came twice.
     """
-    values = [value for key, value in scope["headers"] if key == name]
+    return one_header(scope["headers"], name)
+
+
+def one_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The value of a header that may come once; see `header`."""
+    values = [value for key, value in headers if key == name]
     if len(values) > 1:
         raise RequestError(
             f"the header {name.decode()} came {len(values)} times",
@@ -73,8 +78,15 @@ def bearer(scope: Scope) -> str:
 def idempotency_key(scope: Scope) -> str | None:
     """The idempotency key of a request, if it has one."""
     value = header(scope, b"idempotency-key")
-    if value is None:
-        return None
+    return None if value is None else check_idempotency_key(value)
+
+
+def check_idempotency_key(value: bytes) -> str:
+    """An idempotency key as text.
+
+    Raises:
+        RequestError: ``idempotency_key_invalid``.
+    """
     if len(value) > IDEMPOTENCY_KEY_CHARS_MAX or _PRINTABLE.fullmatch(value) is None:
         raise RequestError(
             "the Idempotency-Key is empty, too long or not printable ASCII",
@@ -103,9 +115,7 @@ async def read_body(scope: Scope, receive: Receive, *, timeout_s: float) -> byte
         async with asyncio.timeout(timeout_s):
             return await _read(receive)
     except TimeoutError:
-        raise InvalidError(
-            f"the body was not whole after {timeout_s:g} s", code="request_timeout", fix="send it in one go"
-        ) from None
+        raise body_late(timeout_s) from None
 
 
 async def _read(receive: Receive) -> bytes:
@@ -122,6 +132,13 @@ async def _read(receive: Receive) -> bytes:
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def body_late(timeout_s: float) -> InvalidError:
+    """The error for a body that did not come in time."""
+    return InvalidError(
+        f"the body was not whole after {timeout_s:g} s", code="request_timeout", fix="send it in one go"
+    )
 
 
 def _too_large() -> InvalidError:

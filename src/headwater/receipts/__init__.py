@@ -4,6 +4,7 @@ Knows nothing of how shares or payouts were computed, nor of files, clocks, data
 """
 
 from headwater.attribution.bits import microbits
+from headwater.receipts.form import Issued, ReceiptForm
 from headwater.receipts.log import (
     EMPTY_ROOT,
     Frontier,
@@ -33,12 +34,14 @@ __all__ = [
     "EpochManifest",
     "Frontier",
     "InclusionProof",
+    "Issued",
     "KeySigner",
     "LogTree",
     "ModelUse",
     "PayoutProof",
     "Receipt",
     "ReceiptAttribution",
+    "ReceiptForm",
     "ReceiptOwner",
     "ReceiptPayout",
     "ReceiptShare",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 import coincurve
@@ -107,9 +108,14 @@ def signing_digest(identity: str, call_id: str, price: int, policy_digest: str) 
         + bytes.fromhex(identity)
         + keccak256(call_id.encode())
         + keccak256(str(price).encode())
-        + bytes.fromhex(policy_digest.removeprefix("sha256:"))
+        + _digest_bytes(policy_digest)
     )
     return keccak256(_PREFIX + struct)
+
+
+@lru_cache(maxsize=64)  # few policies are in force
+def _digest_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.removeprefix("sha256:"))
 
 
 def recover(receipt: Receipt, raw: bytes, signature: str) -> str:

@@ -143,7 +143,8 @@ class MeteredStore:
                 payer, CLEARING, call.price_units, call.asset, Code.CHARGE, call.call_id, call.reserve_id
             )
             paid = payouts(one.payouts, asset=call.asset, receipt_id=call.receipt_id)
-            batches.append(Batch(metered_key(call.call_id), (reserve, charge, *paid)))
+            # The receipt says it all, so its id is what "the same body" means.
+            batches.append(Batch(metered_key(call.call_id), (reserve, charge, *paid), "sha256:" + call.receipt_id))
             day = (call.key_id, day_of(call.began_ns) * DAY_NS)
             spent[day] = spent.get(day, 0) + call.price_units
         self._ledger.post_each(batches, at_ns=calls[-1].call.at_ns)

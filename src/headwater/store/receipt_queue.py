@@ -8,8 +8,9 @@ Knows nothing of HTTP or of what receipts say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 from headwater.core.errors import RefusedError
 from headwater.store.receipt_admission import Entry
@@ -17,6 +18,11 @@ from headwater.store.receipt_log import ReceiptLog
 
 BATCH_MAX = 2_000
 """Receipts written at once: enough to make a sync cheap, few enough to be done in some milliseconds."""
+
+Told = Callable[[Entry | None], None]
+"""Is told on the event loop, always and once, where a receipt stands, or nothing when it could not be written."""
+
+_Waiting = tuple[asyncio.Future[Entry], Told | None]
 
 
 class ReceiptQueue:
@@ -28,9 +34,13 @@ class ReceiptQueue:
 
     def __init__(self, log: ReceiptLog, *, batch_max: int = BATCH_MAX, waiting_max: int = 100_000) -> None:
         self._log, self._batch_max, self._waiting_max = log, batch_max, waiting_max
-        self._waiting: list[tuple[tuple[bytes, str], asyncio.Future[Entry]]] = []
-        self._writer = ThreadPoolExecutor(1, "receipts")
-        self._drained: asyncio.Task[None] | None = None
+        self._receipts: list[tuple[bytes, str]] = []  # not handed to the writer yet
+        self._waiting: list[_Waiting] = []  # whose they are
+        self._writing: list[_Waiting] = []  # of the batch the writer has
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: SimpleQueue[list[tuple[bytes, str]] | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._drained: asyncio.Future[None] | None = None
 
     async def append(self, raw: bytes, signature: str) -> Entry:
         """Store one receipt; when this returns it is on the disk. A writer that is cancelled may have stored it.
@@ -41,8 +51,11 @@ class ReceiptQueue:
         """
         return await self.submit(raw, signature)
 
-    def submit(self, raw: bytes, signature: str) -> asyncio.Future[Entry]:
+    def submit(self, raw: bytes, signature: str, told: Told | None = None) -> asyncio.Future[Entry]:
         """Hand in one receipt; the future is done, in the order of handing in, when it is on the disk or refused.
+
+        Args:
+            told: is told too, also when the future has been cancelled.
 
         Raises:
             RefusedError: ``receipts_waiting``.
@@ -51,33 +64,61 @@ class ReceiptQueue:
             raise RefusedError(
                 f"{len(self._waiting)} receipts wait for the disk", code="receipts_waiting", fix="retry in a second"
             )
-        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        self._waiting.append(((raw, signature), future))
-        if self._drained is None or self._drained.done():
-            self._drained = asyncio.create_task(self._drain())
+        loop = self._loop
+        if loop is None:
+            loop = self._begin()
+        future: asyncio.Future[Entry] = loop.create_future()
+        self._receipts.append((raw, signature))
+        self._waiting.append((future, told))
+        if not self._writing and len(self._waiting) == 1:
+            loop.call_soon(self._hand_over)  # what else this turn of the loop brings comes along
         return future
 
     async def close(self) -> None:
         """Wait until everything that was handed in is on the disk or refused."""
-        if self._drained is not None:
+        if self._loop is not None and (self._waiting or self._writing):
+            self._drained = self._loop.create_future()
             await self._drained
-        self._writer.shutdown()
+        if self._writer is not None:
+            self._jobs.put(None)
+            self._writer.join()
+            self._writer = self._loop = None
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._batch_max], self._waiting[self._batch_max :]
-            receipts = [receipt for receipt, _ in batch]
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        self._writer = threading.Thread(target=self._write, args=(self._loop,), name="receipts", daemon=True)
+        self._writer.start()
+        return self._loop
+
+    def _hand_over(self) -> None:
+        if self._writing or not self._waiting:
+            return
+        most = self._batch_max
+        receipts, self._receipts = self._receipts[:most], self._receipts[most:]
+        self._writing, self._waiting = self._waiting[:most], self._waiting[most:]
+        self._jobs.put(receipts)
+
+    def _written(self, outcomes: Sequence[Entry | Exception]) -> None:
+        writing, self._writing = self._writing, []
+        self._hand_over()  # the disk does not wait for those who are told
+        for (future, told), outcome in zip(writing, outcomes, strict=True):
+            if told is not None:
+                told(None if isinstance(outcome, Exception) else outcome)
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if self._drained is not None and not self._writing:
+            self._drained.set_result(None)
+            self._drained = None
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The writer's thread."""
+        while (receipts := self._jobs.get()) is not None:
             try:
-                outcomes: Sequence[Entry | Exception] = await loop.run_in_executor(
-                    self._writer, self._log.append_each, receipts
-                )
+                outcomes: Sequence[Entry | Exception] = self._log.append_each(receipts)
             except Exception as error:  # also what is not ours: nobody may wait for ever
-                outcomes = [error] * len(batch)
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if future.done():
-                    continue
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
+                outcomes = [error] * len(receipts)
+            loop.call_soon_threadsafe(self._written, outcomes)

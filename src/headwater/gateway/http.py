@@ -1,0 +1,195 @@
+"""Connections of callers: uvicorn's HTTP/1.1 with bounded heads, and the fast lane beside its ASGI way.
+
+Uvicorn keeps the listener, the lifespan, signals and the drain. A request that the lane admits is collected and
+answered right here; any other, also one that comes while another is at work on its connection, gets uvicorn's own
+cycle. What uvicorn knows of a request at work (whether it is complete, whether the connection lives on) both have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, Protocol, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from headwater.gateway.lane import PATHS, Lane, LaneCaller
+
+HEAD_BYTES_MAX: Final = 64 * 2**10
+HEADERS_MAX: Final = 100
+
+_dated: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+class HasLane(Protocol):
+    """An application with a fast lane, or without."""
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane."""
+        ...
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Refuses heads that are too large; the parser itself would collect them for ever."""
+
+    _head_bytes = 0
+    _fields = 0
+    _in_head = True
+    _at_work: LaneCaller | None = None
+    _collecting: LaneCaller | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The socket is open."""
+        super().connection_made(transport)
+        self._lane = cast(HasLane, self.config.app).lane
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        if self._at_work is not None:
+            self._at_work.lost()
+            if self.cycle is cast(Any, self._at_work):
+                self.cycle = cast(Any, None)
+            self._at_work = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX + len(data):
+                self.transport.close()  # a head that never ends
+                return
+        super().data_received(data)
+        collecting = self._collecting
+        if collecting is not None and collecting.timer is None and self._lane is not None:
+            collecting.timer = self.loop.call_later(self._lane.body_timeout_s, self._late, collecting)
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """A request begins; what ASGI wants of it is made when it is wanted."""
+        self._in_head, self._head_bytes, self._fields = True, 0, 0
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header came; too many, or too much of them, end the connection with 400."""
+        self._fields += 1
+        self._head_bytes += len(name) + len(value)
+        if self._fields > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError("the head is too large")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: this is where a request takes its way."""
+        self._in_head = False
+        path = PATHS.get(self.url)
+        if path is not None and self._lane is not None and self.parser.get_method() == b"POST":
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.parser.get_http_version() == "1.1":
+                key = self._lane.admit(self.headers)
+                if key is not None:
+                    self._collecting = self._at_work = LaneCaller(self._lane, self, path, key, self.headers)
+                    self.cycle = cast(Any, self._at_work)
+                    return
+        self._make_scope()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        if self._collecting is not None:
+            self._collecting.add(body)
+        elif not isinstance(self.cycle, LaneCaller):  # otherwise it comes after its request was refused
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        caller, self._collecting = self._collecting, None
+        if caller is None:
+            if not isinstance(self.cycle, LaneCaller):
+                super().on_message_complete()
+            return
+        caller.complete()
+        assert self._lane is not None
+        self._start(self._lane.answer(caller, self._hand_over))
+
+    def _make_scope(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+
+    # The lane's side
+
+    def default_head(self) -> bytes:
+        """The headers every response begins with, as bytes; uvicorn makes them anew each second."""
+        global _dated
+        known, raw = _dated
+        if known is not self.server_state.default_headers:
+            known = self.server_state.default_headers
+            raw = b"".join([b"%b: %b\r\n" % pair for pair in known])
+            _dated = (known, raw)
+        return raw
+
+    def lane_done(self, caller: LaneCaller) -> None:
+        """A response is whole, or will never be."""
+        if caller is not self._at_work:
+            return
+        self._at_work = None
+        if not caller.keep_alive:
+            self.transport.close()
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self.pipeline and not self.transport.is_closing():
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+
+    async def drained(self, stall_s: float) -> None:
+        """Wait until the caller reads again; one that does not for so long is cut off."""
+        try:
+            async with asyncio.timeout(stall_s):
+                await self.flow.drain()
+        except TimeoutError:
+            self.transport.abort()
+            await self.flow.drain()  # until the loss of the connection has been told
+
+    def _start(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _late(self, caller: LaneCaller) -> None:
+        if caller is self._collecting and self._lane is not None:
+            self._collecting = None
+            self._start(self._lane.late(caller))
+
+    def _hand_over(self, caller: LaneCaller, body: bytes) -> None:
+        """Give a request that was collected to uvicorn's cycle, as if it had never been in the lane."""
+        self._at_work = None
+        queued = self.cycle is not cast(Any, caller)  # a later request is waiting already
+        held = (self.url, self.headers, self.expect_100_continue, self.scope, self.cycle)
+        self.url, self.headers, self.expect_100_continue = caller.path.encode(), [], False
+        super().on_message_begin()
+        self.headers += caller.headers
+        scope = self.scope
+        scope["method"], scope["path"], scope["raw_path"] = "POST", caller.path, caller.path.encode()
+        scope["query_string"] = b""
+        cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=caller.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body, cycle.more_body, cycle.disconnected = bytearray(body), False, caller.disconnected
+        cycle.message_event.set()
+        if queued:
+            self.url, self.headers, self.expect_100_continue, self.scope, self.cycle = held
+        else:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, self.app)
