@@ -36,9 +36,9 @@ from headwater.store.receipt_log import ReceiptLog
 from headwater.store.receipt_queue import ReceiptQueue
 
 LEASE_CALLS: Final = 64
-"""How many calls like the last one a lease shall cover."""
+"""How many calls like the last one a lease shall cover; under load twice those of the last commit."""
 
-GATHER_S: Final = 0.05
+GATHER_S: Final = 0.2
 """How long the books wait for more to write in one commit."""
 
 LANE: Final = "metered"
@@ -152,7 +152,7 @@ class Meter:
         self.parts = parts
         self._lock = threading.Lock()  # guards everything below
         self._due = threading.Event()
-        self._receipts = ReceiptQueue(parts.log)
+        self._receipts = ReceiptQueue(parts.log, expected=lambda: self._working - self._waiting)
         self._purses: dict[str, _Purse] = {}
         self._waiting = 0  # answers whose receipt is being written
         self._unbooked: list[Metered] = []
@@ -435,8 +435,11 @@ class Meter:
         with self._lock:
             calls, logged = tuple(self._unbooked), self._logged
             booked: dict[str, int] = {}
+            ahead: dict[str, int] = {}  # calls that the next lease shall cover
             for one in calls:
-                booked[one.call.key_id] = booked.get(one.call.key_id, 0) + one.call.price_units
+                key_id = one.call.key_id
+                booked[key_id] = booked.get(key_id, 0) + one.call.price_units
+                ahead[key_id] = ahead.get(key_id, 0) + 2
             renewals = []
             for key_id, purse in self._purses.items():
                 if purse.lease is None:
@@ -447,7 +450,8 @@ class Meter:
                     owed = purse.held + purse.spent - spent
                     # What may be held while this is written is what is free now: never lease less than that.
                     least = owed if purse.is_past(self.parts.now_ns()) else purse.units - spent
-                    renewals.append(self._renewal(key_id, purse, least, owed + LEASE_CALLS * purse.last_units))
+                    wanted = owed + max(LEASE_CALLS, ahead[key_id]) * purse.last_units
+                    renewals.append(self._renewal(key_id, purse, least, wanted))
                 elif not purse.held and not purse.spent and (close or now_s - purse.used_s > IDLE_S):
                     renewals.append(self._renewal(key_id, purse, 0, 0))
                     purse.lease = None  # so that nothing is held meanwhile

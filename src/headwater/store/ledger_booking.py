@@ -8,7 +8,7 @@ around it undoes the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
@@ -61,9 +61,9 @@ class _Row:
             self.reserved_out += units
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
-    """A reservation that a batch resolves."""
+    """A reservation that a batch resolves; mutable, and it does not leave this module."""
 
     number: int
     debit: str
@@ -231,7 +231,7 @@ def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending
             code="reservation_expired",
             fix="reserve again; what was set aside goes back to the payer",
         )
-    pendings[pending_id] = replace(pending, resolved=True)
+    pending.resolved = True
     return pending
 
 

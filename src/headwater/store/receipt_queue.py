@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import Final
 
 from headwater.core.errors import RefusedError
 from headwater.store.receipt_admission import Entry
@@ -18,6 +19,9 @@ from headwater.store.receipt_log import ReceiptLog
 
 BATCH_MAX = 2_000
 """Receipts written at once: enough to make a sync cheap, few enough to be done in some milliseconds."""
+
+GATHER_S: Final = 0.003
+"""The longest a receipt waits for those that are expected with it."""
 
 Told = Callable[[Entry | None], None]
 """Is told on the event loop, always and once, where a receipt stands, or nothing when it could not be written."""
@@ -30,10 +34,21 @@ class ReceiptQueue:
 
     Args:
         waiting_max: receipts that may wait; beyond it writers are refused and should slow down.
+        expected: how many more may be handed in any moment. A batch leaves when it has as many as are still expected,
+            or after `GATHER_S`: what a sync costs is shared by more where many come, and nobody waits where few do.
     """
 
-    def __init__(self, log: ReceiptLog, *, batch_max: int = BATCH_MAX, waiting_max: int = 100_000) -> None:
-        self._log, self._batch_max, self._waiting_max = log, batch_max, waiting_max
+    def __init__(
+        self,
+        log: ReceiptLog,
+        *,
+        batch_max: int = BATCH_MAX,
+        waiting_max: int = 100_000,
+        expected: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._log, self._batch_max, self._waiting_max, self._expected = log, batch_max, waiting_max, expected
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving = False
         self._receipts: list[tuple[bytes, str]] = []  # not handed to the writer yet
         self._waiting: list[_Waiting] = []  # whose they are
         self._writing: list[_Waiting] = []  # of the batch the writer has
@@ -70,14 +85,15 @@ class ReceiptQueue:
         future: asyncio.Future[Entry] = loop.create_future()
         self._receipts.append((raw, signature))
         self._waiting.append((future, told))
-        if not self._writing and len(self._waiting) == 1:
-            loop.call_soon(self._hand_over)  # what else this turn of the loop brings comes along
+        if not self._writing:
+            self._gather(loop)
         return future
 
     async def close(self) -> None:
         """Wait until everything that was handed in is on the disk or refused."""
         if self._loop is not None and (self._waiting or self._writing):
             self._drained = self._loop.create_future()
+            self._hand_over()
             await self._drained
         if self._writer is not None:
             self._jobs.put(None)
@@ -90,7 +106,20 @@ class ReceiptQueue:
         self._writer.start()
         return self._loop
 
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand over what waits, or wait a little for more."""
+        if len(self._waiting) >= self._expected():
+            if not self._leaving:
+                self._leaving = True
+                loop.call_soon(self._hand_over)  # what else this turn of the loop brings comes along
+        elif self._timer is None:
+            self._timer = loop.call_later(GATHER_S, self._hand_over)
+
     def _hand_over(self) -> None:
+        self._leaving = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._writing or not self._waiting:
             return
         most = self._batch_max
@@ -100,7 +129,6 @@ class ReceiptQueue:
 
     def _written(self, outcomes: Sequence[Entry | Exception]) -> None:
         writing, self._writing = self._writing, []
-        self._hand_over()  # the disk does not wait for those who are told
         for (future, told), outcome in zip(writing, outcomes, strict=True):
             if told is not None:
                 told(None if isinstance(outcome, Exception) else outcome)
@@ -110,7 +138,9 @@ class ReceiptQueue:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-        if self._drained is not None and not self._writing:
+        if self._waiting and self._loop is not None:
+            self._gather(self._loop)
+        if self._drained is not None and not self._writing and not self._waiting:
             self._drained.set_result(None)
             self._drained = None
 
