@@ -157,7 +157,7 @@ class _Frame:
 
 def _ticks(largest: float) -> tuple[float, ...]:
     """Round figures from 0 to at least `largest`, three to five of them."""
-    if not largest > 0 or not math.isfinite(largest):
+    if not 1e-300 < largest < math.inf:
         return (0.0, 1.0)
     rough = largest / 4
     unit = 10.0 ** math.floor(math.log10(rough))
