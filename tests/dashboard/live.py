@@ -1,0 +1,130 @@
+"""A real server as a process of its own: the demo model, the pages, and an embedded chain with a posted epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+QUESTION = "Where does a river begin, and where does it end?"
+PASSWORD = "correct horse battery staple"
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+_TEXTS = {
+    "rivers.md": "# Rivers\n\nA river begins at its headwater, high in the hills, and ends in the sea. "
+    "The Marlow river begins at Otter Spring and ends in Gull Bay.\n\nIts water is cold in May.\n",
+    "clouds.md": "# Clouds\n\nA cloud is water in the air. Clouds bring rain to the hills.\n",
+    "stones.md": "# Stones\n\nA stone rolls in the river until it is round and smooth.\n",
+}
+
+
+@dataclass
+class Live:
+    """A home, and the server that runs over it."""
+
+    home: Path
+    url: str = ""
+    secret: str = ""
+    key_id: str = ""
+    first_receipt: str = ""  # of the call whose epoch is posted
+    contributor: str = ""
+    wallet: LocalAccount = field(default_factory=lambda: Account.from_key(b"\x07" * 32))
+
+    def run(self, *arguments: str, given: str = "") -> str:
+        """A command of headwater over this home; gives what it prints."""
+        command = [sys.executable, "-m", "headwater", *arguments, "--home", str(self.home)]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=_environment(), check=False)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """What a command prints as JSON."""
+        return json.loads(self.run(*arguments, "--json"))
+
+    def ask(self, question: str = QUESTION) -> str:
+        """Ask over HTTP and wait for the receipt; gives its id."""
+        body = {"model": "smollm2-135m-grounded", "messages": [{"role": "user", "content": question}], "max_tokens": 24}
+        call = self._http("/v1/chat/completions", body)["headwater"]["receipt"]
+        until = time.monotonic() + 120
+        while (found := self._http(f"/v1/receipts/{call}"))["status"] != "final":
+            assert time.monotonic() < until, found
+            time.sleep(0.2)
+        return str(found["id"])
+
+    def _http(self, path: str, body: object = None) -> Any:
+        raw = None if body is None else json.dumps(body).encode()
+        headers = {"authorization": f"Bearer {self.secret}", "content-type": "application/json"}
+        request = urllib.request.Request(self.url + path, raw, headers)
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.load(response)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "HEADWATER_MATURITY_S": "0", "HEADWATER_ROOT_DELAY_S": "0", "OMP_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def serving(live: Live) -> Iterator[None]:
+    """`headwater serve` over the home while the block runs, on a free port."""
+    command = [sys.executable, "-m", "headwater", "serve", "--port", "0", "--home", str(live.home)]
+    log = live.home.parent / "serve.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_environment())
+    try:
+        until = time.monotonic() + 120
+        while (found := re.search(r"pages at (http://\S+?)/\s", log.read_text())) is None:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        live.url = found[1]
+        yield
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@contextlib.contextmanager
+def live_site(folder: Path) -> Iterator[Live]:
+    """A home with three documents, a hostile one, an enrolled contributor and a posted epoch, served."""
+    live = Live(folder / "home")
+    texts = folder / "texts"
+    texts.mkdir()
+    for name, text in _TEXTS.items():
+        (texts / name).write_text(text)
+    bad = folder / "bad.jsonl"
+    bad.write_text(json.dumps({"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE}) + "\n")
+    live.run("contribution", "add", str(texts), "--owner", "Ada Spring", "--license", "CC0-1.0", *_uses())
+    live.run("contribution", "add", str(bad), "--owner", HOSTILE, "--license", "CC0-1.0", *_uses())
+    made = live.json("key", "create", "a caller")
+    live.secret, live.key_id = made["secret"], made["key_id"]
+    live.run("key", "deposit", live.key_id, "50", "--reference", "first")
+    live.run("pages", "password", given=PASSWORD + "\n")
+    with serving(live):
+        live.first_receipt = live.ask()
+        live.contributor = _contributor(live)
+    live.run("contributor", "enroll", live.contributor, live.wallet.address)
+    live.run("epoch", "close")
+    live.run("epoch", "post", "1")
+    with serving(live):
+        yield live
+
+
+def _uses() -> list[str]:
+    return [flag for use in ("ground", "train", "reproduce") for flag in ("--use", use)]
+
+
+def _contributor(live: Live) -> str:
+    with urllib.request.urlopen(live.url + "/search.json?q=Ada", timeout=30) as response:
+        return str(json.load(response)["people"][0]["id"])
