@@ -50,7 +50,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def report(name: str, cache: Path, rounds: int, counts: list[int], estimators: list[str], *, train: bool) -> dict[str, Any]:
+def report(
+    name: str, cache: Path, rounds: int, counts: list[int], estimators: list[str], *, train: bool
+) -> dict[str, Any]:
     """Figures of one task."""
     task = task_of(name, cache)
     states = models_of(task, cache, _say)

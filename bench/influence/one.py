@@ -28,7 +28,9 @@ Scores = NDArray[np.float32]
 Ask = Callable[[list[Any]], Scores]
 
 
-def _peer(task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path) -> tuple[Ask, dict[str, Any]]:
+def _peer(
+    task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path
+) -> tuple[Ask, dict[str, Any]]:
     from bench.influence.peer import Kronfluence
 
     made = []
@@ -39,7 +41,9 @@ def _peer(task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], fo
     return (lambda queries: np.mean([each.scores(queries) for each in made], axis=0)), {}
 
 
-def _index(task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path) -> tuple[Ask, dict[str, Any]]:
+def _index(
+    task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path
+) -> tuple[Ask, dict[str, Any]]:
     names = None if task.groups is None else [f"c{g:02d}" for g in task.groups]
     index = InfluenceIndex.build(
         model, task.examples, task.task, folder / "index", contributors=names, checkpoints=states

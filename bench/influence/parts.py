@@ -60,9 +60,7 @@ class LowRank(nn.Module):
         self.a = nn.Linear(base.in_features, rank, bias=False)
         self.b = nn.Linear(rank, base.out_features, bias=False)
         with torch.no_grad():
-            self.a.weight.copy_(
-                torch.randn(self.a.weight.shape, generator=generator) / math.sqrt(base.in_features)
-            )
+            self.a.weight.copy_(torch.randn(self.a.weight.shape, generator=generator) / math.sqrt(base.in_features))
             self.b.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,9 +88,7 @@ def pep_texts() -> dict[str, str]:
     by: dict[str, list[str]] = {}
     for path in sorted((Path(opep.__file__).parent / "peps").rglob("pep-*")):
         text = path.read_text(encoding="utf-8", errors="replace")
-        found = re.search(
-            r"Author:\s+([A-Z][^<,(:@]{3,40}?)\s*(?:<|,|\(|\n|[A-Z][A-Za-z-]+:)", text[:3000]
-        )
+        found = re.search(r"Author:\s+([A-Z][^<,(:@]{3,40}?)\s*(?:<|,|\(|\n|[A-Z][A-Za-z-]+:)", text[:3000])
         if found is not None:
             body = re.split(r"\n#+ |\n=+\n", text, maxsplit=1)[-1]
             by.setdefault(found.group(1).strip(), []).append(re.sub(r"\s+", " ", body))

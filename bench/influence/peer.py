@@ -68,7 +68,9 @@ class Kronfluence:
     def __init__(self, task: BenchTask, model: nn.Module, folder: Path) -> None:
         logging.disable(logging.INFO)
         self._task, own = task, Adapted(task)
-        self._analyzer = Analyzer("a", prepare_model(model, own), own, cpu=True, output_dir=str(folder), disable_tqdm=True)
+        self._analyzer = Analyzer(
+            "a", prepare_model(model, own), own, cpu=True, output_dir=str(folder), disable_tqdm=True
+        )
         from kronfluence.utils.dataset import DataLoaderKwargs
 
         self._analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=list))

@@ -60,9 +60,7 @@ def _class_drawn(model: Any, batch: list[Any], generator: Generator | None) -> T
 def _network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     wide = SIDE * SIDE
-    return nn.Sequential(
-        nn.Linear(wide, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, CLASSES)
-    )
+    return nn.Sequential(nn.Linear(wide, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, CLASSES))
 
 
 def _softmax(_seed: int) -> nn.Module:
@@ -95,9 +93,7 @@ def picture_task(*, deep: bool) -> BenchTask:
     def train_softmax(places: Places, _seed: int) -> nn.Module:
         model = _softmax(0)
         x, y = inputs[places], labels[places]
-        optimiser = torch.optim.LBFGS(
-            model.parameters(), max_iter=100, history_size=20, line_search_fn="strong_wolfe"
-        )
+        optimiser = torch.optim.LBFGS(model.parameters(), max_iter=100, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimiser.zero_grad()

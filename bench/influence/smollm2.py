@@ -311,9 +311,7 @@ def pair_task(kept: dict[str, Any], start: dict[str, Tensor]) -> BenchTask:
         before = torch.cat(
             [_log_chances(model, h[i : i + 8], y[i : i + 8], live[i : i + 8]) for i in range(0, len(h), 8)]
         )
-    items = [
-        (h[i : i + 2], y[i : i + 2], live[i : i + 2], before[i] - before[i + 1]) for i in range(0, len(h), 2)
-    ]
+    items = [(h[i : i + 2], y[i : i + 2], live[i : i + 2], before[i] - before[i + 1]) for i in range(0, len(h), 2)]
 
     def blank() -> nn.Module:
         fresh = Top(kept, 0, "pair_out")

@@ -53,7 +53,7 @@ def test_scores_are_the_ridge_solve_of_the_examples(small, tmp_path):
     g, q = (gradients(small.model, cross_entropy, x) for x in (small.examples, small.queries))
     # Damping is relative to each layer, so a layer's gradients are divided by the root of its mean curvature.
     basis = torch.load(tmp_path / "i/checkpoint-0/basis.pt", weights_only=True)["bases"]
-    weight = np.concatenate([np.full(i.shape[0] * o.shape[0], float(w.mean())) for _, i, o, _, w in basis])
+    weight = np.concatenate([np.full(i.shape[0] * o.shape[0], float(w.mean())) for _, i, o, _, w, _, _ in basis])
     g, q = g * weight, q * weight
     metric = g.T @ g + ridge * np.trace(g @ g.T) * np.eye(g.shape[1])
     expected = ridge * np.trace(g @ g.T) * q @ np.linalg.solve(metric, g.T)

@@ -28,6 +28,7 @@ from headwater.attribution.influence.curvature import (
     Advance,
     LayerBasis,
     fit_bases,
+    fold_rows,
     not_finite,
     row_values,
 )
@@ -50,7 +51,7 @@ from headwater.attribution.influence.model_state import (
     load_state,
     model_digest,
 )
-from headwater.attribution.influence.ridge import Ridge, RowSource, fit_ridge
+from headwater.attribution.influence.ridge import Ridge, RowSource, fit_ridge, no_ridge, scaled_down
 from headwater.attribution.influence.rows import RowLayout
 from headwater.attribution.influence.task import Task
 from headwater.core.canonical import canonical, digest_of
@@ -60,8 +61,11 @@ SHARD_BYTES = 64 << 20
 BUILDING_FILE = "building.json"
 POSITIONS_MAX = 1024  # positions in a batch: bounds what the model keeps for its backward pass
 BATCH_NUMBERS_MAX = 1 << 22  # gradients of a batch, in numbers
-ROW_BYTES = 9_600
+ROW_BYTES, ROW_NUMBERS = 9_600, 41_472
 CONTRIBUTOR_BLOCK = 256
+CONTRIBUTORS_BYTES_MAX = 64 << 20  # of the sums of all contributors, where low-rank pairs are followed
+WIDER = 2.5
+DEEP_RIDGE = 0.03
 
 Contributors = Sequence[str] | Mapping[str, Sequence[int]]
 
@@ -71,10 +75,10 @@ class BuildSettings:
     """What decides the numbers of an index, beside its inputs."""
 
     damping: float | None = None  # times the mean curvature of a layer; none: by the labels drawn, see `auto_damping`
-    ridge: float = 0.03  # times the trace of the rows' second moment
+    ridge: float | None = None  # times the trace of the rows' second moment; none: 0.03, or no ridge for low-rank pairs
     clip: float = 1.0  # times the median self-influence norm; 0 leaves outliers as they are
     bits: int = 8
-    row_bytes: int = ROW_BYTES  # for each example and checkpoint
+    row_bytes: int | None = None  # for each example and checkpoint; none: see `auto_row_bytes`
     batch: int | None = None
     seed: int = 0
 
@@ -87,7 +91,7 @@ class BuildSettings:
                 )
         if not np.isfinite(self.clip) or self.clip < 0:
             raise InvalidError(f"clip {self.clip} is negative", code="clip_invalid", fix="use 0 or more")
-        if self.row_bytes < 64:
+        if self.row_bytes is not None and self.row_bytes < 64:
             raise InvalidError(f"rows of {self.row_bytes} bytes", code="row_bytes_invalid", fix="use 64 or more")
         if self.batch is not None and self.batch < 1:
             raise InvalidError(f"batch of {self.batch} examples", code="batch_invalid", fix="use 1 or more")
@@ -253,10 +257,8 @@ class Prepared:
     """One checkpoint's basis and how its rows are cut into shards."""
 
     number: int
-    bases: tuple[LayerBasis, ...]
-    unused: tuple[str, ...]
+    basis: Basis
     layout: RowLayout
-    batch: int
     ranges: tuple[tuple[int, int], ...]
     folder: Path
 
@@ -271,7 +273,7 @@ def prepare_checkpoint(
     settings = plan.settings
     if not basis_file.exists():
         modules = trainable_linears(model, plan.modules)
-        with Capture(model, modules) as capture:
+        with Capture(model, modules, merge=True) as capture:
             unused = capture.probe(task.losses, examples)
             if plan.modules is not None and unused:
                 raise InvalidError(
@@ -282,26 +284,35 @@ def prepare_checkpoint(
             batch = settings.batch or int(
                 np.clip(min(POSITIONS_MAX // positions, BATCH_NUMBERS_MAX // numbers), 4, 256)
             )
-            damping = settings.damping or auto_damping(numbers, len(examples) * positions)
-            bases, bits = fit_bases(
+            fitted = fit_bases(
                 capture,
                 modules,
                 examples,
                 task,
-                damping=damping,
-                row_bytes=settings.row_bytes,
+                damping=settings.damping,
+                positions=positions,
+                row_bytes=settings.row_bytes or auto_row_bytes(numbers),
                 bits=settings.bits,
                 batch=batch,
                 seed=settings.seed + number,
                 folder=folder,
                 advance=advance,
+                wide=wide_rows(len(plan.names), settings.row_bytes or auto_row_bytes(numbers)),
             )
+        followed = {b.name for b in fitted.bases}
+        second = {first: name for name, first in capture.layout.pairs.items()}
         stored = {
             "batch": batch,
-            "damping": damping,
-            "bits": bits,
-            "unused": [name for name in modules if name not in {b.name for b in bases}],
-            "bases": [(b.name, b.inputs, b.outputs, b.keep.to(torch.int32), b.weight) for b in bases],
+            "damping": fitted.damping,
+            "bits": fitted.bits,
+            "merged": fitted.merged and settings.ridge is None,
+            "usual": fitted.usual,
+            "unused": [name for name in modules if not {name, second.get(name)} & followed],
+            "modules": list(modules),
+            "bases": [
+                (b.name, b.inputs, b.outputs, b.keep.to(torch.int32), b.weight, b.signs.to(torch.int8), b.folded)
+                for b in fitted.bases
+            ],
         }
         buffer = io.BytesIO()
         torch.save(stored, buffer)
@@ -309,19 +320,50 @@ def prepare_checkpoint(
             out.write(buffer.getbuffer())
     else:
         advance(min(len(examples), STATISTICS_EXAMPLES_MAX))
-    batch, bits, unused, found = read_basis(basis_file)
-    layout = RowLayout(tuple(b.width for b in found), bits)
+    basis = read_basis(basis_file)
+    layout = RowLayout(tuple(b.folded for b in basis.bases), basis.bits)
     each = max(1, SHARD_BYTES // layout.record.itemsize)
     total = len(examples)
     ranges = tuple((low, min(low + each, total)) for low in range(0, total, each))
-    return Prepared(number, found, unused, layout, batch, ranges, folder)
+    return Prepared(number, basis, layout, ranges, folder)
 
 
-def read_basis(path: Path) -> tuple[int, int, tuple[str, ...], tuple[LayerBasis, ...]]:
-    """Batch size, bits of a number, layers left out, and the basis of each layer."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """What `basis.pt` holds: how rows of one checkpoint are made."""
+
+    bases: tuple[LayerBasis, ...]
+    modules: tuple[str, ...]  # layers that are followed
+    unused: tuple[str, ...]
+    batch: int
+    bits: int
+    merged: bool  # rows are scaled down as they are written, and there is no second stage
+    usual: float  # norm of the row of an example whose labels the model drew
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row before it is folded."""
+        return sum(basis.width for basis in self.bases)
+
+
+def read_basis(path: Path) -> Basis:
+    """Read a checkpoint's basis."""
     stored = torch.load(path, weights_only=True)
-    bases = tuple(LayerBasis(name, i, o, keep.long(), weight) for name, i, o, keep, weight in stored["bases"])
-    return int(stored["batch"]), int(stored["bits"]), tuple(stored["unused"]), bases
+    bases = tuple(
+        LayerBasis(name, i, o, keep.long(), weight, signs.float(), folded)
+        for name, i, o, keep, weight, signs, folded in stored["bases"]
+    )
+    unused = tuple(stored["unused"])
+    watched = tuple(name for name in stored["modules"] if name not in unused)
+    return Basis(
+        bases, watched, unused, int(stored["batch"]), int(stored["bits"]), stored["merged"], float(stored["usual"])
+    )
+
+
+def wide_rows(contributors: int, row_bytes: int) -> float:
+    """How many times wider contributors' sums are than rows of examples; 1 where there would be too many numbers."""
+    numbers = CONTRIBUTORS_BYTES_MAX // (4 * max(contributors, 1))
+    return float(np.clip(numbers / (8 * row_bytes), 1.0, WIDER)) if contributors else 1.0
 
 
 def _positions(capture: Capture, task: Task, examples: Sequence[Any]) -> int:
@@ -331,13 +373,9 @@ def _positions(capture: Capture, task: Task, examples: Sequence[Any]) -> int:
     return max((sum(a.shape[1] for a, _ in signal) for signal in signals.values()), default=1)
 
 
-def auto_damping(numbers: int, labels: int) -> float:
-    """Damping for a model with so many trained numbers whose curvature is seen through so many drawn labels.
-
-    The fewer labels to a number, the less a direction's measured curvature says. Constant and bounds were chosen by
-    half-subset retraining of small classifiers and language models; scores change little within a factor of three.
-    """
-    return float(np.clip(0.1 * numbers / labels, 0.1, 1.0))
+def auto_row_bytes(numbers: int) -> int:
+    """Bytes of a row for so many trained numbers: 9,600 to 41,472 of them, in proportion up to four times that."""
+    return ROW_BYTES * min(max(numbers, ROW_NUMBERS), 4 * ROW_NUMBERS) // ROW_NUMBERS
 
 
 def write_shard(
@@ -355,14 +393,28 @@ def write_shard(
     if path.exists() and path.stat().st_size == (high - low) * prepared.layout.record.itemsize:
         advance(high - low)
         return
-    modules = trainable_linears(model, plan.modules)
-    with Capture(model, modules) as capture, whole_file(path) as out:
+    modules, basis = trainable_linears(model, plan.modules), prepared.basis
+    limit = plan.settings.clip * basis.usual if basis.merged else 0.0
+    factors: list[NDArray[np.float32]] = []
+    sums = np.zeros((len(plan.names), basis.width) if basis.merged else (0, 0), dtype=np.float32)
+    with Capture(model, modules, merge=True) as capture, whole_file(path) as out:
         capture.probe(task.losses, examples)
-        for start in range(low, high, prepared.batch):
-            stop = min(start + prepared.batch, high)
-            values = example_rows(capture, task, examples, prepared.bases, start, stop)
-            out.write(prepared.layout.encode(values).tobytes())
+        for start in range(low, high, basis.batch):
+            stop = min(start + basis.batch, high)
+            values = example_rows(capture, task, examples, basis.bases, start, stop)
+            if basis.merged:
+                scale = scaled_down(np.linalg.norm(values, axis=1), limit)
+                values *= scale[:, None]
+                factors.append(scale)
+                for group, row in zip(plan.groups[start:stop], values, strict=True):
+                    if group >= 0:
+                        sums[group] += row
+            out.write(prepared.layout.encode(fold_rows(torch.from_numpy(values), basis.bases).numpy()).tobytes())
             advance(stop - start)
+        if basis.merged:  # before the shard itself, which says that all of it is there
+            with whole_file(path.with_suffix(".sums")) as beside:
+                beside.write(np.concatenate(factors).astype("<f4").tobytes())
+                beside.write(sums.astype("<f4").tobytes())
 
 
 def example_rows(
@@ -398,8 +450,13 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
     folder, layout = prepared.folder, prepared.layout
     paths = [shard_path(prepared, low) for low, _ in prepared.ranges]
     source = open_rows(folder, layout, [Path(path.name) for path in paths])
-    settings = plan.settings
-    ridge = fit_ridge(source, ridge=settings.ridge, clip=settings.clip, seed=settings.seed + prepared.number)
+    settings, basis, sums = plan.settings, prepared.basis, None
+    if basis.merged:
+        factors, sums = _read_sums(plan, prepared)
+        ridge = no_ridge(factors, settings.clip * basis.usual)
+    else:
+        strength = DEEP_RIDGE if settings.ridge is None else settings.ridge
+        ridge = fit_ridge(source, ridge=strength, clip=settings.clip, seed=settings.seed + prepared.number)
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -412,7 +469,11 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
     with whole_file(folder / "ridge.npz") as out:
         out.write(buffer.getbuffer())
     contributors = None
-    if plan.names:
+    if plan.names and sums is not None:
+        with whole_file(folder / "contributors.bin") as out:
+            out.write(sums.astype("<f4").tobytes())
+        contributors = _stored(plan.folder, folder / "contributors.bin")
+    elif plan.names:
         contributors = _write_contributors(plan, folder / "contributors.bin", source, ridge)
     state = plan.states[prepared.number]
     state_file = None
@@ -428,8 +489,8 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
         basis=_stored(plan.folder, folder / "basis.pt"),
         ridge=_stored(plan.folder, folder / "ridge.npz"),
         contributors=contributors,
-        modules=tuple(b.name for b in prepared.bases),
-        modules_unused=prepared.unused,
+        modules=basis.modules,
+        modules_unused=basis.unused,
         widths=layout.widths,
         bits=layout.bits,
         shards=tuple(
@@ -437,6 +498,17 @@ def finish_checkpoint(plan: Plan, prepared: Prepared) -> CheckpointPart:
             for (low, high), path in zip(prepared.ranges, paths, strict=True)
         ),
     )
+
+
+def _read_sums(plan: Plan, prepared: Prepared) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(n,) how far each example was scaled down, and (c, width) the sums of contributors, over all shards."""
+    factors = np.empty(len(plan.groups), dtype=np.float32)
+    sums = np.zeros((len(plan.names), prepared.basis.width), dtype=np.float32)
+    for low, high in prepared.ranges:
+        values = np.fromfile(shard_path(prepared, low).with_suffix(".sums"), dtype="<f4")
+        factors[low:high] = values[: high - low]
+        sums += values[high - low :].reshape(sums.shape)
+    return factors, sums
 
 
 def _write_contributors(plan: Plan, path: Path, source: RowSource, ridge: Ridge) -> StoredFile:
@@ -473,7 +545,7 @@ def finish(plan: Plan, parts: Sequence[CheckpointPart]) -> Manifest:
         contributors=plan.names,
         membership=membership,
         damping="auto" if plan.settings.damping is None else repr(plan.settings.damping),
-        ridge=repr(plan.settings.ridge),
+        ridge="auto" if plan.settings.ridge is None else repr(plan.settings.ridge),
         bits=plan.settings.bits,
         seed=plan.settings.seed,
         settings_digest=plan.fingerprint,

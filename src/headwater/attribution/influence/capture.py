@@ -10,6 +10,7 @@ examples influence one another is refused. Knows nothing of curvature.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -78,14 +79,26 @@ def _all_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a probe learns of a model and a task; good for every batch that is laid out alike."""
+
+    inner: dict[tuple[str, int], int]  # rows in a row that are of one example; 0: those of one entry of the batch
+    each: dict[tuple[str, int], int]  # rows of an example
+    pairs: dict[str, str]  # second layer of a low-rank pair -> the first
+
+
 class Capture:
     """Watches linear layers of a model while it is open."""
 
-    def __init__(self, model: nn.Module, modules: dict[str, nn.Linear]) -> None:
-        self._model, self._modules = model, modules
+    def __init__(self, model: nn.Module, modules: dict[str, nn.Linear], *, merge: bool = False) -> None:
+        """With `merge` a low-rank pair is followed as the one layer that it stands for; see `pairs`."""
+        self._model, self._modules, self._merge = model, modules, merge
         self._inputs: dict[str, list[Tensor]] = {}
         self._edges: dict[str, list[Any]] = {}
-        self._inner: dict[tuple[str, int], int] = {}
+        self.layout = Layout({}, {}, {})
+        self._outputs: list[tuple[str, Tensor, int]] | None = None  # of a forward pass that looks for pairs
+        self._fed: dict[str, str] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> Capture:
@@ -108,6 +121,12 @@ class Capture:
                 self._inputs.setdefault(name, []).append(inputs[0].detach())
                 # An edge, not the tensor: it stays right when the output is changed in place afterwards.
                 self._edges.setdefault(name, []).append(torch.autograd.graph.get_gradient_edge(output))
+                if self._outputs is not None:
+                    for first, other, version in self._outputs:
+                        # An output that was changed in place, by an activation, is another value under the same name.
+                        if other is inputs[0] and other._version == version:
+                            self._fed[name] = first
+                    self._outputs.append((name, output, output._version))
 
         return remember
 
@@ -126,12 +145,14 @@ class Capture:
         return value
 
     def _differentiate(self, value: Tensor) -> list[tuple[str, int, Tensor, Tensor | None]]:
-        keys = [(name, call) for name, edges in self._edges.items() for call in range(len(edges))]
+        pairs = self.layout.pairs
+        firsts = set(pairs.values())
+        keys = [(n, call) for n, edges in self._edges.items() if n not in firsts for call in range(len(edges))]
         if not keys or not value.requires_grad:
             return []
         found = torch.autograd.grad(value, [self._edges[n][c] for n, c in keys], allow_unused=True)
         inputs = self._inputs
-        return [(n, c, inputs[n][c], gradient) for (n, c), gradient in zip(keys, found, strict=True)]
+        return [(n, c, inputs[pairs.get(n, n)][c], gradient) for (n, c), gradient in zip(keys, found, strict=True)]
 
     def probe(self, losses: Callable[[Any, list[Any]], Tensor], examples: Sequence[Any]) -> tuple[str, ...]:
         """Learn how examples are laid out in each layer's input; run once before `signals`.
@@ -144,7 +165,12 @@ class Capture:
         """
         batch = [examples[i] for i in range(min(PROBE_EXAMPLES, len(examples)))]
         size, at = len(batch), len(batch) // 2
-        value = self.losses(losses, batch)
+        self.layout, self._fed = Layout({}, {}, {}), {}
+        self._outputs = [] if self._merge else None
+        try:
+            value = self.losses(losses, batch)
+        finally:
+            self._outputs = None
         used: set[str] = set()
         for name, call, inputs, gradient in self._differentiate(value[at]):
             rows = inputs.numel() // inputs.shape[-1]
@@ -156,7 +182,8 @@ class Capture:
                 )
             each = rows // size
             natural = rows // inputs.shape[0] if inputs.shape[0] % size == 0 else each
-            self._inner[name, call] = natural
+            plain = inputs.shape[0] % size == 0
+            self.layout.inner[name, call], self.layout.each[name, call] = 0 if plain else natural, each
             live = None if gradient is None else gradient.reshape(rows, -1).abs().sum(1) > 0
             if live is None or not bool(live.any()):
                 continue
@@ -164,7 +191,8 @@ class Capture:
             others = torch.arange(size) != at
             for inner in (natural, *(n for n in range(each, 0, -1) if each % n == 0)):
                 if not bool(live.reshape(-1, size, inner)[:, others].any()):
-                    self._inner[name, call] = inner
+                    if not plain or inner != natural:
+                        self.layout.inner[name, call] = inner
                     break
             else:
                 raise InvalidError(
@@ -172,7 +200,21 @@ class Capture:
                     code="examples_entangled",
                     fix="leave out layers that mix a batch, such as batch normalisation in training mode",
                 )
+        self.layout.pairs.update(self._low_rank_pairs(used))
+        used |= set(self.layout.pairs.values())
         return tuple(name for name in self._modules if name not in used)
+
+    def _low_rank_pairs(self, used: set[str]) -> dict[str, str]:
+        """Pairs of layers without biases, the second fed by the first alone, through fewer numbers than either side."""
+        found: dict[str, str] = {}
+        for second, first in self._fed.items():
+            a, b = self._modules[first], self._modules[second]
+            narrow = a.out_features < min(a.in_features, b.out_features)
+            alone = list(self._fed.values()).count(first) == 1
+            once = all(len(self._inputs.get(name, ())) == 1 for name in (first, second))
+            if narrow and alone and once and a.bias is None and b.bias is None and second in used:
+                found[second] = first
+        return found
 
     def signals(self, losses: Callable[[Any, list[Any]], Tensor], batch: list[Any]) -> Signals:
         """Inputs and output gradients of each layer that ran, for one batch.
@@ -186,8 +228,10 @@ class Capture:
             if gradient is None:
                 continue
             module = self._modules[name]
-            rows = inputs.numel() // inputs.shape[-1]
-            if rows % size or (name, call) not in self._inner:
+            rows, layout = inputs.numel() // inputs.shape[-1], self.layout
+            inner = layout.inner.get((name, call), -1)
+            plain = inner == 0 and inputs.shape[0] % size == 0
+            if rows % size or not (plain or (inner > 0 and rows == size * layout.each[name, call])):
                 raise InvalidError(
                     f"layer {name!r} sees {rows} rows for {size} examples in its run {call}",
                     code="rows_unassigned",
@@ -196,7 +240,7 @@ class Capture:
             a, g = inputs.reshape(rows, -1).float(), gradient.reshape(rows, -1).float()
             if module.bias is not None and module.bias.requires_grad:
                 a = torch.cat((a, a.new_ones(rows, 1)), dim=1)
-            inner = self._inner[name, call]
+            inner = rows // inputs.shape[0] if plain else inner
             a, g = (_by_example(x, size, inner) for x in (a, g))
             found.setdefault(name, []).append((a, g))
         return found

@@ -30,6 +30,7 @@ from headwater.core.errors import InvalidError
 STATISTICS_EXAMPLES_MAX = 2048
 SPILL_BYTES_MAX = 1 << 30
 ENERGY_ENOUGH = 0.95  # part of the rows' energy at which fine numbers beat more of them
+UNRELATED_SQUARE = 2e-4  # mean square cosine of the rows of unrelated examples
 SIDE_MAX = 512  # eigenvectors kept of each factor of a layer
 
 Advance = Callable[[int], None]
@@ -44,15 +45,29 @@ class LayerBasis:
     outputs: Tensor  # (out, ko) eigenvectors of the output factor
     keep: Tensor  # (k,) places in the flattened (ko, ki) gradient
     weight: Tensor  # (k,) one over the root of curvature plus damping
+    signs: Tensor  # (k,) of 1 and -1 where the row is folded to fewer numbers, else empty
+    folded: int  # numbers of a stored row
 
     @property
     def width(self) -> int:
-        """Numbers of a row that this layer fills."""
+        """Numbers of a row that this layer fills, before it is folded."""
         return int(self.keep.numel())
+
+    def fold(self, values: Tensor) -> Tensor:
+        """(b, k) to (b, folded): numbers far apart are added up with random signs, which keeps products on average."""
+        if not self.signs.numel():
+            return values
+        times = -(-self.width // self.folded)
+        flat = torch.zeros(len(values), times * self.folded)
+        torch.mul(values, self.signs, out=flat[:, : self.width])
+        return flat.view(len(values), times, self.folded).sum(1)
 
     def row(self, signal: list[tuple[Tensor, Tensor]]) -> Tensor:
         """(b, k): one batch's rotated and weighted gradients."""
-        return rotated(signal, self.inputs, self.outputs)[:, self.keep] * self.weight
+        values = rotated(signal, self.inputs, self.outputs)
+        if self.width == values.shape[1]:
+            return values.mul_(self.weight)
+        return values[:, self.keep].mul_(self.weight)
 
 
 def rotated(signal: list[tuple[Tensor, Tensor]], inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -72,6 +87,56 @@ def row_values(signals: Signals, bases: Sequence[LayerBasis], size: int) -> Tens
         basis.row(signals[basis.name]) if basis.name in signals else torch.zeros(size, basis.width) for basis in bases
     ]
     return torch.cat(parts, dim=1)
+
+
+def draw_sides(
+    modules: dict[str, nn.Linear], pairs: dict[str, str], row_bytes: int, times: float, seed: int
+) -> dict[str, Tensor]:
+    """(in, k) random directions for the inputs of each low-rank pair, by the name of its second layer.
+
+    A pair's own gradients see the inputs through the first layer, a few directions that its training began with by
+    chance; another run would have others. What the rows have to tell is the gradient of the layer that the pair
+    stands for, so it is seen through as many fresh random directions as `times` the room of a row allows.
+    """
+    if not pairs:
+        return {}
+    numbers = sum(modules[second].out_features * modules[first].in_features for second, first in pairs.items())
+    part = min(1.0, times * (row_bytes - 4 * len(pairs)) * 8 / min(BITS) / numbers)
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for second, first in pairs.items():
+        wide = modules[first].in_features
+        count = max(4, min(int(part * wide), SIDE_MAX))
+        found[second] = torch.randn(wide, count, generator=generator) / wide**0.5
+    return found
+
+
+def auto_damping(numbers: int, labels: int, *, merged: bool) -> float:
+    """Damping for rows of so many numbers whose curvature is seen through so many drawn labels.
+
+    The fewer labels to a number, the less a direction's measured curvature says. Constants and bounds were chosen by
+    half-subset retraining of small classifiers and language models; scores change little within a factor of three.
+    """
+    if merged:
+        return float(np.clip(0.02 * numbers / labels, 0.03, 1.0))
+    return float(np.clip(0.1 * numbers / labels, 0.1, 1.0))
+
+
+def fold_rows(values: Tensor, bases: Sequence[LayerBasis]) -> Tensor:
+    """(b, width) rows as they are stored."""
+    parts = torch.split(values, [basis.width for basis in bases], dim=1)
+    return torch.cat([basis.fold(part) for basis, part in zip(bases, parts, strict=True)], dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What a statistics pass gives."""
+
+    bases: tuple[LayerBasis, ...]
+    bits: int  # of a stored number
+    damping: float
+    usual: float  # root mean square of the rows of examples whose labels the model drew
+    merged: bool  # whether low-rank pairs are followed as the layers they stand for
 
 
 class _Spill:
@@ -122,24 +187,25 @@ def fit_bases(
     examples: Sequence[Any],
     task: Task,
     *,
-    damping: float,
+    damping: float | None,
+    positions: int,
     row_bytes: int,
     bits: int,
     batch: int,
     seed: int,
     folder: Path,
     advance: Advance,
-) -> tuple[list[LayerBasis], int]:
+    wide: float = 1.0,
+) -> Fitted:
     """One statistics pass over (a sample of) the examples.
 
     Args:
-        damping: times the mean curvature of a layer.
+        damping: times the mean curvature of a layer; none: see `auto_damping`.
+        positions: labels of an example.
         row_bytes: of a stored row, scales included; directions with most energy after weighting are kept.
         bits: most bits of a stored number.
+        wide: how many times the room of a row the random directions of low-rank pairs may take before it is folded.
         folder: where the temporary file may lie.
-
-    Returns:
-        The bases, and the bits to store a number with.
 
     Raises:
         InvalidError: gradients that are not finite, or no gradient at all.
@@ -157,6 +223,7 @@ def fit_bases(
             return sampled(model, items, generator)
 
     factors: dict[str, tuple[Tensor, Tensor]] = {}
+    drawn = draw_sides(modules, capture.layout.pairs, row_bytes, wide, seed)
     spill = _Spill(folder)
     try:
         for low in range(0, count, batch):
@@ -167,7 +234,8 @@ def fit_bases(
             except RuntimeError:
                 _refuse_infinite_losses(capture, task, items, [int(i) for i in places])
                 raise
-            for name, signal in signals.items():
+            for name, found in signals.items():
+                signal = [(a @ drawn[name], g) for a, g in found] if name in drawn else found
                 for a, g in signal:
                     if not bool(torch.isfinite(g.sum())) or not bool(torch.isfinite(a.sum())):
                         raise not_finite(name, [int(i) for i in places])
@@ -189,14 +257,36 @@ def fit_bases(
             code="gradient_zero",
             fix="choose layers that the losses depend on, or a model that has not fitted every label exactly",
         )
+    if damping is None:
+        width = sum(value.numel() for value in moments.values())
+        damping = auto_damping(width, count * positions, merged=bool(drawn))
     weights = {name: (value + damping * value.mean()).rsqrt() for name, value in moments.items()}
-    kept, bits = _fit_row({name: moments[name] * weights[name] ** 2 for name in moments}, row_bytes, bits)
-    bases = [
-        LayerBasis(name, *sides[name], kept[name], weights[name][kept[name]])
-        for name in modules
-        if name in kept and kept[name].numel()
-    ]
-    return bases, bits
+    sides |= {name: (drawn[name] @ sides[name][0], sides[name][1]) for name in drawn if name in sides}
+    energy = {name: moments[name] * weights[name] ** 2 for name in moments}
+    usual = float(torch.stack([value.sum() for value in energy.values()]).sum().sqrt())
+    folded: dict[str, int] = {}
+    if drawn:
+        room, total = (row_bytes - 4 * len(energy)) * 8, sum(value.numel() for value in energy.values())
+        kept = {name: torch.arange(value.numel()) for name, value in energy.items()}
+        fine = [each for each in BITS if each <= bits and total * each <= room]
+        if fine:
+            bits = max(fine)
+        else:
+            bits = min(BITS)
+            folded = {name: max(8, value.numel() * room // total) for name, value in energy.items()}
+    else:
+        kept, bits = _fit_row(energy, row_bytes, bits)
+    signing = torch.Generator().manual_seed(seed + 1)
+    bases = []
+    for name in modules:
+        if name in kept and kept[name].numel():
+            count = kept[name].numel()
+            signs = torch.empty(0)
+            if folded.get(name, count) < count:
+                signs = torch.randint(0, 2, (count,), generator=signing).float().mul_(2).sub_(1)
+            stored = min(folded.get(name, count), count)
+            bases.append(LayerBasis(name, *sides[name], kept[name], weights[name][kept[name]], signs, stored))
+    return Fitted(tuple(bases), bits, damping, usual, bool(drawn))
 
 
 def _leading(factor: Tensor) -> Tensor:
@@ -209,9 +299,14 @@ def _fit_row(energy: dict[str, Tensor], row_bytes: int, bits_max: int) -> tuple[
     """The directions to keep and the bits of each, so that a row of `row_bytes` loses least."""
     numbers = max((row_bytes - 4 * len(energy)) * 8, 32 * len(energy))
     every = torch.cat(list(energy.values())).sort(descending=True).values.cumsum(0)
-    part = {bits: float(every[min(numbers // bits, len(every)) - 1] / every[-1]) for bits in BITS if bits <= bits_max}
-    enough = [bits for bits, held in part.items() if held >= ENERGY_ENOUGH]
-    best = max(enough) if enough else max(part, key=lambda bits: part[bits] / (1 + ROUNDING[bits]))
+    held = {each: min(numbers // each, len(every)) for each in BITS if each <= bits_max}
+    part = {each: float(every[count - 1] / every[-1]) for each, count in held.items()}
+    enough = [each for each, energy in part.items() if energy >= ENERGY_ENOUGH]
+    if enough and max(enough) >= 8:
+        best = max(enough)
+    else:  # what rounding adds to a product of unrelated rows, beside what such products vary by
+        noise = {each: ROUNDING[each] / (1 - ROUNDING[each]) / held[each] / UNRELATED_SQUARE for each in held}
+        best = max(held, key=lambda each: part[each] - noise[each])
     return _most_energy(energy, numbers // best), best
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from headwater.attribution.influence.build import (
-    ROW_BYTES,
+    Basis,
     BuildSettings,
     Contributors,
     automatic,
@@ -30,11 +30,11 @@ from headwater.attribution.influence.build import (
     read_basis,
 )
 from headwater.attribution.influence.capture import Capture, trainable_linears
-from headwater.attribution.influence.curvature import LayerBasis
+from headwater.attribution.influence.curvature import fold_rows
 from headwater.attribution.influence.intervals import Calibration, Intervals, bootstrap_intervals
 from headwater.attribution.influence.manifest import CheckpointPart, Manifest, read_manifest, verify_files
 from headwater.attribution.influence.model_state import State, as_before, load_state, model_digest
-from headwater.attribution.influence.ridge import Records, Ridge, RowSource
+from headwater.attribution.influence.ridge import Records, Ridge, RowSource, product
 from headwater.attribution.influence.rows import Floats, RowLayout
 from headwater.attribution.influence.task import Task
 from headwater.core.errors import ConflictError, InvalidError, Problem
@@ -44,8 +44,7 @@ from headwater.core.errors import ConflictError, InvalidError, Problem
 class _Checkpoint:
     part: CheckpointPart
     state: State
-    batch: int
-    bases: tuple[LayerBasis, ...]
+    basis: Basis
     rows: RowSource
     ridge: Ridge
     sample: Records
@@ -79,7 +78,7 @@ class InfluenceIndex:
         *,
         ridge: float | str = "auto",
         clip: float | str = "auto",
-        row_bytes: int = ROW_BYTES,
+        row_bytes: int | None = None,
         batch: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> InfluenceIndex:
@@ -94,11 +93,12 @@ class InfluenceIndex:
             modules: linear layers by name; by default all with trainable weights.
             checkpoints: state dicts, loaded in turn, whose scores are averaged; by default the present weights.
             damping: times the mean curvature of each layer.
-            bits: most bits of each number of a row, 2 to 32; fewer are taken where a row would not fit its bytes.
+            bits: most bits of each number of a row, 1 to 32; fewer are taken where a row would not fit its bytes.
             seed: of drawn labels and samples.
             ridge: times the trace of the rows' second moment.
             clip: times the median self-influence norm, beyond which examples and queries are scaled down; 0: never.
-            row_bytes: most bytes of a row, for each example and checkpoint.
+            row_bytes: most bytes of a row, for each example and checkpoint; by default 9,600, or more
+                where more than 41,472 numbers are trained.
             batch: examples differentiated at a time; by default as memory allows.
             progress: called with (examples passed, examples to pass).
 
@@ -110,7 +110,7 @@ class InfluenceIndex:
         auto = automatic(model, modules)
         chosen = BuildSettings(
             damping=None if damping == "auto" else _number("damping", damping, 0.0),
-            ridge=_number("ridge", ridge, auto.ridge),
+            ridge=auto.ridge if ridge == "auto" else _number("ridge", ridge, 0.0),
             clip=_number("clip", clip, auto.clip),
             bits=bits,
             row_bytes=row_bytes,
@@ -160,9 +160,28 @@ class InfluenceIndex:
         """
         total = np.zeros((len(queries), self.manifest.examples), dtype=np.float32)
         for checkpoint, rows in self._query_rows(queries):
-            total += checkpoint.ridge.scores(rows, checkpoint.rows, checkpoint.sample)
+            ridge, basis = checkpoint.ridge, checkpoint.basis
+            if not basis.merged:
+                total += ridge.scores(rows, checkpoint.rows, checkpoint.sample)
+                continue
+            fair = ridge.clipped(rows, checkpoint.sample, checkpoint.rows.layout)
+            narrow = fold_rows(torch.from_numpy(fair), basis.bases).numpy()
+            found = np.concatenate(
+                [product(narrow, checkpoint.rows.block(*place).T) for place in checkpoint.rows.blocks()], axis=1
+            )
+            total += found if checkpoint.contributors is None else self._anchored(found, fair, checkpoint.contributors)
         mean: Floats = total / np.float32(len(self._checkpoints))
         return mean
+
+    def _anchored(self, scores: Floats, rows: Floats, contributors: Floats) -> Floats:
+        """Scores moved so that those of a contributor add up to its own, which more numbers have gone into."""
+        assert self._groups is not None
+        sums = product(rows, contributors.T)
+        count = np.bincount(self._groups, minlength=len(self.contributors)).astype(np.float32)
+        for query, row in enumerate(scores):
+            own = np.bincount(self._groups, row, len(count)).astype(np.float32)
+            row += ((sums[query] - own) / count)[self._groups]
+        return scores
 
     def contributor_scores(self, queries: Sequence[Any]) -> Floats:
         """(query, contributor) float32: the sums of each contributor's example scores, from rows summed beforehand.
@@ -184,7 +203,7 @@ class InfluenceIndex:
         for checkpoint, rows in self._query_rows(queries):
             assert checkpoint.contributors is not None
             fair = checkpoint.ridge.clipped(rows, checkpoint.sample, checkpoint.rows.layout)
-            found.append(fair @ checkpoint.contributors.T)
+            found.append(product(fair, checkpoint.contributors.T))
         return np.stack(found).astype(np.float32)
 
     def intervals(
@@ -248,18 +267,18 @@ class InfluenceIndex:
             for checkpoint in self._checkpoints:
                 self._enter(checkpoint)
                 modules = trainable_linears(self._model, checkpoint.part.modules)
-                with Capture(self._model, modules) as capture:
+                with Capture(self._model, modules, merge=True) as capture:
                     capture.probe(self._task.losses, queries)
                     parts = [
                         example_rows(
                             capture,
                             self._task,
                             queries,
-                            checkpoint.bases,
+                            checkpoint.basis.bases,
                             low,
-                            min(low + checkpoint.batch, len(queries)),
+                            min(low + checkpoint.basis.batch, len(queries)),
                         )
-                        for low in range(0, len(queries), checkpoint.batch)
+                        for low in range(0, len(queries), checkpoint.basis.batch)
                     ]
                 yield checkpoint, np.concatenate(parts)
 
@@ -279,10 +298,10 @@ def _load(folder: Path, manifest: Manifest, part: CheckpointPart) -> _Checkpoint
         ridge = Ridge(
             stored["places"], stored["inverse"], float(stored["strength"]), stored["factors"], float(stored["limit"])
         )
-    batch, _, _, bases = read_basis(folder / part.basis.name)
+    basis = read_basis(folder / part.basis.name)
     contributors = None
     if part.contributors is not None:
-        shape = (len(manifest.contributors), layout.width)
-        contributors = np.memmap(folder / part.contributors.name, dtype="<f4", mode="r", shape=shape)
+        shape = (len(manifest.contributors), basis.width if basis.merged else layout.width)
+        contributors = np.memmap(folder / part.contributors.name, dtype="<f4", mode="c", shape=shape)  # never written
     state: State = {} if part.state is None else torch.load(folder / part.state.name, weights_only=True)
-    return _Checkpoint(part, state, batch, bases, rows, ridge, rows.take(ridge.places), contributors)
+    return _Checkpoint(part, state, basis, rows, ridge, rows.take(ridge.places), contributors)

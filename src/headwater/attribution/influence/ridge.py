@@ -50,6 +50,8 @@ class RowSource:
     def take(self, places: NDArray[np.int64]) -> Records:
         """Records of chosen examples, in ascending order of place."""
         which = np.searchsorted(self._starts, places, side="right") - 1
+        if not len(places):
+            return np.zeros(0, dtype=self.layout.record)
         parts = [self._shards[s][places[which == s] - self._starts[s]] for s in np.unique(which)]
         return np.concatenate(parts)
 
@@ -67,49 +69,61 @@ class Ridge:
     @property
     def complete(self) -> bool:
         """Whether every example is in the sample; then scores need the rows once only."""
-        return len(self.places) == len(self.factors)
+        return 0 < len(self.places) == len(self.factors)
 
     def clipping(self, rows: Floats, dots: Floats) -> Floats:
         """(q, 1) at most 1: query rows are scaled down like examples, so none counts for more than a usual one."""
-        squares = np.einsum("qk,qk->q", rows, rows) - np.einsum("qm,qm->q", _product(dots, self.inverse), dots)
-        return _scaled_down(np.sqrt(np.maximum(squares, 0.0)), self.limit)[:, None]
+        squares = np.einsum("qk,qk->q", rows, rows)
+        if len(self.places):
+            squares -= np.einsum("qm,qm->q", product(dots, self.inverse), dots)
+        return scaled_down(np.sqrt(np.maximum(squares, 0.0)), self.limit)[:, None]
 
     def clipped(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
         """(q, width) query rows, scaled down where they are outliers."""
-        return rows if self.limit <= 0 else rows * self.clipping(rows, _dots(rows, sample, layout))
+        return rows if self.limit <= 0 else rows * self.clipping(rows, self._dots(rows, sample, layout))
+
+    def _dots(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
+        return _dots(rows, sample, layout) if len(self.places) else rows[:, :0]
 
     def corrected(self, rows: Floats, sample: Records, layout: RowLayout) -> Floats:
         """(q, width) rows r as ``r - r Z' inverse Z``; a product with stored rows then gives scores."""
-        mixed = _product(_dots(rows, sample, layout), self.inverse)
+        if not len(self.places):
+            return rows
+        mixed = product(_dots(rows, sample, layout), self.inverse)
         fixed = rows.copy()
         for low, high in row_blocks(len(sample), layout.width, SLAB_BYTES):
-            fixed -= _product(mixed[:, low:high], layout.decode(sample[low:high]))
+            fixed -= product(mixed[:, low:high], layout.decode(sample[low:high]))
         return fixed
 
     def scores(self, rows: Floats, source: RowSource, sample: Records) -> Floats:
         """(q, n) scores of query rows against all stored rows, outliers scaled down on both sides."""
         if self.complete:  # then (1 - Z' inverse Z) Z' is strength * Z' inverse
             dots = _dots(rows, sample, source.layout)
-            found = _product(dots, self.inverse) * np.float32(self.strength)
+            found = product(dots, self.inverse) * np.float32(self.strength)
             if self.limit > 0:
                 found *= self.clipping(rows, dots)
         else:
             left = self.corrected(self.clipped(rows, sample, source.layout), sample, source.layout)
-            found = np.concatenate([_product(left, source.block(*place).T) for place in source.blocks()], axis=1)
+            found = np.concatenate([product(left, source.block(*place).T) for place in source.blocks()], axis=1)
         found *= self.factors
         return found
 
 
-def _product(left: Floats, right: Floats) -> Floats:
+def no_ridge(factors: Floats, limit: float) -> Ridge:
+    """No second stage: scores are products of rows, which are stored scaled down already."""
+    return Ridge(np.zeros(0, np.int64), np.zeros((0, 0), np.float32), 1.0, factors, limit)
+
+
+def product(left: Floats, right: Floats) -> Floats:
     """Matrix product on as many threads as torch has, so that one setting rules."""
-    found: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+    found: Floats = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
     return found
 
 
 def _dots(rows: Floats, sample: Records, layout: RowLayout) -> Floats:
     """(q, m) products with the sampled rows."""
     ranges = row_blocks(len(sample), layout.width, SLAB_BYTES)
-    return np.concatenate([_product(rows, layout.decode(sample[low:high]).T) for low, high in ranges], axis=1)
+    return np.concatenate([product(rows, layout.decode(sample[low:high]).T) for low, high in ranges], axis=1)
 
 
 def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Ridge:
@@ -133,27 +147,31 @@ def fit_ridge(source: RowSource, *, ridge: float, clip: float, seed: int) -> Rid
         for low_2, high_2 in ranges:
             if low_2 < low:
                 continue
-            part = _product(left, (left if low_2 == low else layout.decode(sample[low_2:high_2])).T)
+            part = product(left, (left if low_2 == low else layout.decode(sample[low_2:high_2])).T)
             gram[low:high, low_2:high_2] = part
             gram[low_2:high_2, low:high] = part.T
     strength = max(ridge * float(np.trace(gram)), 1e-12)
+    squares_plain = np.diagonal(gram).copy()
     gram[np.diag_indices(size)] += np.float32(strength)
     inverse: Floats = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
     if size == total:
-        squares = strength * (1.0 - strength * np.diagonal(inverse).astype(np.float64))
+        # Not strength * (1 - strength * inverse): that loses every digit of rows much smaller than the strength.
+        gram[np.diag_indices(size)] = squares_plain
+        squares = strength * np.einsum("nm,nm->n", inverse, gram, dtype=np.float64)
     else:
         squares = np.empty(total)
         for low, high in source.blocks():
             rows = source.block(low, high)
             dots = _dots(rows, sample, layout)
-            squares[low:high] = np.einsum("nk,nk->n", rows, rows) - np.einsum("nm,nm->n", _product(dots, inverse), dots)
+            squares[low:high] = np.einsum("nk,nk->n", rows, rows) - np.einsum("nm,nm->n", product(dots, inverse), dots)
     norms = np.sqrt(np.maximum(squares, 0.0)).astype(np.float32)
     live = norms[norms > 0]
     limit = clip * float(np.median(live)) if live.size else 0.0
-    return Ridge(places, inverse, strength, _scaled_down(norms, limit), limit)
+    return Ridge(places, inverse, strength, scaled_down(norms, limit), limit)
 
 
-def _scaled_down(norms: Floats, limit: float) -> Floats:
+def scaled_down(norms: Floats, limit: float) -> Floats:
+    """How far rows of these norms are scaled down to the limit; 0: not at all."""
     if limit <= 0:
         return np.ones_like(norms)
     factors = np.divide(np.float32(limit), norms, out=np.ones_like(norms), where=norms > 0)

@@ -1,8 +1,8 @@
 """Rows of numbers as small integers: each row keeps one scale for each layer.
 
 With 8 bits a value is ``code * scale``, ``|code| <= 127``, and the scale reaches the largest value of the row's layer.
-4 and 2 bits, two and four numbers to a byte, use the levels that lose least for normal values, and a scale that
-keeps products with the row right. 16 bits are half floats and 32 bits the numbers as they are. Since a query is
+4, 2 and 1 bits, two, four and eight numbers to a byte, use the levels that lose least for normal values, and a
+scale that keeps products with the row right. 16 bits are half floats and 32 bits the numbers as they are. Since a query is
 never rounded, what rounding adds to a score falls with the root of the width: many coarse numbers beat few fine
 ones. Knows nothing of gradients.
 
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from headwater.core.errors import InvalidError
 
 Floats = NDArray[np.float32]
-BITS = (2, 4, 8, 16, 32)
+BITS = (1, 2, 4, 8, 16, 32)
 _KINDS: dict[int, np.dtype[Any]] = {
+    1: np.dtype("u1"),
     2: np.dtype("u1"),
     4: np.dtype("u1"),
     8: np.dtype("i1"),
@@ -32,10 +33,11 @@ _KINDS: dict[int, np.dtype[Any]] = {
 }
 _STEP = np.float32(0.3352)
 _LEVELS = {  # of a normal value with standard deviation 1
+    1: np.array([-0.7979, 0.7979], dtype=np.float32),
     2: np.array([-1.510, -0.4528, 0.4528, 1.510], dtype=np.float32),
     4: ((np.arange(16) - 7.5) * _STEP).astype(np.float32),
 }
-ROUNDING = {2: 0.1175, 4: 0.0115, 8: 0.0001, 16: 0.0, 32: 0.0}
+ROUNDING = {1: 0.3634, 2: 0.1175, 4: 0.0115, 8: 0.0001, 16: 0.0, 32: 0.0}
 """Mean square lost to rounding, as a part of the mean square of a normal value (8 bits: of usual rows)."""
 
 
@@ -48,7 +50,7 @@ class RowLayout:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise InvalidError(f"rows of {self.bits} bits", code="bits_unknown", fix="use 4, 8, 16 or 32")
+            raise InvalidError(f"rows of {self.bits} bits", code="bits_unknown", fix="use 1, 2, 4, 8, 16 or 32")
 
     @property
     def width(self) -> int:
