@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: dashboard-assets
+.PHONY: dashboard-assets test-browser screenshots
 .PHONY: setup setup-dev demo serve test test-all test-slow test-clients lint types layers docs bench clean
 
 setup: $(VENV)/.demo
@@ -45,7 +45,15 @@ test-all: $(VENV)/.dev
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m "slow or anvil"
+	$(PYTEST) -m "(slow or anvil) and not browser"
+
+# Journeys through the pages in Debian's chromium (apt-get install chromium), with axe from npm.
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/dashboard -m browser
+
+# The pictures of the README, of a real server over a small home.
+screenshots: $(VENV)/.dev
+	$(BIN)/python tests/dashboard/screenshots.py docs/images
 
 # Installs other people's clients into HEADWATER_CLIENT_CACHE, if that names a folder, and keeps them there.
 test-clients: $(VENV)/.dev

@@ -136,6 +136,7 @@ class PagesSite:
         who = self.visitor()
         reply = who.sign_in_by_key(secret or self.secret)
         assert reply.status == 303, reply.text
+        who.get("/ask")  # its token is that of the new session
         return who
 
     def ask(self, who: Visitor, question: str, model: str = "toy-grounded", tokens: int = 24) -> str:

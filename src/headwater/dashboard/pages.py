@@ -10,7 +10,7 @@ An area is a module with a function `area(site, pages) -> Area`, listed in `area
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -129,7 +129,8 @@ class Pages:
 
     def error(self, request: Request, error: HeadwaterError) -> Response:
         """What an error of ours says."""
-        return self.failure(request, failure_of(error))
+        failure = failure_of(error)
+        return self.failure(request, replace(failure, status=401) if error.code == "sign_in_needed" else failure)
 
     def redirect(self, request: Request, path: str, *, flash: str | None = None) -> Response:
         """To another page after something was done; `flash` is the key of a sentence that it shows once."""
