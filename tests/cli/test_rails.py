@@ -139,20 +139,26 @@ def test_shares_are_issued_shown_and_collected(program):
     assert program.run(*again, fails=True)["error"]["code"] == "shares_exist"
 
 
+@pytest.mark.slow
 def test_an_advance_is_drawn_on_what_the_ledger_holds(program):
     """The operator attests a contributor's balance; the borrower draws, and income repays first."""
     with Home(settings(program.home)) as home:
-        asset = home.policy.currency
+        asset, ada = home.policy.currency, unenrolled("demo", "Ada")
+        home.registry.add_contributor(ada)
         drafts = [
             ledger.deposit("payer:key_1", 10**10, asset=asset, cause="test"),
-            ledger.correction("payer:key_1", "contributor:ctr_a", 10**10, asset=asset, cause="test"),
+            ledger.correction("payer:key_1", f"contributor:{ada.id}", 10**10, asset=asset, cause="test"),
         ]
         for place, draft in enumerate(drafts):
             home.ledger.post([draft], key=f"test:{place}", at_ns=1)
     program.run("rails", "deploy", "advance", "--guardian", who(1), "--term-s", 7_200, "--release-s", 3_600)
     program.run("rails", "advance", "deposit", "100", by=3)
     lane = program.run("rails", "advance", "open", who(4))["lane"]
-    state = program.run("rails", "advance", "attest", lane, "ctr_a")
+    attest = ("rails", "advance", "attest", lane, ada.id)
+    assert program.run(*attest, fails=True)["error"]["code"] == "lane_not_payee"
+    with Home(settings(program.home)) as home:
+        home.registry.enroll(ada.id, lane)
+    state = program.run(*attest)
     assert (state["income_token_units"], state["drawable_token_units"]) == ("10000000", "7000000")
     drawn = program.run("rails", "advance", "draw", lane, "7", by=4)
     assert drawn["fee_token_units"] == str(7_000_000 * (50 + 200 * 7 // 100 + 100) // 10_000)
@@ -164,6 +170,7 @@ def test_an_advance_is_drawn_on_what_the_ledger_holds(program):
     assert int(program.run("rails", "advance", "redeem", by=3)["token_units"]) >= 100_000_000
 
 
+@pytest.mark.slow
 def test_a_stream_is_opened_taken_and_revoked(program):
     """What has vested is the payee's; the rest goes back where that was agreed."""
     program.run("rails", "deploy", "stream", "--guardian", who(1))

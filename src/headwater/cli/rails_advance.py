@@ -11,7 +11,8 @@ from headwater.cli.options import HomeOption, JsonOption, outcome
 from headwater.cli.output import out, print_json
 from headwater.cli.rails_home import KeyFile, OpenRails, open_rails, units_of
 from headwater.cli.settling import tokens
-from headwater.core.ids import AccountId
+from headwater.core.errors import RefusedError
+from headwater.core.ids import AccountId, ContributorId
 from headwater.core.money import format_units
 from headwater.rails import AdvancePool, LaneState
 
@@ -94,6 +95,13 @@ def attest(
         Its id, `ctr_…`: what is due or claimable to it is the income.
     """
     with outcome(json) as result, open_rails(home) as rails:
+        payee = rails.home.registry.contributor(ContributorId(contributor)).payout_address
+        if payee is None or payee.lower() != lane.lower():
+            raise RefusedError(
+                f"{contributor} is paid to {payee or 'nobody'}, not to {lane}: its income would not repay an advance",
+                code="lane_not_payee",
+                fix=f"enrol it with the lane first: headwater contributor enroll {contributor} {lane}",
+            )
         ledger, asset = rails.home.ledger, rails.home.policy.currency
         due = AccountId(f"contributor:{contributor}")
         nano = sum(ledger.balance(account, asset).balance_units for account in (due, f"claimable:{due}"))
