@@ -7,18 +7,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import openai
 import pytest
-
-from headwater.gateway.tracing import ENDPOINTS, Seen, observer_of, tracing
-
-pytest.importorskip("opentelemetry.sdk")
-
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from headwater.gateway.tracing import ENDPOINTS, Seen, observer_of, tracing
+from toy import upstream as scripted
+from toy.desk import open_desk
 
 SEEN = Seen(
     "/v1/chat/completions",
@@ -158,3 +159,48 @@ def test_a_collector_that_is_gone_costs_a_call_nothing(monkeypatch: pytest.Monke
 def test_without_a_collector_nothing_is_observed(environment: dict[str, str]) -> None:
     """Off unless it is asked for."""
     assert tracing(environment) is None
+
+
+def test_every_call_of_a_gateway_is_seen_once(tmp_path: Path) -> None:
+    """Plain, streamed, failed and in process: each is one generation, with what it used and cost, and no text."""
+    seen: list[Seen] = []
+    with scripted.upstream() as server:
+        named = f'[upstream.a]\nbase_url = "{server.url}"\n[model."one"]\nrequest_price = "0.001"\n'
+        named += 'targets = [{ upstream = "a", model = "one" }]\n'
+        with open_desk(tmp_path / "home", upstreams=named) as desk:
+            desk.app.metrics.observer = seen.append
+            trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+            client, said = desk.client(), [{"role": "user", "content": "a secret word"}]
+            own = next(name for name in desk.app.model_names if name != "one")
+            for model in ("one", own):
+                client.chat.completions.create(
+                    model=model,
+                    messages=said,
+                    extra_headers={"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"},
+                )
+                list(client.chat.completions.create(model=model, messages=said, stream=True))
+            desk.settled()
+
+    assert [(s.model, s.provider, s.outcome, s.stream) for s in seen] == [
+        *(("one", "a", "answered", False), ("one", "a", "answered", True)),
+        *((own, "headwater", "answered", False), (own, "headwater", "answered", True)),
+    ]
+    assert all(s.price is not None and s.call_id and s.prompt_tokens and s.answer_tokens for s in seen)
+    assert [s.first_ns is not None for s in seen] == [False, True, False, True]
+    assert [s.traceparent is not None for s in seen] == [True, False, True, False]
+    assert "secret" not in repr(seen)
+
+
+def test_a_call_that_no_upstream_takes_is_a_failed_generation(tmp_path: Path) -> None:
+    """Its code says why, and it has no price."""
+    seen: list[Seen] = []
+    named = '[upstream.a]\nbase_url = "http://127.0.0.1:9/v1"\n[model."one"]\n'
+    named += 'targets = [{ upstream = "a", model = "one" }]\n'
+    with open_desk(tmp_path / "home", upstreams=named) as desk:
+        desk.app.metrics.observer = seen.append
+        with pytest.raises(openai.APIStatusError):
+            desk.client().chat.completions.create(model="one", messages=[{"role": "user", "content": "x"}])
+
+    (one,) = seen
+    assert (one.outcome, one.price, one.status >= 500) == ("failed", None, True)
+    assert one.error

@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from rich.markup import escape
 
 from headwater.cli.credit import vouchers_of
+from headwater.cli.disputing import Upkeep
 from headwater.cli.home import Home, models, passages, spans
+from headwater.cli.matters import matters_of
 from headwater.cli.operations import log_to_stderr, operations
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
@@ -22,8 +24,10 @@ from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, create_app
 from headwater.gateway import serve as run_gateway
+from headwater.gateway.disputes import matters_routes
 from headwater.gateway.native import Routes
 from headwater.gateway.serve import Served
+from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
 
@@ -94,8 +98,12 @@ def serve(
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
-        more = stack.enter_context(operations(opened))
+        more = [*stack.enter_context(operations(opened)), matters_routes(matters_of(opened))]
+        stack.enter_context(Upkeep(opened))
         app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers, more=more))
+        if (watch := tracing()) is not None:
+            app.metrics.observer = watch.observe
+            stack.callback(watch.close)
         served: Served = app
         if chosen.pages and importlib.util.find_spec("jinja2") is not None:
             served = stack.enter_context(with_pages(opened, app, books))

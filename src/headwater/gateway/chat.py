@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from headwater.core.errors import InvariantError
 from headwater.core.instants import SECOND_NS
 from headwater.flow import OpenCall
 from headwater.gateway.answering import Answering, Delivered
+from headwater.gateway.caller import GONE
 from headwater.gateway.channel import Channel, ReaderGone
 from headwater.gateway.completion_frames import CompletionWriter
 from headwater.gateway.errors import Headers, failure_of
@@ -27,6 +29,7 @@ from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.requests import TextRequest, read_chat, read_completion, read_response
 from headwater.gateway.response_frames import ResponseWriter
+from headwater.gateway.tracing import LocalCost, Outcome, ScopeAsked, Watched
 from headwater.gateway.wire import (
     EVENT_STREAM,
     JSON,
@@ -76,7 +79,7 @@ class TextRoute:
             assert isinstance(call, OpenCall)
             channel = self.answering.start(call)
             holding = False
-            await self._answer(call, channel, request, route, receive, send, taken)
+            await self._answer(call, channel, request, scope, receive, send, taken)
         finally:
             if holding:
                 self.answering.leave()
@@ -98,41 +101,53 @@ class TextRoute:
         call: OpenCall,
         channel: Channel[Delivered],
         request: TextRequest,
-        route: str,
+        scope: Scope,
         receive: Receive,
         send: Send,
         taken: Taken | None,
     ) -> None:
-        writer = _writer(route, _heading(call.record, call.served.digest), request)
+        writer = _writer(scope["path"], _heading(call.record, call.served.digest), request)
         # A caller who retries with an idempotency key will ask for the whole of a plain answer again: finish it.
         keep = request.call.idempotency_key is not None and not request.stream
         leave = channel.detach if keep else channel.close
+        observer = self.metrics.observer
+        watched = None if observer is None else Watched(observer, ScopeAsked(scope), call.served.name)
         gone = asyncio.create_task(when_gone(receive, leave))
         try:
             prompt_tokens = len(call.prompt)
             headers = (*_receipt_header(call.record), *(() if taken is None else taken.headers()))
             if request.stream:
-                used = await _stream(channel, writer, prompt_tokens, headers, send)
+                first = None if watched is None else partial(watched.begun, True)
+                used = await _stream(channel, writer, prompt_tokens, headers, send, first)
             else:
                 body, used = await _whole(channel, gone, writer, prompt_tokens)
                 await respond(send, 200, body, JSON, headers)
             if taken is not None:
                 taken.settle(*used)  # no step of the event loop after the last bytes were handed over
-            self.metrics.call("answered")
+            if watched is not None:
+                spent = LocalCost(prompt_tokens, used[0] - prompt_tokens, used[1])
+                watched.charged(call.record.call_id, spent, call.record.asset)
+            self._ended(watched, "answered")
         except (ReaderGone, CallerGone):
-            self.metrics.call("left")
+            self._ended(watched, "left", GONE)
         except asyncio.CancelledError:
             leave()
-            self.metrics.call("left")
+            self._ended(watched, "left", GONE)
             raise
-        except BaseException:
+        except BaseException as error:
             if taken is not None:
                 taken.settle(0, 0)
-            self.metrics.call("failed")
+            failure = failure_of(error)
+            self._ended(watched, "failed", failure.status, failure.code)
             raise
         finally:
             leave()
             gone.cancel()
+
+    def _ended(self, watched: Watched | None, outcome: Outcome, status: int = 200, error: str | None = None) -> None:
+        self.metrics.call(outcome)
+        if watched is not None:
+            watched.ended(outcome, status, error)
 
     # An answer given before
 
@@ -201,10 +216,17 @@ async def _collect(channel: Channel[Delivered], writer: Writer, prompt_tokens: i
 
 
 async def _stream(
-    channel: Channel[Delivered], writer: Writer, prompt_tokens: int, headers: Headers, send: Send
+    channel: Channel[Delivered],
+    writer: Writer,
+    prompt_tokens: int,
+    headers: Headers,
+    send: Send,
+    first: Callable[[], None] | None,
 ) -> Spent:
     batches = _batches(channel)
     batch = await anext(batches)  # an error up to here is still an HTTP status
+    if first is not None:
+        first()
     await send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
     begun = False
     count = 0

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from headwater.gateway.answering import AnsweringState
+from headwater.gateway.tracing import Observer
 from headwater.gateway.worker import WorkerState
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -28,6 +29,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Labels]] = Counter()
         self._seconds: dict[tuple[str, Labels], float] = {}
+        self.observer: Observer | None = None  # is told of every paid call when it has ended
 
     def request(self, route: str, status: int, took_s: float) -> None:
         """One response. `route` is a template or ``other``, never a path as sent."""

@@ -21,7 +21,7 @@ from headwater.core.canonical import digest, refuse_deep
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
-from headwater.gateway.caller import AsgiCaller, Caller
+from headwater.gateway.caller import GONE, AsgiCaller, Caller
 from headwater.gateway.errors import Failure, Headers, failure_of
 from headwater.gateway.frames import error_event
 from headwater.gateway.keeping import Keeper, Keeping
@@ -37,6 +37,7 @@ from headwater.gateway.passing import (
     usage_of,
     with_bill,
 )
+from headwater.gateway.tracing import Outcome, Watched
 from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, respond
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, Upstreams
@@ -109,7 +110,7 @@ class Relay:
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._keeper = Keeper(meter.parts.store.kept, at_desk)
-        self._currency = meter.parts.policy.currency
+        self.currency = meter.parts.policy.currency
 
     def take_over(self, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> Upstreams:
         """Serve other models from now on; gives the upstreams there were, for calls at work there to end."""
@@ -210,16 +211,25 @@ class Relay:
                 taken.settle(0, 0)
             raise
         call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken, keeping)
+        watched = None if self.metrics.observer is None else Watched(self.metrics.observer, caller, model.name)
+        call.watched = watched
         try:
-            exchange, _ = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies)
+            exchange, target = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies)
+            if watched is not None:
+                watched.provider = target.upstream
             async with exchange:
                 if exchange.status != 200:
                     await caller.respond(*await refusal_of(exchange))
-                    self.metrics.call("failed")
+                    call.ended("failed", exchange.status, "upstream_refused")
                 elif request.stream:
                     await call.stream(exchange, caller)
                 else:
                     await call.whole(exchange, caller)
+        except Exception as error:
+            if watched is not None:
+                failure = failure_of(error)
+                watched.ended("failed", failure.status, failure.code)
+            raise
         finally:
             if not call.settled:
                 self.meter.release(hold)
@@ -246,7 +256,7 @@ class Relay:
                 "receipt_id": charged.receipt_id,
                 "status": "final",
                 "price": format_units(charged.price_units),
-                "currency": self._currency,
+                "currency": self.currency,
                 "sources": [],
             }
         )
@@ -255,7 +265,10 @@ class Relay:
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("_hold", "_keeping", "_max", "_model", "_relay", "_request", "_request_digest", "_taken", "settled")
+    __slots__ = (
+        *("_hold", "_keeping", "_max", "_model", "_relay", "_request", "_request_digest", "_taken"),
+        *("settled", "watched"),
+    )
 
     def __init__(
         self,
@@ -272,6 +285,13 @@ class _Call:
         self._request_digest, self._max, self._taken = request_digest, most, taken
         self._keeping = keeping
         self.settled = False
+        self.watched: Watched | None = None
+
+    def ended(self, outcome: Outcome, status: int = 200, error: str | None = None) -> None:
+        """Count the call, and tell of it whoever watches."""
+        self._relay.metrics.call(outcome)
+        if self.watched is not None:
+            self.watched.ended(outcome, status, error)
 
     async def whole(self, exchange: Exchange, caller: Caller) -> None:
         """A plain answer."""
@@ -280,7 +300,7 @@ class _Call:
         final = partial(with_bill, body)
         answer = await self._charge(usage, body, final, counted=len(body) // BYTES_PER_TOKEN)
         await caller.respond(200, answer, self._headers(exchange))
-        self._relay.metrics.call("answered")
+        self.ended("answered")
 
     async def stream(self, exchange: Exchange, caller: Caller) -> None:
         """A stream, passed on as it comes.
@@ -312,6 +332,8 @@ class _Call:
                 ready = passing.feed(data)
                 if not begun:
                     begun = True
+                    if self.watched is not None:
+                        self.watched.begun(self._request.stream)
                     await caller.begin(self._headers(exchange))
                 if self._keeping is not None:
                     sent.append(ready)
@@ -333,7 +355,7 @@ class _Call:
                 raise UpstreamError("the upstream ended its stream too early", code="upstream_broken", fix="try again")
             last = await self._charge(passing.usage, hasher, passing.end, counted=passing.deltas, before=sent)
             await caller.end(last)
-            self._relay.metrics.call("answered")
+            self.ended("answered")
         except Exception as error:
             if not self.settled:
                 await self._cut(passing, hasher)
@@ -341,8 +363,9 @@ class _Call:
                 return
             if not begun:
                 raise
-            await caller.end(error_event(failure_of(error)))
-            self._relay.metrics.call("failed")
+            failure = failure_of(error)
+            await caller.end(error_event(failure))
+            self.ended("failed", 200, failure.code)
         except asyncio.CancelledError:
             if not self.settled:
                 await self._cut(passing, hasher)
@@ -354,7 +377,7 @@ class _Call:
         """The stream will not end as it should: what was passed on is charged, if anything was."""
         if passing.deltas and self._keeping is None:
             await self._charge(None, hasher, lambda _: b"", counted=passing.deltas)
-        self._relay.metrics.call("left")
+        self.ended("left", GONE)
 
     def _headers(self, exchange: Exchange) -> Headers:
         receipt = (b"headwater-receipt", self._hold.call_id.encode())
@@ -378,6 +401,8 @@ class _Call:
         """
         self.settled = True  # from here on the meter settles it, whatever happens to this task
         used = self._used(usage, answer, counted)
+        if self.watched is not None:
+            self.watched.charged(self._hold.call_id, used, self._relay.currency)
         if self._taken is not None:
             self._taken.settle(used.prompt_tokens + used.completion_tokens, used.price_units)
         relay, keeping = self._relay, self._keeping

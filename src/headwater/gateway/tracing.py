@@ -9,18 +9,22 @@ standard ``OTEL_*`` variables; without an endpoint nothing is loaded.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Protocol
 
 from headwater import __version__, telemetry
-from headwater.core.errors import MissingError
+from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.money import format_units
+from headwater.gateway.wire import Scope, header
 
 ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
+Outcome = Literal["answered", "replayed", "failed", "left"]
 Operation = Literal["chat", "text_completion", "embeddings", "generate_content"]
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "/v1/chat/completions": "chat",
@@ -37,7 +41,7 @@ class Seen:
     route: str  # a template
     model: str
     provider: str  # ``headwater`` for a model in process, else the upstream's name
-    outcome: Literal["answered", "replayed", "failed", "left"]
+    outcome: Outcome
     status: int
     began_ns: int  # wall clock
     ended_ns: int
@@ -53,6 +57,112 @@ class Seen:
 
 
 Observer = Callable[[Seen], None]
+
+
+class Asked(Protocol):
+    """What is needed of a request."""
+
+    @property
+    def path(self) -> str:
+        """Its route."""
+        ...
+
+    def header(self, name: bytes) -> bytes | None:
+        """A header of it."""
+        ...
+
+
+class Cost(Protocol):
+    """What a call used."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer."""
+        ...
+
+    @property
+    def price_units(self) -> int:
+        """Nano units."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCost:
+    """What a call of a model in process used."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    price_units: int
+
+
+class ScopeAsked:
+    """A request as an ASGI server read it."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    @property
+    def path(self) -> str:
+        """Its route."""
+        path: str = self._scope["path"]
+        return path
+
+    def header(self, name: bytes) -> bytes | None:
+        """A header of it."""
+        return header(self._scope, name)
+
+
+class Watched:
+    """One call as it is seen on its way; told once, when it ends."""
+
+    __slots__ = ("_asked", "_observer", "_seen", "provider")
+
+    def __init__(self, observer: Observer, asked: Asked, model: str, provider: str = "headwater") -> None:
+        self._observer, self._asked, self.provider = observer, asked, provider
+        given = _trace_of(asked)
+        self._seen: Seen | None = Seen(asked.path, model, "", "failed", 0, time.time_ns(), 0, traceparent=given)
+
+    def begun(self, stream: bool) -> None:
+        """The first piece of the answer is ready."""
+        if self._seen is not None:
+            self._seen = replace(self._seen, first_ns=time.time_ns(), stream=stream)
+
+    def charged(self, call_id: str, cost: Cost, currency: str) -> None:
+        """What it used and costs is known."""
+        if self._seen is not None:
+            self._seen = replace(
+                self._seen,
+                call_id=call_id,
+                prompt_tokens=cost.prompt_tokens,
+                answer_tokens=cost.completion_tokens,
+                price=format_units(cost.price_units),
+                currency=currency,
+            )
+
+    def ended(self, outcome: Outcome, status: int, error: str | None = None) -> None:
+        """It came to its end; what is said after that is not told."""
+        seen, self._seen = self._seen, None
+        if seen is not None:
+            self._observer(
+                replace(
+                    seen, outcome=outcome, status=status, error=error, provider=self.provider, ended_ns=time.time_ns()
+                )
+            )
+
+
+def _trace_of(asked: Asked) -> str | None:
+    try:
+        given = asked.header(b"traceparent")
+    except HeadwaterError:  # sent twice: nobody's trace
+        return None
+    return given.decode("ascii", "replace") if given is not None and len(given) <= 128 else None
 
 
 @dataclass(frozen=True, slots=True)
