@@ -176,7 +176,7 @@ def test_every_call_of_a_gateway_is_seen_once(tmp_path: Path) -> None:
                 client.chat.completions.create(
                     model=model,
                     messages=said,
-                    extra_headers={"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"},
+                    extra_headers={"traceparent": trace},
                 )
                 list(client.chat.completions.create(model=model, messages=said, stream=True))
             desk.settled()
