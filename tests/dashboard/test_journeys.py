@@ -1,4 +1,4 @@
-"""Journeys in a real browser before a real server, model and chain: what people do, step by step, with axe at each stop."""
+"""Journeys in a real browser before a real server, model and chain: what people do, with axe at each stop."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_contributor_signs_in_by_wallet(page, live, axe):
 
 
 def test_the_explorer_is_walked_by_keyboard_and_by_phone(page, live, axe):
-    """Every list is reached from the start; at phone width nothing is cut off and the menu folds; dark is as legible."""
+    """Lists are reached by keyboard; at phone width nothing is cut off and the menu folds; dark is as legible."""
     page.goto(live.url)
     page.keyboard.press("Tab")
     assert page.locator(".skip").evaluate("e => e === document.activeElement")

@@ -74,6 +74,6 @@ def lineage_drawing(lineage: Mapping[str, Any], titles: Mapping[str, str]) -> Ma
         )
     )
     label = say("explorer.lineage_drawing", name=lineage["name"], count=len(examples))
-    return Markup('<svg class="chart lineage" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+    return Markup('<svg class="chart lineage" viewBox="0 0 {} {}" role="group" aria-label="{}">{}</svg>').format(
         _WIDTH, height, label, Markup("").join(parts)
     )

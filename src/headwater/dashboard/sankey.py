@@ -84,8 +84,12 @@ def sankey(
     parts += [_node(name, places, nodes[name], size[name], money) for name in column]
     drawing = Markup("").join(parts)
     return Sankey(
-        Markup('<svg class="chart sankey" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-            WIDTH, round(places.bottom + _EDGE), title, drawing
+        Markup('<svg class="chart sankey" viewBox="0 0 {} {}" role="{}" aria-label="{}">{}</svg>').format(
+            WIDTH,
+            round(places.bottom + _EDGE),
+            "group" if any(n.href for n in nodes.values()) else "img",
+            title,
+            drawing,
         ),
         rows,
     )

@@ -127,6 +127,7 @@ function choose(token) {
   }
   pick(answer, token.dataset.main, token);
   answer.classList.remove("picking");
+  for (const show of answer.querySelectorAll(".supplier .show")) show.setAttribute("aria-pressed", "false");
   const detail = answer.querySelector(".token-detail");
   const bits = Object.entries(JSON.parse(token.dataset.bits)).filter(([, micro]) => Math.abs(micro) >= 5e4);
   bits.sort((a, b) => b[1] - a[1]);
