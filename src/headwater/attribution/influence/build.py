@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from headwater.attribution.influence.capture import PROBE_EXAMPLES, Capture, trainable_linears
+from headwater.attribution.influence.capture import PROBE_EXAMPLES, Capture, half_is_faster, trainable_linears
 from headwater.attribution.influence.curvature import (
     STATISTICS_EXAMPLES_MAX,
     Advance,
@@ -59,7 +59,7 @@ from headwater.core.errors import ConflictError, InvalidError
 
 SHARD_BYTES = 64 << 20
 BUILDING_FILE = "building.json"
-POSITIONS_MAX = 1024  # positions in a batch: bounds what the model keeps for its backward pass
+POSITIONS_MAX = 512  # positions in a batch: bounds what the model keeps for its backward pass
 BATCH_NUMBERS_MAX = 1 << 22  # gradients of a batch, in numbers
 ROW_BYTES, ROW_NUMBERS = 9_600, 41_472
 CONTRIBUTOR_BLOCK = 256
@@ -81,6 +81,7 @@ class BuildSettings:
     row_bytes: int | None = None  # for each example and checkpoint; none: see `auto_row_bytes`
     batch: int | None = None
     seed: int = 0
+    half: bool | None = None  # the model's products in bfloat16; none: where that is faster
 
     def __post_init__(self) -> None:
         for name, low in (("damping", 0.0), ("ridge", 0.0)):
@@ -273,7 +274,8 @@ def prepare_checkpoint(
     settings = plan.settings
     if not basis_file.exists():
         modules = trainable_linears(model, plan.modules)
-        with Capture(model, modules, merge=True) as capture:
+        half = half_is_faster(modules) if settings.half is None else settings.half
+        with Capture(model, modules, merge=True, half=half) as capture:
             unused = capture.probe(task.losses, examples)
             if plan.modules is not None and unused:
                 raise InvalidError(
@@ -307,6 +309,7 @@ def prepare_checkpoint(
             "bits": fitted.bits,
             "merged": fitted.merged and settings.ridge is None,
             "usual": fitted.usual,
+            "half": half,
             "unused": [name for name in modules if not {name, second.get(name)} & followed],
             "modules": list(modules),
             "bases": [
@@ -339,6 +342,7 @@ class Basis:
     bits: int
     merged: bool  # rows are scaled down as they are written, and there is no second stage
     usual: float  # norm of the row of an example whose labels the model drew
+    half: bool  # the model's products are in bfloat16
 
     @property
     def width(self) -> int:
@@ -355,9 +359,8 @@ def read_basis(path: Path) -> Basis:
     )
     unused = tuple(stored["unused"])
     watched = tuple(name for name in stored["modules"] if name not in unused)
-    return Basis(
-        bases, watched, unused, int(stored["batch"]), int(stored["bits"]), stored["merged"], float(stored["usual"])
-    )
+    batch, bits, usual = int(stored["batch"]), int(stored["bits"]), float(stored["usual"])
+    return Basis(bases, watched, unused, batch, bits, bool(stored["merged"]), usual, bool(stored["half"]))
 
 
 def wide_rows(contributors: int, row_bytes: int) -> float:
@@ -397,7 +400,7 @@ def write_shard(
     limit = plan.settings.clip * basis.usual if basis.merged else 0.0
     factors: list[NDArray[np.float32]] = []
     sums = np.zeros((len(plan.names), basis.width) if basis.merged else (0, 0), dtype=np.float32)
-    with Capture(model, modules, merge=True) as capture, whole_file(path) as out:
+    with Capture(model, modules, merge=True, half=basis.half) as capture, whole_file(path) as out:
         capture.probe(task.losses, examples)
         for start in range(low, high, basis.batch):
             stop = min(start + basis.batch, high)

@@ -23,6 +23,7 @@ Signals = dict[str, list[tuple[Tensor, Tensor]]]
 """Module name -> for each run: inputs (b, t, in), a one appended where there is a bias; gradients (b, t, out)."""
 
 PROBE_EXAMPLES = 3
+HALF_WIDTH_MIN = 512
 
 
 def trainable_linears(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Linear]:
@@ -88,12 +89,27 @@ class Layout:
     pairs: dict[str, str]  # second layer of a low-rank pair -> the first
 
 
+def half_is_faster(modules: dict[str, nn.Linear]) -> bool:
+    """Whether products of layers this wide are faster in bfloat16 on this machine."""
+    wide = max(max(module.in_features, module.out_features) for module in modules.values())
+    return wide >= HALF_WIDTH_MIN and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 class Capture:
     """Watches linear layers of a model while it is open."""
 
-    def __init__(self, model: nn.Module, modules: dict[str, nn.Linear], *, merge: bool = False) -> None:
-        """With `merge` a low-rank pair is followed as the one layer that it stands for; see `pairs`."""
-        self._model, self._modules, self._merge = model, modules, merge
+    def __init__(
+        self, model: nn.Module, modules: dict[str, nn.Linear], *, merge: bool = False, half: bool = False
+    ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            model: that the losses are called with.
+            modules: of it, to be followed.
+            merge: follow a low-rank pair as the one layer that it stands for; see `Layout.pairs`.
+            half: run the model's products in bfloat16; signals are float32 in any case.
+        """
+        self._model, self._modules, self._merge, self._half = model, modules, merge, half
         self._inputs: dict[str, list[Tensor]] = {}
         self._edges: dict[str, list[Any]] = {}
         self.layout = Layout({}, {}, {})
@@ -133,7 +149,7 @@ class Capture:
     def losses(self, losses: Callable[[Any, list[Any]], Tensor], batch: list[Any]) -> Tensor:
         """(b,) what the task says, checked for its shape."""
         self._inputs, self._edges = {}, {}
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._half):
             value = losses(self._model, batch)
         if not isinstance(value, Tensor) or value.shape != (len(batch),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -29,15 +29,23 @@ from headwater.attribution.influence.build import (
     plan_build,
     read_basis,
 )
-from headwater.attribution.influence.capture import Capture, trainable_linears
+from headwater.attribution.influence.capture import Capture, Layout, trainable_linears
 from headwater.attribution.influence.curvature import fold_rows
 from headwater.attribution.influence.intervals import Calibration, Intervals, bootstrap_intervals
 from headwater.attribution.influence.manifest import CheckpointPart, Manifest, read_manifest, verify_files
-from headwater.attribution.influence.model_state import State, as_before, load_state, model_digest
+from headwater.attribution.influence.model_state import (
+    State,
+    as_before,
+    examples_digest,
+    load_state,
+    model_digest,
+)
 from headwater.attribution.influence.ridge import Records, Ridge, RowSource, product
 from headwater.attribution.influence.rows import Floats, RowLayout
 from headwater.attribution.influence.task import Task
 from headwater.core.errors import ConflictError, InvalidError, Problem
+
+ASKED_BYTES_MAX = 32 << 20  # of the last queries' rows, kept so that another question about them is a product
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +66,8 @@ class InfluenceIndex:
         self.folder, self.manifest = folder, manifest
         self._model, self._task = model, task
         self._checkpoints = tuple(_load(folder, manifest, part) for part in manifest.checkpoints)
+        self._layouts: dict[int, Layout] = {}
+        self._asked: tuple[str, tuple[Floats, ...]] | None = None  # the last queries and their rows
         self._groups: NDArray[np.int64] | None = None
         if manifest.membership is not None:
             self._groups = np.fromfile(folder / manifest.membership.name, dtype="<i8")
@@ -80,6 +90,7 @@ class InfluenceIndex:
         clip: float | str = "auto",
         row_bytes: int | None = None,
         batch: int | None = None,
+        precision: str = "auto",
         progress: Callable[[int, int], None] | None = None,
     ) -> InfluenceIndex:
         """Build an index, or go on with a build of the same inputs that was stopped.
@@ -100,6 +111,8 @@ class InfluenceIndex:
             row_bytes: most bytes of a row, for each example and checkpoint; by default 9,600, or more
                 where more than 41,472 numbers are trained.
             batch: examples differentiated at a time; by default as memory allows.
+            precision: "float32" or "bfloat16" of the model's own products; "auto": bfloat16 where layers are wide and
+                the machine has instructions for it. Everything after them is float32.
             progress: called with (examples passed, examples to pass).
 
         Raises:
@@ -116,6 +129,7 @@ class InfluenceIndex:
             row_bytes=row_bytes,
             batch=batch,
             seed=seed,
+            half=_precision(precision),
         )
         RowLayout((1,), bits)
         folder = Path(path)
@@ -263,24 +277,47 @@ class InfluenceIndex:
         """Each checkpoint with the (query, width) rows of the queries in its basis."""
         if not len(queries):
             raise InvalidError("no queries", code="queries_empty", fix="give at least one query")
+        asked = examples_digest(queries)
+        known = self._asked[1] if self._asked is not None and self._asked[0] == asked else ()
+        found: list[Floats] = []
         with as_before(self._model, [c.state for c in self._checkpoints]):
-            for checkpoint in self._checkpoints:
+            for number, checkpoint in enumerate(self._checkpoints):
                 self._enter(checkpoint)
-                modules = trainable_linears(self._model, checkpoint.part.modules)
-                with Capture(self._model, modules, merge=True) as capture:
-                    capture.probe(self._task.losses, queries)
-                    parts = [
-                        example_rows(
-                            capture,
-                            self._task,
-                            queries,
-                            checkpoint.basis.bases,
-                            low,
-                            min(low + checkpoint.basis.batch, len(queries)),
-                        )
-                        for low in range(0, len(queries), checkpoint.basis.batch)
-                    ]
-                yield checkpoint, np.concatenate(parts)
+                rows = known[number] if known else self._gradients(checkpoint, number, queries)
+                found.append(rows)
+                yield checkpoint, rows
+        if sum(rows.nbytes for rows in found) <= ASKED_BYTES_MAX:
+            self._asked = asked, tuple(found)
+
+    def _gradients(self, checkpoint: _Checkpoint, number: int, queries: Sequence[Any]) -> Floats:
+        """(query, width); how examples lie in a batch is found out once and again where a batch does not fit it."""
+        basis, layout = checkpoint.basis, self._layouts.get(number)
+        modules = trainable_linears(self._model, basis.modules)
+        with Capture(self._model, modules, merge=True, half=basis.half) as capture:
+            if layout is None:
+                capture.probe(self._task.losses, queries)
+            else:
+                capture.layout = layout
+            batch, count = basis.batch, len(queries)
+            try:
+                parts = [
+                    example_rows(capture, self._task, queries, basis.bases, low, min(low + batch, count))
+                    for low in range(0, count, batch)
+                ]
+            except InvalidError as error:
+                if layout is None or error.code != "rows_unassigned":
+                    raise
+                del self._layouts[number]
+                return self._gradients(checkpoint, number, queries)
+            self._layouts[number] = capture.layout
+        return np.concatenate(parts)
+
+
+def _precision(name: str) -> bool | None:
+    known = {"auto": None, "float32": False, "bfloat16": True}
+    if name not in known:
+        raise InvalidError(f"precision {name!r}", code="precision_invalid", fix=f"use {', '.join(known)}")
+    return known[name]
 
 
 def _number(name: str, value: float | str, automatic: float) -> float:

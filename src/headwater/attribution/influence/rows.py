@@ -2,8 +2,8 @@
 
 With 8 bits a value is ``code * scale``, ``|code| <= 127``, and the scale reaches the largest value of the row's layer.
 4, 2 and 1 bits, two, four and eight numbers to a byte, use the levels that lose least for normal values, and a
-scale that keeps products with the row right. 16 bits are half floats and 32 bits the numbers as they are. Since a query is
-never rounded, what rounding adds to a score falls with the root of the width: many coarse numbers beat few fine
+scale that keeps products with the row right. 16 bits are half floats and 32 bits the numbers as they are. A query is
+never rounded, so what rounding adds to a score falls with the root of the width: many coarse numbers beat few fine
 ones. Knows nothing of gradients.
 
 Source of the levels: Max, 1960, "Quantizing for minimum distortion", table I.
