@@ -135,6 +135,8 @@ def test_shares_are_issued_shown_and_collected(program):
         home.ledger.post([deposit, earned], key="test", at_ns=1)
     (statement,) = program.run("ledger", "statement", ada)
     assert (statement["share_holders"]["payee"], statement["share_holders"]["supply"]) == (made["address"], 1_000)
+    exported = program.run("chain", "export", program.folder / "export")
+    assert "RevenueShare.standard.json" in exported["files"]
     again = ("rails", "shares", "issue", "dn_demo", "--supply", 1, "--name", "Again")
     assert program.run(*again, fails=True)["error"]["code"] == "shares_exist"
 

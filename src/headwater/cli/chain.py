@@ -16,6 +16,7 @@ from headwater.chain.publishing import describe, standard_json
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
+from headwater.cli.rails_backing import deployed_rails
 from headwater.cli.settling import DEPLOYMENT, chain_signer, open_chain, outbox_of, tokens
 from headwater.core.errors import ConflictError, InvalidError, MissingError
 from headwater.core.money import parse_units
@@ -174,7 +175,7 @@ def export(
     with outcome(json) as result, Home(settings(home), create=False) as opened, open_chain(opened) as (chain, _):
         described = describe(chain.manifest)
         files = {CONTRACTS: described}
-        for name in described["contracts"]:
+        for name in (*described["contracts"], *deployed_rails(opened.path)):
             files[f"{name}.standard.json"] = standard_json(name, sources) if sources else standard_json(name)
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in files.items():

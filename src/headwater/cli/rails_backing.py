@@ -39,6 +39,23 @@ def shares_behind(folder: Path, registry: RegistryStore, accounts: Iterable[str]
     return found
 
 
+def deployed_rails(folder: Path) -> tuple[str, ...]:
+    """Names of the contracts that a home's rails are made of, for whoever verifies their sources."""
+    path = folder / RAILS_FILE
+    if not path.is_file():
+        return ()
+    manifest = RailsManifest.load(path)
+    names = {
+        "Bond": manifest.bond,
+        "Advance": manifest.advance,
+        "Lane": manifest.advance,
+        "Stream": manifest.stream,
+        "Governance": manifest.governance,
+        "RevenueShare": manifest.shares,
+    }
+    return tuple(name for name, there in names.items() if there)
+
+
 def backing_line(account: str, issued: Issued) -> str:
     """One line for people."""
     return (
