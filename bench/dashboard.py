@@ -160,9 +160,18 @@ async def _get(app: Any, path: str, cookie: str) -> tuple[int, int]:
         (b"cookie", f"{COOKIE}={cookie}".encode()),
     )
     scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http"},
-        **{"path": plain, "raw_path": plain.encode(), "query_string": query.encode(), "headers": list(headers)},
-        **{"server": ("localhost", 80), "client": ("127.0.0.1", 1), "root_path": ""},
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": plain,
+        "raw_path": plain.encode(),
+        "query_string": query.encode(),
+        "headers": list(headers),
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 1),
+        "root_path": "",
     }
     seen = {"status": 0, "bytes": 0}
 

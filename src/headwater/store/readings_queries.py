@@ -179,7 +179,7 @@ class Questions:
     def earned(self, contributor: str, first: int, last: int) -> tuple[DayEarned, ...]:
         """What a contributor earned, day by day; days without are left out."""
         rows = self._db.query(
-            "SELECT day, units, answers, price_units, fees_units FROM earned_days"
+            "SELECT day, units, answers, price_units, fees_units FROM earned_days INDEXED BY earned_days_of_person"
             " WHERE person = ? AND asset = ? AND day BETWEEN ? AND ? ORDER BY day",
             (self._person(contributor), self._asset, first, last),
         )

@@ -53,13 +53,17 @@ def epoch_lines(db: Sql, *, limit: int) -> tuple[EpochLine, ...]:
 def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit: int) -> tuple[Person, ...]:
     """Contributors by name, from behind (name, id) `after`; those whose name holds `words` when given."""
     rows = db.query(
-        "SELECT id, name, namespace, enrolled, (SELECT count(*) FROM present_owners o WHERE o.contributor_id = c.id)"
-        " FROM (SELECT id, name, namespace, payout_address IS NOT NULL AS enrolled FROM contributors"
-        "  WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4) c"
-        " ORDER BY name, id",
+        "SELECT id, name, namespace, payout_address IS NOT NULL FROM contributors"
+        " WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4",
         (*after, words.lower(), limit),
     )
-    return tuple(Person(row[0], row[1], row[2], bool(row[3]), row[4]) for row in rows)
+    owned = dict(
+        db.query_in(
+            "SELECT contributor_id, count(*) FROM present_owners WHERE contributor_id IN ({}) GROUP BY 1",
+            [row[0] for row in rows],
+        )
+    )
+    return tuple(Person(row[0], row[1], row[2], bool(row[3]), owned.get(row[0], 0)) for row in rows)
 
 
 def names(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
