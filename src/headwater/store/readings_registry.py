@@ -57,7 +57,7 @@ def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit
         " WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4",
         (*after, words.lower(), limit),
     )
-    owned = dict(
+    owned: dict[str, int] = dict(
         db.query_in(
             "SELECT contributor_id, count(*) FROM present_owners WHERE contributor_id IN ({}) GROUP BY 1",
             [row[0] for row in rows],
