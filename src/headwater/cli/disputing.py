@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,8 +22,10 @@ from headwater.receipts.signing import recover_address
 from headwater.registry import Ownership
 from headwater.registry.dispute import Case, Rules
 from headwater.registry.enrolment import Seams
+from headwater.settings import Settings
 from headwater.store.cluster_store import ClusterStore
 from headwater.store.consent_store import ConsentStore
+from headwater.store.dispute_store import DisputeStore
 from headwater.store.enrolment_lookup import fetch, text_records
 from headwater.store.enrolment_store import Enrolments, Record
 from headwater.store.erasure import Places
@@ -98,6 +102,42 @@ def settle_matters(home: Home) -> dict[str, int]:
         "closed": done.closed,
         "enrolled": len(granted),
     }
+
+
+class Upkeep:
+    """Does what is due every minute while a home is served; what fails is tried again the next time."""
+
+    def __init__(self, home: Home, every_s: float = 60.0) -> None:
+        self._home, self._every_s, self._over = home, every_s, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            try:
+                settle_matters(self._home)
+            except HeadwaterError as error:
+                logging.getLogger(__name__).warning("disputes and enrolments wait: %s [%s]", error.message, error.code)
+
+    def __enter__(self) -> Upkeep:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def settle_before_close(chosen: Settings) -> None:
+    """Do what is due before a window is closed, when anything is open: what is disputed must not settle.
+
+    Raises:
+        ConflictError: another process has the log; when it serves, it does this every minute.
+    """
+    with Home(chosen, create=False) as opened:
+        waiting = DisputeStore(opened.db).cases(open_only=True)
+    if waiting:
+        with Home(chosen, writer=True, create=False) as opened:
+            settle_matters(opened)
 
 
 def owners_of(texts: tuple[str, ...]) -> tuple[Ownership, ...]:

@@ -14,7 +14,7 @@ from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.core.errors import MissingError
-from headwater.core.ids import ContributionId, ContributorId
+from headwater.core.ids import AccountId, ContributionId, ContributorId
 from headwater.core.money import format_units
 from headwater.registry.clusters import SignKind
 from headwater.registry.enrolment import PROOF_BYTES_MAX, Anchor, Method, Proof
@@ -103,6 +103,34 @@ def prove(
         text = domain if method in ("dns", "well-known") else _text(signature)
         proof = Proof(method, text, _text(key), _read(commit))
         _print(enrolments_of(opened).prove(enrolment, proof, time.time_ns()), json)
+    return result.status
+
+
+@app.command
+def speak(
+    contributor: str,
+    account: str,
+    /,
+    *,
+    by: Annotated[str, Parameter(help="Who vouches for it; kept on record.")] = "operator",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Record that the key of an account speaks for a contributor over HTTP: disputes, counter-notices, withdrawals.
+
+    Parameters
+    ----------
+    contributor
+        Its id, ctr_….
+    account
+        payer:key_….
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        enrolments_of(opened).let_speak(ContributorId(contributor), AccountId(account), by, time.time_ns())
+        if json:
+            print_json({"contributor": contributor, "account": account})
+        else:
+            out.print(f"{account} speaks for {contributor}")
     return result.status
 
 

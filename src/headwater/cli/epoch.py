@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
+from headwater.cli.disputing import settle_before_close
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
@@ -29,13 +30,15 @@ Maturity = Annotated[
 
 @app.command
 def close(*, maturity_s: Maturity = None, home: HomeOption = None, json: JsonOption = False) -> int:
-    """Close the window of all receipts that have matured; nothing is sent to the chain yet."""
-    with (
-        outcome(json) as result,
-        Home(settings(home, maturity_s=maturity_s), create=False) as opened,
-        open_chain(opened) as (chain, _),
-    ):
-        _print(settlement(opened, chain).close(), json)
+    """Close the window of all receipts that have matured; nothing is sent to the chain yet.
+
+    What is due of disputes is done first, so that what is disputed does not settle.
+    """
+    with outcome(json) as result:
+        chosen = settings(home, maturity_s=maturity_s)
+        settle_before_close(chosen)
+        with Home(chosen, create=False) as opened, open_chain(opened) as (chain, _):
+            _print(settlement(opened, chain).close(), json)
     return result.status
 
 

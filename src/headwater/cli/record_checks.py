@@ -37,8 +37,8 @@ def record_problems(home: Home) -> tuple[Problem, ...]:
                 (transfer.credit_account, transfer.amount_units),
                 (transfer.debit_account, -transfer.amount_units),
             ):
-                # Money from the payer, or back to it, is no part of what a receipt pays.
-                if parse_account(account).kind not in (Kind.PAYER, Kind.CLEARING):
+                # Money from the payer or back to it, or held for a dispute, is no part of what a receipt pays.
+                if parse_account(account).kind not in (Kind.PAYER, Kind.CLEARING, Kind.DISPUTED):
                     booked[transfer.cause][holder(AccountId(account))] += units
     chains: defaultdict[str, list[Version]] = defaultdict(list)
     for logged, receipt in receipts:
@@ -53,7 +53,24 @@ def record_problems(home: Home) -> tuple[Problem, ...]:
         Problem(f"receipt {cause}", "receipt_not_logged", "payouts are booked for it, it is not in the log", _FIX)
         for cause in sorted(set(booked) - known)
     ]
+    problems += _held(home, receipts)
     return (*problems, *_epochs(home, [receipt for _, receipt in receipts], chains.values()))
+
+
+def _held(home: Home, receipts: list[tuple[LoggedReceipt, Receipt]]) -> Iterator[Problem]:
+    """Whether what is held for disputes is what the receipts in force hold back."""
+    newest = {receipt.call_id: receipt for _, receipt in receipts}
+    said: Counter[str] = Counter()
+    for receipt in newest.values():
+        for payout in receipt.payouts:
+            if parse_account(payout.account).kind is Kind.DISPUTED:
+                said[payout.account] += payout.amount
+    balances = {b.account: b.balance_units for b in home.ledger.balances() if b.asset == home.policy.currency}
+    booked = {a: units for a, units in balances.items() if parse_account(a).kind is Kind.DISPUTED and "." not in a}
+    for account in sorted({*said, *booked}):
+        if said[account] != booked.get(AccountId(account), 0):
+            text = f"receipts hold back {said[account]} nano, it has {booked.get(AccountId(account), 0)}"
+            yield Problem(f"account {account}", "held_differs", text, _FIX)
 
 
 def chain_problems(home: Home) -> tuple[tuple[Problem, ...], str]:

@@ -64,19 +64,16 @@ class ClusterStore:
         )
 
     def signs(self) -> tuple[Sign, ...]:
-        """Every sign: those recorded, payout addresses that several claim, and keys that enrolments showed."""
+        """Every sign: those recorded, payout addresses of the enrolled, and keys that enrolments showed control of.
+
+        An address that is only claimed says nothing: anybody may write down anybody's.
+        """
         found = [
             Sign(who, kind, value, at)
             for who, kind, value, at in self._database.query("SELECT who, kind, value, at_ns FROM cluster_signs")
         ]
         tables = {row[0] for row in self._database.query("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "enrolment_claims" in tables:
-            found += [
-                Sign(who, "address", address.lower(), at)
-                for who, address, at in self._database.query(
-                    "SELECT contributor_id, address, opened_at_ns FROM enrolment_claims"
-                )
-            ]
             found += [
                 Sign(who, "key", value, at)
                 for who, value, at in self._database.query(

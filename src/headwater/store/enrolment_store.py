@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from headwater import ledger as books
 from headwater.core.canonical import canonical
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
-from headwater.core.ids import ContributionId, ContributorId
-from headwater.ledger import Code
+from headwater.core.ids import AccountId, ContributionId, ContributorId
+from headwater.ledger import Code, Kind, parse_account
 from headwater.registry.contribution import Contribution, Ownership, check_owners
 from headwater.registry.enrolment import (
     Agreement,
@@ -73,6 +73,15 @@ _STEPS = (
         for table in ("enrolment_anchors", "enrolment_claims", "enrolment_events")
         for verb in ("UPDATE", "DELETE")
     ),
+    """
+    CREATE TABLE spokesmen (
+      contributor_id TEXT NOT NULL REFERENCES contributors (id),
+      account TEXT NOT NULL,
+      by_whom TEXT NOT NULL,
+      at_ns INTEGER NOT NULL,
+      PRIMARY KEY (contributor_id, account)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
@@ -129,6 +138,27 @@ class Enrolments:
             (contributor,),
         )
         return tuple((kind, value, source) for kind, value, source in rows)
+
+    def let_speak(self, contributor: ContributorId, account: AccountId, by_whom: str, now_ns: int) -> None:
+        """Record that whoever holds the key of a payer's account speaks for a contributor.
+
+        Raises:
+            MissingError: no such contributor.
+            InvalidError: not a payer's account.
+        """
+        _check_words(by_whom)
+        if parse_account(account).kind is not Kind.PAYER:
+            raise InvalidError(f"{account} is no key's", code="account_invalid", fix="name a payer: account")
+        self._registry.contributor(contributor)
+        self._db.execute(
+            "INSERT INTO spokesmen VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (contributor, account, by_whom, now_ns)
+        )
+
+    def speaks(self, contributor: ContributorId, account: AccountId) -> bool:
+        """Whether the key of an account speaks for a contributor."""
+        return bool(
+            self._db.query("SELECT 1 FROM spokesmen WHERE contributor_id = ? AND account = ?", (contributor, account))
+        )
 
     # Claims
 
