@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
+import openai
 import pytest
 
 from headwater.core.canonical import canonical
@@ -71,3 +74,65 @@ def test_a_real_stream_is_charged_and_receipted_alike(real: Desk) -> None:
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert receipt.usage.completion_tokens == chunks[-1].usage.completion_tokens  # type: ignore[union-attr]
     assert receipt.attribution.residual_ppb == 10**9
+
+
+def test_a_real_answer_follows_a_schema_and_is_measured_like_any_other(real: Desk) -> None:
+    """The engine follows it to the letter, also in a stream."""
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["river", "hill"]}, "wet": {"type": "boolean"}},
+        "required": ["kind", "wet"],
+        "additionalProperties": False,
+    }
+    asked: Any = {
+        "model": "toy",
+        "messages": [{"role": "user", "content": "What is the Rhine?"}],
+        "max_tokens": 60,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}},
+    }
+    answer = real.client().chat.completions.create(**asked)
+    chunks = real.client().chat.completions.create(**asked, stream=True)
+    said = json.loads(answer.choices[0].message.content)
+
+    assert set(said) == {"kind", "wet"}
+    assert json.loads("".join(c.choices[0].delta.content or "" for c in chunks if c.choices)) == said
+    assert receipt_of(real, answer.headwater["receipt"]).attribution.tokens == answer.usage.completion_tokens
+
+
+def test_a_schema_that_cannot_be_followed_is_refused_and_costs_nothing(real: Desk) -> None:
+    """400, before anything is generated."""
+    before = real.toy.spent(real.key)
+    with pytest.raises(openai.BadRequestError) as refused:
+        real.client().chat.completions.create(
+            model="toy",
+            messages=[{"role": "user", "content": "x"}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "bad", "schema": {"type": "nonsense"}},
+            },
+        )
+
+    assert refused.value.code == "schema_invalid"
+    assert (real.toy.spent(real.key), real.toy.reserved(real.key)) == (before, 0)
+
+
+def test_real_tokens_say_how_likely_they_were(real: Desk) -> None:
+    """Greedy answers take the likeliest; the texts of the tokens are the answer; a repeated request says the same."""
+    asked: Any = {
+        "model": "toy",
+        "messages": [{"role": "user", "content": "Say hello"}],
+        "max_tokens": 6,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "extra_headers": {"Idempotency-Key": "likely"},
+    }
+    first, second = (real.client().chat.completions.create(**asked) for _ in range(2))
+    tokens = first.choices[0].logprobs.content
+    streamed = real.client().chat.completions.create(**{**asked, "extra_headers": {}}, stream=True)
+    again = [t for c in streamed for choice in c.choices if choice.logprobs for t in choice.logprobs.content]
+
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == first.choices[0].message.content
+    assert all(token.logprob == token.top_logprobs[0].logprob <= 0 for token in tokens)
+    assert all(len(token.top_logprobs) == 3 for token in tokens)
+    assert second.choices[0].logprobs == first.choices[0].logprobs
+    assert [token.token for token in again] == [token.token for token in tokens]

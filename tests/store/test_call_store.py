@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -427,3 +428,25 @@ def test_calls_are_never_deleted(desk: Desk) -> None:
     desk.begin(1)
     with pytest.raises(ConstraintError, match="never deleted"):
         desk.db.execute("DELETE FROM calls")
+
+
+def test_an_answer_is_known_again_by_its_exact_text_and_by_its_payer_alone(desk: Desk):
+    """Marks are keyed digests: the newest call with a text is meant, and erasing an owner's text erases them."""
+    for number in (1, 2):
+        desk.begin(number)
+        desk.calls.answered(
+            cid(number), answer=b"a", evidence=b"{}", price_units=1, at_ns=9, texts=["It rises.", f"{number}", ""]
+        )
+        desk.attribute(number, price=1, receipt=f"{number}" * 64)
+    knows = desk.calls.answer_to
+
+    assert knows(desk.key_id, "It rises.") == (cid(2), 2)
+    assert knows(desk.key_id, "1") == (cid(1), 1)
+    assert knows(desk.key_id, "It rises") is knows(desk.key_id, "") is knows("key_other", "It rises.") is None
+    raw = desk.db.query("SELECT mark FROM answer_marks")
+    assert sha256(b"It rises.").digest() not in {bytes(mark) for (mark,) in raw}
+    desk.calls.forget(cid(2), at_ns=99)
+    assert knows(desk.key_id, "It rises.") is None
+    desk.calls.forget_owner(desk.key_id, at_ns=99)
+    assert knows(desk.key_id, "1") is None
+    assert desk.db.query("SELECT COUNT(*) FROM answer_marks") == [(0,)]

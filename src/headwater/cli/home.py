@@ -25,7 +25,7 @@ from headwater.attribution.spans.values import OWNER_BYTES_MAX
 from headwater.core.canonical import digest
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.money import parse_units
-from headwater.flow import EmbeddingModel, Flow, Parts, ServedModel
+from headwater.flow import EmbeddingModel, Flow, OutsideModel, Parts, ServedModel
 from headwater.gateway.relay import Relays
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.meter import Meter, MeterParts
@@ -114,13 +114,15 @@ class Home:
 
     def flow(self, models: Mapping[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
         """The path of a call, over this home."""
-        embeddings = self.embeddings() if models else None
+        others: dict[str, OutsideModel | EmbeddingModel] = {**self._outside()}
+        if models and (embeddings := self.embeddings()) is not None:
+            others[embeddings.name] = embeddings
         return Flow(
             Parts(
                 registry=self.registry,
                 passages=passages,
                 spans=spans,
-                others={} if embeddings is None else {embeddings.name: embeddings},
+                others=others,
                 consents=ConsentStore(self.db),
                 models=models,
                 ledger=self.ledger,
@@ -132,6 +134,15 @@ class Home:
                 random_bytes=os.urandom,
             )
         )
+
+    def _outside(self) -> dict[str, OutsideModel]:
+        """Models of other servers, so that their calls can be measured again; a gateway reads their file for itself."""
+        try:
+            relays = self.relays()
+        except HeadwaterError:  # the file is wrong or a key of it is not here: serving says so, this needs none of it
+            return {}
+        named = {} if relays is None else relays.models
+        return {name: model.attributed for name, model in named.items() if model.attributed is not None}
 
     @cached_property
     def embedder(self) -> Embedder | None:

@@ -89,7 +89,7 @@ class Gateway:
         self._vouchers = vouchers
         if relays is not None:
             attributed = AttributedModels(lambda: self.relay.models if self.relay else relays.models)
-            flow = Flow(replace(flow.parts, others=Models(flow.parts.others, attributed)))
+            flow = Flow(replace(flow.parts, others=Models(attributed, flow.parts.others)))
         self.flow, self.keys, self.options = flow, keys, options
         self.loop: asyncio.AbstractEventLoop | None = None  # once it serves
         self.start_error: Exception | None = None  # why the lifespan did not begin

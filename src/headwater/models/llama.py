@@ -35,6 +35,7 @@ from headwater.models.adapters import AdapterStore, StoredAdapter
 from headwater.models.backend import FinishReason, Piece, Sampling, TokenLogprob
 from headwater.models.gguf_file import open_gguf
 from headwater.models.smollm import MODEL_NAME, file_digest, smollm_path
+from headwater.models.structured import check_follows
 from headwater.models.tokenizer import Tokenizer, load_tokenizer
 
 BURST_TOKENS = 4  # after the first; more would delay text and cancelling, less would cost more round trips
@@ -254,6 +255,9 @@ class LlamaBackend:
                 tokens, likely, ended = engine.burst(
                     connection, slot, ids, burst, sampling, first=made == 0, adapter=name
                 )
+                if sampling.grammar:
+                    said = b"".join(self._tokenizer.bytes_of(token) for token in tokens).decode("utf-8", "replace")
+                    check_follows(sampling.grammar, said, whole=ended)
                 for place, token in enumerate(tokens):
                     yield from outlet.take(token, self._tokenizer.bytes_of(token), likely[place : place + 1])
                     if outlet.stopped:
