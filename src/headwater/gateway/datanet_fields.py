@@ -34,7 +34,7 @@ class NewDatanet(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NewReviewers(msgspec.Struct, forbid_unknown_fields=True):
-    """Who may review from now on, and who no more: ids of contributors."""
+    """Who may review from now on, and who no more: ids of contributors, or of the keys that act as them."""
 
     add: list[str] = []
     remove: list[str] = []

@@ -1,4 +1,4 @@
-"""`/v1/datanets…` and `/v1/review…`: pools over HTTP: look, submit, review, appeal, freeze.
+"""`/v1/datanets…` and `/v1/reviews…`: pools over HTTP: look, submit, review, appeal, freeze.
 
 A key acts as the contributor of its name. Cards, versions and entries are for every key; a submission only for the key
 that made it, a datanet's rules and reviewers only for its owner's key. Nothing here is paid for by being done.
@@ -127,22 +127,24 @@ def datanet_routes(app: FastAPI, service: Service) -> None:
             {"submissions": [_submission(one) for one in rows], "next": rows[-1].number if len(rows) == limit else None}
         )
 
-    @app.post("/v1/submissions/{id}/withdraw", response_class=Response, tags=["datanets"])
-    def withdraw(id: str, key: Payer) -> Response:
+    @app.post("/v1/datanets/{name}/submissions/{id}/withdraw", response_class=Response, tags=["datanets"])
+    def withdraw(name: str, id: str, key: Payer) -> Response:
         """Take a submission of this key back, before it has ended."""
+        desk.within(name, id)
         desk.own(id, key)
         return json_response(_submission(desk.reviewing.withdraw(id, _contributor(key), desk.now())))
 
-    @app.post("/v1/submissions/{id}/appeal", response_class=Response, tags=["datanets"])
-    def appeal(id: str, raw: Body, key: Payer) -> Response:
+    @app.post("/v1/datanets/{name}/submissions/{id}/appeal", response_class=Response, tags=["datanets"])
+    def appeal(name: str, id: str, raw: Body, key: Payer) -> Response:
         """Appeal a refusal of this key's submission, or an acceptance into this key's datanet. Once."""
+        desk.within(name, id)
         desk.settle()
         reason = _fields(raw, NewAppeal).reason
         value, source = desk.public_value()
         found = desk.reviewing.appeal(id, _contributor(key), reason, desk.now(), public_value=value, source=source)
         return json_response(_submission(found))
 
-    @app.get("/v1/review/next", response_class=Response, tags=["review"])
+    @app.get("/v1/reviews/next", response_class=Response, tags=["review"])
     def next_task(key: Payer, datanet: str = "", limit: int = 1) -> Response:
         """What this key is asked to look at."""
         desk.settle()
@@ -152,7 +154,7 @@ def datanet_routes(app: FastAPI, service: Service) -> None:
         tasks = desk.reviewing.reviews.next(_contributor(key), number, limit)
         return json_response({"tasks": [asdict(desk.reviewing.question(task)) for task in tasks]})
 
-    @app.post("/v1/review/{task}", response_class=Response, tags=["review"])
+    @app.post("/v1/reviews/{task}", response_class=Response, tags=["review"])
     def decide(task: str, raw: Body, key: Payer) -> Response:
         """Vote on a task: accept, or refuse with reasons. A vote stays."""
         fields = _fields(raw, NewVote)
@@ -161,7 +163,7 @@ def datanet_routes(app: FastAPI, service: Service) -> None:
         desk.settle()
         return json_response({"task": task, "slashed": None if slashed is None else asdict(slashed)})
 
-    @app.get("/v1/review/accuracy", response_class=Response, tags=["review"])
+    @app.get("/v1/reviews/accuracy", response_class=Response, tags=["review"])
     def accuracy(key: Payer) -> Response:
         """How this key does as a reviewer, and what that pays."""
         reviews, me = desk.reviewing.reviews, _contributor(key)
@@ -243,14 +245,19 @@ class _Desk:
 
     def set_reviewers(self, kept: Kept, fields: NewReviewers) -> list[str]:
         """Add and remove reviewers; gives who may be drawn then."""
-        if kept.datanet.owner in fields.add:
-            raise InvalidError("the owner as reviewer", code="reviewer_is_owner", fix="let somebody else review")
-        now, reviews = self.now(), self.reviewing.reviews
+        now, reviews, registry = self.now(), self.reviewing.reviews, self._parts.registry
         with self._parts.calls.db.transaction():
             for one in fields.add:
-                reviews.add_reviewer(kept.number, self._parts.registry.contributor(ContributorId(one)).id, now)
+                if one.startswith("key_"):
+                    registry.add_contributor(unenrolled(KEYS_NAMESPACE, one))
+                reviewer = registry.contributor(_named(one)).id
+                if reviewer == kept.datanet.owner:
+                    raise InvalidError(
+                        "the owner as reviewer", code="reviewer_is_owner", fix="let somebody else review"
+                    )
+                reviews.add_reviewer(kept.number, reviewer, now)
             for one in fields.remove:
-                reviews.remove_reviewer(kept.number, ContributorId(one), now)
+                reviews.remove_reviewer(kept.number, _named(one), now)
         return list(reviews.reviewers(kept.number))
 
     def submit(self, name: str, raw: bytes, key: KeyRecord) -> dict[str, Any]:
@@ -281,6 +288,15 @@ class _Desk:
             raise MissingError(f"no batch {batch[:60]!r}", code="batch_missing", fix="use the id that submitting gave")
         return found.number
 
+    def within(self, name: str, id: str) -> None:
+        """Refuse a submission that is not one to the datanet of this name.
+
+        Raises:
+            MissingError: ``submission_missing``.
+        """
+        if self.reviewing.submissions.get(id).datanet != self.datanets.get(name).number:
+            raise MissingError(f"no submission {id} to {name[:80]}", code="submission_missing", fix="check its datanet")
+
     def own(self, id: str, key: KeyRecord) -> None:
         """Refuse a submission that is not the key's, as if it did not exist."""
         self.own_batch(read_submission_id(id)[0], key)
@@ -288,6 +304,11 @@ class _Desk:
 
 def _contributor(key: KeyRecord) -> ContributorId:
     return contributor_id(KEYS_NAMESPACE, key.key_id)
+
+
+def _named(reviewer: str) -> ContributorId:
+    """The contributor that an id names: its own, or that of the key that acts as it."""
+    return contributor_id(KEYS_NAMESPACE, reviewer) if reviewer.startswith("key_") else ContributorId(reviewer)
 
 
 def _rows(fields: NewSubmission, place: int) -> Iterator[Read]:

@@ -76,8 +76,8 @@ _STRUCTS: Final[Mapping[tuple[str, str], type[msgspec.Struct]]] = {
     ("/v1/datanets", "post"): NewDatanet,
     ("/v1/datanets/{name}/reviewers", "put"): NewReviewers,
     ("/v1/datanets/{name}/submissions", "post"): NewSubmission,
-    ("/v1/submissions/{id}/appeal", "post"): NewAppeal,
-    ("/v1/review/{task}", "post"): NewVote,
+    ("/v1/datanets/{name}/submissions/{id}/appeal", "post"): NewAppeal,
+    ("/v1/reviews/{task}", "post"): NewVote,
 }
 
 

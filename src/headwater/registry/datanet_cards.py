@@ -236,6 +236,7 @@ def _license_url(card: Card) -> str:
 
 def _summary(body: str) -> str:
     """What stands between the title and what we add below it."""
+    body = f"\n{body}"
     text = body.partition("\n# ")[2].partition("\n")[2] if "\n# " in body else body
     for mark in ("\nDatanet `dnt_", "\n## Permitted uses", "\n## Citation"):
         text = text.partition(mark)[0]

@@ -14,6 +14,7 @@ all others who reported on the task, each with an equal part of it.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -97,11 +98,15 @@ class _Joint:
 
 
 def _joint(reviewer: ContributorId, tasks: Sequence[Task]) -> _Joint:
-    counts = {(mine, theirs): Fraction(0) for mine in ("accept", "refuse") for theirs in ("accept", "refuse")}
+    seen: Counter[tuple[Verdict, Verdict, int]] = Counter()
     for task in tasks:
-        others = [verdict for peer, verdict in task.reports.items() if peer != reviewer]
-        for verdict in others:
-            counts[task.reports[reviewer], verdict] += Fraction(1, len(others) * max(1, len(tasks)))
+        mine, others = task.reports[reviewer], len(task.reports) - 1
+        for peer, theirs in task.reports.items():
+            if peer != reviewer:
+                seen[mine, theirs, others] += 1
+    counts: defaultdict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    for (mine, theirs, others), count in seen.items():
+        counts[mine, theirs] += Fraction(count, others * len(tasks))
     return _Joint(
         counts["accept", "accept"], counts["accept", "refuse"], counts["refuse", "accept"], counts["refuse", "refuse"]
     )

@@ -157,9 +157,11 @@ class Reviewing:
         rules = kept.datanet.rules
         due = min(at + rules.answer_ns, task.closes_at_ns)
         standing = set(self.reviews.reviewers(kept.number))
-        asked = {one.reviewer for one in held}
-        for reviewer in self.order(task):
-            if lacking and reviewer not in asked and reviewer in standing:
+        order = self.order(task)
+        # Down the order only, so that who was asked can be held against it.
+        begin = max((order.index(one.reviewer) + 1 for one in held if one.reviewer in order), default=0)
+        for reviewer in order[begin:]:
+            if lacking and reviewer in standing:
                 self.reviews.assign(task, reviewer, now_ns=at, due_at_ns=due, gold_ppm=rules.gold_ppm)
                 lacking -= 1
 
@@ -411,7 +413,13 @@ class Reviewing:
             order = self.order(task)
             asked = [held.reviewer for held in self.reviews.assignments(task.number)]
             ranks = [order.index(one) if one in order else -1 for one in asked]
-            if -1 in ranks or ranks != sorted(ranks):
+            drawn_at = self.reviews.draw(task.draw).at_ns
+            passed_over = [
+                one
+                for one in order[: max(ranks, default=-1)]
+                if one not in asked and self.reviews.stands_since(kept.number, one, drawn_at)
+            ]
+            if -1 in ranks or ranks != sorted(ranks) or passed_over:
                 problems.append(
                     Problem(
                         task.id,

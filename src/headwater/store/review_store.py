@@ -205,9 +205,17 @@ class ReviewStore:
             )
         self.database.execute(
             "INSERT INTO reviewers VALUES (?, ?, ?, NULL) ON CONFLICT (datanet, reviewer)"
-            " DO UPDATE SET until_ns = NULL",
+            " DO UPDATE SET since_ns = excluded.since_ns, until_ns = NULL WHERE until_ns IS NOT NULL",
             (datanet, reviewer, now_ns),
         )
+
+    def stands_since(self, datanet: int, reviewer: ContributorId, at_ns: int) -> bool:
+        """Whether somebody could be drawn at an instant and ever since."""
+        rows = self.database.query(
+            "SELECT 1 FROM reviewers WHERE datanet = ? AND reviewer = ? AND since_ns <= ? AND until_ns IS NULL",
+            (datanet, reviewer, at_ns),
+        )
+        return bool(rows)
 
     def remove_reviewer(self, datanet: int, reviewer: ContributorId, now_ns: int) -> bool:
         """Draw somebody no more; what they were given stays theirs. Whether they were drawn until now."""
