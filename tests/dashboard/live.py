@@ -18,16 +18,26 @@ from typing import Any
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-QUESTION = "Where does a river begin, and where does it end?"
+QUESTION = "Where does the river Marlow begin, and where does it end?"
 PASSWORD = "correct horse battery staple"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
-_TEXTS = {
-    "rivers.md": "# Rivers\n\nA river begins at its headwater, high in the hills, and ends in the sea. "
-    "The Marlow river begins at Otter Spring and ends in Gull Bay.\n\nIts water is cold in May.\n",
-    "clouds.md": "# Clouds\n\nA cloud is water in the air. Clouds bring rain to the hills.\n",
-    "stones.md": "# Stones\n\nA stone rolls in the river until it is round and smooth.\n",
-}
+_TEXTS = (
+    (
+        *("Springs of the hills", "Ada Spring"),
+        "The river Marlow begins at Otter Spring, four miles above the village of Stell. Its water is cold in May.",
+    ),
+    (
+        *("Bays of the coast", "Ben Shore"),
+        "The river Marlow ends in Gull Bay, where seals rest on the sand. The bay is two miles wide.",
+    ),
+    (
+        "Clouds",
+        "Ben Shore",
+        "A cloud is water in the air. Clouds bring rain to the hills, and the hills to the rivers.",
+    ),
+    ("Stones", "Cleo Stone", "A stone rolls in the river until it is round and smooth."),
+)
 
 
 @dataclass
@@ -99,14 +109,14 @@ def serving(live: Live) -> Iterator[None]:
 def live_site(folder: Path) -> Iterator[Live]:
     """A home with three documents, a hostile one, an enrolled contributor and a posted epoch, served."""
     live = Live(folder / "home")
-    texts = folder / "texts"
-    texts.mkdir()
-    for name, text in _TEXTS.items():
-        (texts / name).write_text(text)
-    bad = folder / "bad.jsonl"
-    bad.write_text(json.dumps({"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE}) + "\n")
+    rows = [{"text": text, "title": title, "owners": [owner]} for title, owner, text in _TEXTS]
+    rows.append({"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE, "owners": [HOSTILE]})
+    texts = folder / "texts.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     live.run("contribution", "add", str(texts), "--owner", "Ada Spring", "--license", "CC0-1.0", *_uses())
-    live.run("contribution", "add", str(bad), "--owner", HOSTILE, "--license", "CC0-1.0", *_uses())
+    words = folder / "prompt.txt"
+    words.write_text("Answer in one sentence, from the sources alone.")
+    live.run("contribution", "add", str(words), "--kind", "prompt", "--owner", "Dan Word", "--license", "CC0-1.0")
     made = live.json("key", "create", "a caller")
     live.secret, live.key_id = made["secret"], made["key_id"]
     live.run("key", "deposit", live.key_id, "50", "--reference", "first")

@@ -87,7 +87,8 @@ def _row(share: Share) -> TokenRow:
 
 
 def _sum(shares: Iterable[Share]) -> NDArray[np.float64]:
-    return np.sum([share.token_bits for share in shares], axis=0, dtype=np.float64)
+    together: NDArray[np.float64] = np.sum([share.token_bits for share in shares], axis=0, dtype=np.float64)
+    return together
 
 
 def _micro(token_bits: NDArray[np.float64]) -> tuple[int, ...]:

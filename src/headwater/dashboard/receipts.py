@@ -120,9 +120,10 @@ def _receipt(site: Site, logged: LoggedReceipt, receipt: Receipt) -> dict[str, A
         policy = Policy.from_toml(site.policy_text(receipt.policy_digest))
     except HeadwaterError:
         policy = None
-    account = receipt.attribution
+    account, last = receipt.attribution, site.epochs.last()
     return {
         "id": receipt.id,
+        "settled": site.books is not None and last is not None and logged.entry.index < last.log_size,
         "call": receipt.call_id,
         "issued_at_ns": receipt.issued_at_ns,
         "operator": receipt.operator,
