@@ -27,7 +27,7 @@ from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.flow import pseudonym
 from headwater.ledger import transfer_id
 from headwater.receipts import Issued, ModelUse, Receipt, ReceiptAttribution, ReceiptForm, Signer, Usage
-from headwater.splits import COMMONS, Policy, divide_receipt
+from headwater.splits import COMMONS, Policy, ResidualSplit
 from headwater.store.call_store import FinishedCall
 from headwater.store.key_store import KeyRecord
 from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, metered_key
@@ -167,6 +167,7 @@ class Meter:
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
         self._attribution = _nobody(parts.policy)
+        self._split = ResidualSplit(parts.policy)
         self._forms: dict[_Kind, ReceiptForm] = {}
         self._signed_by = parts.signer.address
         self._policy_digest = parts.policy.digest
@@ -349,7 +350,7 @@ class Meter:
         policy, key_id, now_ns = self.parts.policy, hold.key.key_id, self.parts.now_ns()
         kind = (key_id, used.model, used.model_digest, used.usage_from, self.parts.registry_digest())
         form = self._forms.get(kind) or self._form(kind)
-        payouts = divide_receipt(used.price_units, self._attribution, policy).payouts
+        payouts = self._split.payouts(used.price_units)
         issued = form.issue(
             call_id=hold.call_id,
             issued_at_ns=now_ns,
@@ -357,7 +358,7 @@ class Meter:
             answer_digest=used.answer_digest,
             usage=(used.prompt_tokens, used.completion_tokens),
             price=used.price_units,
-            payouts=[(payout.account, payout.amount_units, payout.line, payout.contribution_id) for payout in payouts],
+            payouts=payouts,
         )
         call = FinishedCall(
             call_id=hold.call_id,
@@ -372,7 +373,7 @@ class Meter:
             began_ns=hold.began_ns,
             at_ns=now_ns,
         )
-        return issued, Metered(call, tuple([(payout.account, payout.amount_units) for payout in payouts]))
+        return issued, Metered(call, tuple([(account, amount) for account, amount, _, _ in payouts]))
 
     def _form(self, kind: _Kind) -> ReceiptForm:
         """The form of a payer's receipts for a model, made from one of them."""

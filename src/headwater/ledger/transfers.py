@@ -116,6 +116,7 @@ _RULES: dict[Code, tuple[str, Callable[[Account, Account], bool]]] = {
 """What each code may debit and credit: (in words, as a rule)."""
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_PLACE = re.compile(r"0|[1-9][0-9]{0,8}")
 _ASSET = re.compile(r"[A-Za-z0-9:_.-]{1,64}")
 
 
@@ -126,12 +127,7 @@ def check_draft(draft: TransferDraft) -> None:
         InvalidError: a bad name, an amount out of range, or accounts its code may not join.
     """
     code, amount, pending_id = draft.code, draft.amount_units, draft.pending_id
-    debit, credit = parse_account(draft.debit_account), parse_account(draft.credit_account)
-    words, allowed = _RULES[code]
-    if debit.id == credit.id or not allowed(debit, credit):
-        raise InvalidError(
-            f"{code.name} from {debit.id} to {credit.id}", code="accounts_invalid", fix=f"{code.name} is {words}"
-        )
+    _check_accounts(code, draft.debit_account, draft.credit_account)
     least = 0 if code in _MAY_BE_ZERO else 1
     if type(amount) is not int or not least <= amount <= TRANSFER_UNITS_MAX:
         raise InvalidError(
@@ -154,6 +150,16 @@ def check_draft(draft: TransferDraft) -> None:
             f"{code.name} that expires at {expires}",
             code="deadline_invalid",
             fix="only a RESERVE has a deadline, in nanoseconds since 1970",
+        )
+
+
+@lru_cache(maxsize=2**12)  # few pairs are used much
+def _check_accounts(code: Code, debit_account: str, credit_account: str) -> None:
+    debit, credit = parse_account(debit_account), parse_account(credit_account)
+    words, allowed = _RULES[code]
+    if debit.id == credit.id or not allowed(debit, credit):
+        raise InvalidError(
+            f"{code.name} from {debit.id} to {credit.id}", code="accounts_invalid", fix=f"{code.name} is {words}"
         )
 
 
@@ -199,7 +205,7 @@ def split_transfer_id(text: str) -> tuple[str, int]:
         InvalidError: not a transfer id.
     """
     key, mark, place = text.rpartition("#")
-    if not mark or not key or not re.fullmatch(r"0|[1-9][0-9]{0,8}", place):
+    if not mark or not key or not _PLACE.fullmatch(place):
         raise InvalidError(
             f"{text[:80]!r} is not a transfer id", code="transfer_id_invalid", fix="give an id as `post` returned it"
         )

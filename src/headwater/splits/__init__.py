@@ -9,6 +9,7 @@ from headwater.splits.measuring import MEASURING, UNMEASURED, Measuring, Plan
 from headwater.splits.policy import COMMONS, Line, Policy
 from headwater.splits.pricing import Prices
 from headwater.splits.receipt_split import divide_receipt, payouts_of, recompute_split
+from headwater.splits.residual_split import ResidualSplit
 from headwater.splits.waterfall import Credit, Division, Findings, Payout, divide
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Prices",
+    "ResidualSplit",
     "divide",
     "divide_receipt",
     "earlier_answer",
