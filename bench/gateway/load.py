@@ -7,6 +7,8 @@ import json
 import time
 from dataclasses import dataclass
 
+from bench.gateway.upstream import SLOW_TOKENS
+
 PROMPT = "Summarise in a few words what stands between a caller and a model, and what it costs. " * 11
 
 
@@ -35,9 +37,10 @@ class Run:
         return 1000 * ordered[min(int(quantile * len(ordered)), len(ordered) - 1)] if ordered else float("nan")
 
 
-def request(host: str, key: str, *, stream: bool, model: str = "gpt-4o-mini") -> bytes:
-    """The bytes of a call of about 1.1 KB."""
-    body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 200}
+def request(host: str, key: str, *, stream: bool, slow: bool = False, model: str = "gpt-4o-mini") -> bytes:
+    """The bytes of a call of about 1.1 KB; a slow one has the mock upstream take its time."""
+    limit = SLOW_TOKENS if slow else 200
+    body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": limit}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     raw = json.dumps(body, separators=(",", ":")).encode()
@@ -71,7 +74,7 @@ class _Caller(asyncio.Protocol):
     def _next(self) -> None:
         self._buffer = b""
         self._began = time.perf_counter()
-        if self._began >= self._until_s:
+        if self._began >= self._until_s and (self.latencies or self.failures):
             self.done.set_result(None)
             self._transport.close()
             return
@@ -101,10 +104,10 @@ class _Caller(asyncio.Protocol):
         return self._buffer.endswith(b"0\r\n\r\n")
 
 
-async def load(port: int, key: str, *, connections: int, seconds: float, stream: bool) -> Run:
-    """Call for some seconds over some connections."""
+async def load(port: int, key: str, *, connections: int, seconds: float, stream: bool, slow: bool = False) -> Run:
+    """Call for some seconds over some connections; each calls once at least."""
     loop = asyncio.get_running_loop()
-    ask = request(f"127.0.0.1:{port}", key, stream=stream)
+    ask = request(f"127.0.0.1:{port}", key, stream=stream, slow=slow)
     began = time.perf_counter()
     callers = [_Caller(ask, began + seconds, stream) for _ in range(connections)]
     for caller in callers:

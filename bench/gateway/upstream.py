@@ -11,31 +11,33 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from itertools import cycle
 
 EVENTS = 54
 GAP_S = 0.002
+SLOW_GAP_S = 0.2
+SLOW_TOKENS = 777
+"""The `max_tokens` of a request whose stream comes slowly."""
 WORDS = (
     "The quick answer of a server that is not a model but takes its place in a measurement of what stands before it. "
 )
 
-ANSWER = json.dumps(
-    {
+
+def _answer(completion_tokens: int) -> bytes:
+    message = {"role": "assistant", "content": WORDS * 5, "refusal": None}
+    body = {
         "id": "chatcmpl-mock",
         "object": "chat.completion",
         "created": 1_700_000_000,
         "model": "gpt-4o-mini",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": WORDS * 5, "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 180, "completion_tokens": 120, "total_tokens": 300},
-    },
-    separators=(",", ":"),
-).encode()
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 180,
+            "completion_tokens": completion_tokens,
+            "total_tokens": 180 + completion_tokens,
+        },
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _event(delta: dict[str, object], finish: str | None = None) -> bytes:
@@ -73,7 +75,7 @@ def _piece(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_ANSWER = _plain(ANSWER)
+_ANSWERS = cycle([_plain(_answer(tokens)) for tokens in range(70, 170)])  # so that no two prices in a row are alike
 _MODELS = _plain(b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":1,"owned_by":"mock"}]}')
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -109,16 +111,17 @@ class Mock(asyncio.Protocol):
         if head.startswith(b"get "):
             self.transport.write(_MODELS)
         elif b'"stream":true' in body or b'"stream": true' in body:
+            gap_s = SLOW_GAP_S if b'"max_tokens":%d' % SLOW_TOKENS in body else GAP_S
             usage = b'"include_usage":true' in body or b'"include_usage": true' in body
-            self._task = asyncio.get_running_loop().create_task(self._stream(usage))
+            self._task = asyncio.get_running_loop().create_task(self._stream(usage, gap_s))
         else:
-            self.transport.write(_ANSWER)
+            self.transport.write(next(_ANSWERS))
 
-    async def _stream(self, usage: bool) -> None:
+    async def _stream(self, usage: bool, gap_s: float) -> None:
         self.transport.write(_HEAD)
         for event in STREAM:
             self.transport.write(_piece(event))
-            await asyncio.sleep(GAP_S)
+            await asyncio.sleep(gap_s)
         self.transport.write((_piece(USAGE) if usage else b"") + _piece(DONE) + b"0\r\n\r\n")
 
 
