@@ -18,6 +18,9 @@ GAP_S = 0.002
 SLOW_GAP_S = 0.2
 SLOW_TOKENS = 777
 """The `max_tokens` of a request whose stream comes slowly."""
+
+FAILING_TOKENS, GARBAGE_TOKENS, BROKEN_TOKENS = 778, 779, 780
+"""And of those that are answered with 503, with what is no JSON, or not to the end."""
 WORDS = (
     "The quick answer of a server that is not a model but takes its place in a measurement of what stands before it. "
 )
@@ -80,6 +83,13 @@ _MODELS = _plain(b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+_WRONG = {
+    FAILING_TOKENS: b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}",
+    GARBAGE_TOKENS: _plain(b"<html>"),
+    BROKEN_TOKENS: _HEAD + _piece(STREAM[0]) + _piece(STREAM[1]),
+}
+
+
 class Mock(asyncio.Protocol):
     """One connection."""
 
@@ -108,6 +118,13 @@ class Mock(asyncio.Protocol):
             self._answer(head, body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
+        if b'"max_tokens":77' in body or b'"max_tokens":780' in body:
+            for tokens, wrong in _WRONG.items():
+                if b'"max_tokens":%d' % tokens in body:
+                    self.transport.write(wrong)
+                    if tokens == BROKEN_TOKENS:
+                        self.transport.close()
+                    return
         if head.startswith(b"get "):
             self.transport.write(_MODELS)
         elif b'"stream":true' in body or b'"stream": true' in body:
