@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from headwater.core.errors import HeadwaterError, InvalidError
+from headwater.core.errors import HeadwaterError, InvalidError, RefusedError
 from headwater.core.ids import ContributionId
 from headwater.core.money import parse_units
 from headwater.dashboard.site import Site
@@ -130,7 +130,14 @@ def _material(site: Site, chosen: list[str], datanets: list[str]) -> tuple[Contr
             code="dataset_too_large",
             fix=f"choose at most {CONTRIBUTIONS_MAX}, or run the command with files",
         )
-    site.registry.get_many(tuple(wanted))  # refuses what is not registered
+    known = {one.id: one for one in site.registry.get_many(tuple(wanted))}
+    for one in wanted:
+        if one not in known or "train" not in known[one].license.uses:
+            raise RefusedError(
+                f"{one[:80]} is not registered, or its licence does not permit training",
+                code="training_refused",
+                fix="leave it out",
+            )
     return tuple(wanted)
 
 
