@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from eth.vm.spoof import SpoofTransaction
 from eth_abi import decode, encode
@@ -16,6 +16,7 @@ from headwater.chain.evm import CHAIN_ID, GAS_LIMIT
 from headwater.core.keccak import keccak256
 
 GAS = GAS_LIMIT // 2
+READER = "0x" + "00" * 19 + "01"
 
 
 class Refused(Exception):
@@ -63,14 +64,40 @@ class Bare:
         )
         computation = self.state.apply_transaction(SpoofTransaction(unsigned, from_=caller))
         if computation.is_error:
-            raise Refused(_reason(bytes(computation.output)))
+            raise Refused(reason_of(bytes(computation.output)))
         return bytes(computation.output)
+
+    def call(self, sender: str, to: str, data: bytes) -> bytes:
+        """The answer to a call; nothing stays."""
+        before = self.state.snapshot()
+        try:
+            return self.send(sender, to, data)
+        finally:
+            self.state.revert(before)
+
+
+class Machine(Protocol):
+    """Where contracts run: the bare machine, or a node that looks like it."""
+
+    now_s: int
+
+    def jump(self, seconds: int) -> None:
+        """Move the clock."""
+        ...
+
+    def send(self, sender: str, to: str, data: bytes) -> bytes:
+        """The answer to a transaction, whose effects stay."""
+        ...
+
+    def call(self, sender: str, to: str, data: bytes) -> bytes:
+        """The answer to a call; nothing stays."""
+        ...
 
 
 class Contract:
     """A deployed contract by the names of its functions: ``contract.send(account, "post", 1, …)``."""
 
-    def __init__(self, bare: Bare, name: str, address: str, abi: Any = None) -> None:
+    def __init__(self, bare: Machine, name: str, address: str, abi: Any = None) -> None:
         self.bare, self.address = bare, address
         self._functions = {
             entry["name"]: Function(
@@ -91,11 +118,10 @@ class Contract:
 
     def read(self, name: str, *arguments: Any) -> Any:
         """What a function answers; nothing stays."""
-        before = self.bare.state.snapshot()
-        try:
-            return self.send("0x" + "00" * 19 + "01", name, *arguments)
-        finally:
-            self.bare.state.revert(before)
+        function = self._functions[name]
+        output = self.bare.call(READER, self.address, function.selector + encode(function.inputs, arguments))
+        answer = decode(function.outputs, output)
+        return answer[0] if len(answer) == 1 else answer
 
 
 def _type(part: dict[str, Any]) -> str:
@@ -103,7 +129,8 @@ def _type(part: dict[str, Any]) -> str:
     return f"({','.join(map(_type, part['components']))})" if part["type"] == "tuple" else part["type"]
 
 
-def _reason(output: bytes) -> str:
+def reason_of(output: bytes) -> str:
+    """A contract's own word; empty when it gave none."""
     if output[:4] != keccak256(b"Error(string)")[:4]:
         return ""
     return str(decode(["string"], output[4:])[0])
