@@ -18,23 +18,24 @@ from typing import Any
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-QUESTION = "Where does the river Marlow begin, and where does it end?"
+QUESTION = "Where does the river Marlow begin and end?"
 PASSWORD = "correct horse battery staple"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 _TEXTS = (
     (
         *("Springs of the hills", "Ada Spring"),
-        "The river Marlow begins at Otter Spring, four miles above the village of Stell. Its water is cold in May.",
+        "The river Marlow begins at Otter Spring, high in the hills above the village of Stell, and its water is cold"
+        " in May.",
     ),
     (
         *("Bays of the coast", "Ben Shore"),
-        "The river Marlow ends in Gull Bay, where seals rest on the sand. The bay is two miles wide.",
+        "The river Marlow ends in Gull Bay, where seals rest on the sand.\n\nA river ends where it meets the sea.",
     ),
     (
         "Clouds",
         "Ben Shore",
-        "A cloud is water in the air. Clouds bring rain to the hills, and the hills to the rivers.",
+        "A cloud is water in the air. Clouds bring rain to the hills.",
     ),
     ("Stones", "Cleo Stone", "A stone rolls in the river until it is round and smooth."),
 )
@@ -109,7 +110,7 @@ def serving(live: Live) -> Iterator[None]:
 def live_site(folder: Path) -> Iterator[Live]:
     """A home with three documents, a hostile one, an enrolled contributor and a posted epoch, served."""
     live = Live(folder / "home")
-    rows = [{"text": text, "title": title, "owners": [owner]} for title, owner, text in _TEXTS]
+    rows = [{"text": f"# {title}\n\n{text}\n", "title": title, "owners": [owner]} for title, owner, text in _TEXTS]
     rows.append({"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE, "owners": [HOSTILE]})
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))

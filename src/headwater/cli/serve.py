@@ -113,6 +113,7 @@ def serve(
             out.print(f"listening on [bold]{url}[/] with models {', '.join(app.model_names) or 'none'}")
             if served is not app:
                 out.print(f"pages at [bold]http://{chosen.host}:{bound}/[/]")
+                out.print("sign in there with a key, or by [bold]headwater pages link[/] or [bold]pages password[/]")
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
 
