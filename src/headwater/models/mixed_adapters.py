@@ -3,7 +3,7 @@
 The base layers run once for the whole batch. What the adapters add is computed in one of two ways:
 
 * *grouped*: the rows of each adapter together, one small pair of products for each adapter in the batch;
-* *gathered*: every row picks its factors, and two batched products do all rows at once, whatever the number of adapters.
+* *gathered*: every row picks its factors, and two batched products do all rows at once, however many adapters.
 
 Which is faster depends on the machine, the model and how many adapters meet in a batch, so it is measured when
 the slots are made, for one token a row and for many, and the winner is taken from then on. The slot used longest
