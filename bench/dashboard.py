@@ -5,7 +5,8 @@
 The store is built by `bench.dashboard_store` through the functions that a running gateway uses, and kept in the folder:
 the next run takes it as it is. Every page is asked for over ASGI in this process, by an operator who has signed in,
 without a network: what is measured is the whole of the server's work, compression included. Pages of single
-things are asked for in turn over many of them, so that no page is only ever measured warm. Prints wall milliseconds.
+things are asked for in turn over many of them, so that no page is only ever measured warm. Prints wall milliseconds,
+and the median of the CPU milliseconds of all threads, which say more on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -51,22 +52,27 @@ def main() -> None:
     print(f"{len(home.log):,} receipts, {people:,} contributors, {os.cpu_count()} processors")
     app, cookie = dashboard_app(site), _signed_in(site)
     pages = _pages(home, site, random.Random(1))
-    print(f"{'page':34} {'bytes':>9} {'p50 ms':>8} {'p95 ms':>8} {'worst':>8}")
+    print(f"{'page':34} {'bytes':>9} {'p50 ms':>8} {'p95 ms':>8} {'CPU ms':>8}")
     slow = 0
     for name, paths in pages.items():
         took: list[float] = []
+        spent: list[float] = []
         size = 0
         for turn in range(chosen.rounds):
             path = paths[turn % len(paths)]
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             status, size = asyncio.run(_get(app, path, cookie))
             took.append(1_000 * (time.perf_counter() - begun))
+            spent.append(1_000 * (time.process_time() - cpu))
             if status != 200:
                 sys.exit(f"{path} gave {status}")
         ranked = sorted(took)
         p50, p95 = statistics.median(ranked), ranked[int(0.95 * (len(ranked) - 1))]
         slow += p50 > 100
-        print(f"{name:34} {size:>9,} {p50:>8.1f} {p95:>8.1f} {ranked[-1]:>8.1f}{'   above 100' if p50 > 100 else ''}")
+        print(
+            f"{name:34} {size:>9,} {p50:>8.1f} {p95:>8.1f} {statistics.median(spent):>8.1f}"
+            f"{'   above 100' if p50 > 100 else ''}"
+        )
     print(f"{len(pages) - slow} of {len(pages)} pages within 100 ms at p50")
     sys.exit(1 if slow else 0)
 

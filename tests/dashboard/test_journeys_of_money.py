@@ -82,7 +82,7 @@ def test_the_operator_changes_a_policy_sees_its_effect_and_publishes(page, live,
     accessible(page, axe)
     page.get_by_role("link", name="Policy", exact=True).click()
     accessible(page, axe)
-    page.get_by_label("Bps").nth(1).fill("1300")
+    page.locator("#line_1_bps").fill("1300")
     page.get_by_role("button", name="Show the difference").click()
     assert "1300 bps to operator:platform" in page.locator("ins").first.inner_text()
     accessible(page, axe)

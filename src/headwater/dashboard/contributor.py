@@ -25,7 +25,7 @@ from headwater.dashboard.readings_keeper import Keeper
 from headwater.dashboard.site import Site
 from headwater.dashboard.strings import say
 from headwater.registry import Contributor
-from headwater.store.readings_registry import holding, names, people
+from headwater.store.readings_registry import COUNTED_MAX, names, people
 from headwater.store.readings_tables import month_of
 
 PAGE: Final = 50
@@ -86,6 +86,7 @@ def area(site: Site, pages: Pages, keeper: Keeper) -> Area:
                 "next": f"{shown[-1].name}\n{shown[-1].id}" if len(found) > PAGE else "",
                 "at_start": not after,
                 "best": best,
+                "counted_max": COUNTED_MAX,
             },
         )
 
@@ -103,7 +104,7 @@ def area(site: Site, pages: Pages, keeper: Keeper) -> Area:
             "missing": fresh.missing,
         }
         if not sees_all(request, contributor):
-            owned = holding(site.db, contributor)
+            owned = keeper.holdings.of(contributor)
             waiting = None if known.enrolled else balances(site, known)["escrow_units"]
             data |= {"contributions": owned.contributions, "kinds": dict(owned.kinds), "waiting_units": waiting}
             return pages.show(request, "contributor/public.html", known.name, data)

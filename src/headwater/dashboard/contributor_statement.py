@@ -20,7 +20,7 @@ from headwater.ledger.earnings import accounts_of
 from headwater.receipts import Receipt
 from headwater.registry import Contributor
 from headwater.store.readings_queries import Questions, TopAnswer, Work, paid
-from headwater.store.readings_registry import holding, titles
+from headwater.store.readings_registry import titles
 from headwater.store.readings_tables import first_day, month_of
 
 WORKS_SHOWN: Final = 12
@@ -119,7 +119,7 @@ def outlook(site: Site, keeper: Keeper, contributor: Contributor) -> dict[str, A
     daily = [] if known is None else _daily(ask, who, known)
     found = forecast(daily)
     works = () if known is None else ask.used(who, month_of(known[0]), month_of(known[1]), limit=50)
-    owned = holding(site.db, who)
+    owned = keeper.holdings.of(who)
     unnamed = sum(not work.contribution for work in works)
     named = [work for work in works if work.contribution]
     return {

@@ -17,6 +17,7 @@ from headwater.dashboard.site import Site
 from headwater.store.database import Database
 from headwater.store.readings import FILE, Readings
 from headwater.store.readings_queries import Questions
+from headwater.store.readings_registry import Holdings, prepare
 
 AT_ONCE: Final = 512
 STALE_AT_ONCE: Final = 4
@@ -42,6 +43,7 @@ class Keeper:
         self._readings: Readings | None = None
         self._questions: Questions | None = None
         self._thread: threading.Thread | None = None
+        self.holdings = Holdings(site.db)
 
     def ask(self) -> Questions:
         """What pages may ask."""
@@ -70,6 +72,7 @@ class Keeper:
 
     def _open(self) -> None:
         self._readings = Readings(self._site.folder, self._log, self._site.ledger.db)
+        prepare(self._site.db)
         self._questions = Questions(Database(self._site.folder / FILE), self._site.currency)
 
     def _count(self) -> None:

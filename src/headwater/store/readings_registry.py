@@ -5,9 +5,21 @@ Knows nothing of money or of who may see an answer.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from headwater.store.database import Sql
+
+_STEPS = ("CREATE INDEX contributors_by_name ON contributors (name, id);",)
+_KEPT_MAX = 1_024
+
+COUNTED_MAX = 1_000
+"""In a list, contributions are counted up to here."""
+
+
+def prepare(db: Sql) -> None:
+    """Make what these questions need besides the registry's own tables; to be called once the registry is open."""
+    db.migrate("readings_registry", _STEPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +30,7 @@ class Person:
     name: str
     namespace: str
     enrolled: bool
-    contributions: int
+    contributions: int  # at most COUNTED_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +69,9 @@ def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit
         " WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4",
         (*after, words.lower(), limit),
     )
-    owned: dict[str, int] = dict(
-        db.query_in(
-            "SELECT contributor_id, count(*) FROM present_owners WHERE contributor_id IN ({}) GROUP BY 1",
-            [row[0] for row in rows],
-        )
-    )
-    return tuple(Person(row[0], row[1], row[2], bool(row[3]), owned.get(row[0], 0)) for row in rows)
+    # One by one: the engine finds what one owns by its index, and reads everything for a list.
+    owned = f"SELECT count(*) FROM (SELECT 1 FROM present_owners WHERE contributor_id = ? LIMIT {COUNTED_MAX}) AS some"
+    return tuple(Person(row[0], row[1], row[2], bool(row[3]), db.query(owned, (row[0],))[0][0]) for row in rows)
 
 
 def names(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
@@ -74,6 +82,34 @@ def names(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
 def titles(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
     """The titles of contributions; those nobody knows are left out."""
     return dict(db.query_in("SELECT id, title FROM contributions WHERE id IN ({})", ids))
+
+
+class Holdings:
+    """What contributors own, kept until anything is registered or changes hands. Safe for several threads."""
+
+    def __init__(self, db: Sql) -> None:
+        self._db = db
+        self._kept: dict[str, Holding] = {}
+        self._mark: tuple[int, int] = (-1, -1)
+        self._lock = threading.Lock()
+
+    def of(self, contributor: str) -> Holding:
+        """What a contributor owns now."""
+        rows = self._db.query(
+            "SELECT (SELECT coalesce(max(number), 0) FROM contributions),"
+            " (SELECT coalesce(max(number), 0) FROM owner_changes)"
+        )
+        mark = (int(rows[0][0]), int(rows[0][1]))
+        with self._lock:
+            if mark != self._mark or len(self._kept) >= _KEPT_MAX:
+                self._kept, self._mark = {}, mark
+            found = self._kept.get(contributor)
+        if found is None:
+            found = holding(self._db, contributor)
+            with self._lock:
+                if mark == self._mark:
+                    self._kept[contributor] = found
+        return found
 
 
 def holding(db: Sql, contributor: str) -> Holding:
