@@ -149,6 +149,8 @@ def test_what_is_held_settles_once_for_whoever_it_is_found_to_be_owed_to(rest, d
         assert settled == Counter(version(0, a=disputed, c=rest).amounts())
     else:
         assert settled == Counter(final.amounts())
-        assert sum(before.values()) == rest
-        assert moves(before, after, payer="disputed:dsp_1")[0].amount == disputed
+        assert sum(before.values()) == rest + disputed
+        assert before["disputed:dsp_1"] == disputed
+        [move] = moves(before, after, payer=PAYER)
+        assert (move.debit, move.credit[-1], move.amount) == ("disputed:dsp_1", "b" if upheld else "a", disputed)
     assert not any(name.startswith("disputed:") for name in settled)

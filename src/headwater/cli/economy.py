@@ -51,6 +51,8 @@ from headwater.store.ledger_store import Ledger
 
 app = App(name="economy", help="Simulate the economy that the rules make, with the product's own payout code.")
 
+app.command("headwater.cli.economy_attacks:attacks", name="attacks")
+
 ScenarioFile = Annotated[
     Path | None, Parameter(help="Scenario in TOML; without one, every assumption is at its default.")
 ]

@@ -7,7 +7,7 @@ from them, and the chain is asked.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from headwater.chain import Manifest
 from headwater.cli.home import Home
@@ -18,7 +18,7 @@ from headwater.ledger import Code, Kind, parse_account
 from headwater.meter import is_metered
 from headwater.receipts import Receipt, recover
 from headwater.settle import payout_tree, version_of
-from headwater.settlement.disputes import Version, adjustments, stands
+from headwater.settlement.disputes import Span, Version, adjustments, stands
 from headwater.settlement.epoch import holder, read_manifest
 from headwater.store.call_store import CallState
 from headwater.store.receipt_log import LoggedReceipt
@@ -53,18 +53,17 @@ def record_problems(home: Home) -> tuple[Problem, ...]:
         Problem(f"receipt {cause}", "receipt_not_logged", "payouts are booked for it, it is not in the log", _FIX)
         for cause in sorted(set(booked) - known)
     ]
-    problems += _held(home, receipts)
+    problems += _held(home, chains.values(), spans)
     return (*problems, *_epochs(home, [receipt for _, receipt in receipts], chains.values()))
 
 
-def _held(home: Home, receipts: list[tuple[LoggedReceipt, Receipt]]) -> Iterator[Problem]:
-    """Whether what is held for disputes is what the receipts in force hold back."""
-    newest = {receipt.call_id: receipt for _, receipt in receipts}
+def _held(home: Home, chains: Iterable[list[Version]], spans: Sequence[Span]) -> Iterator[Problem]:
+    """Whether what is held for disputes is what the receipts of all calls hold back."""
     said: Counter[str] = Counter()
-    for receipt in newest.values():
-        for payout in receipt.payouts:
-            if parse_account(payout.account).kind is Kind.DISPUTED:
-                said[payout.account] += payout.amount
+    for chain in chains:
+        for held, units in stands(chain, spans).items():
+            if parse_account(held).kind is Kind.DISPUTED:
+                said[held] += units
     balances = {b.account: b.balance_units for b in home.ledger.balances() if b.asset == home.policy.currency}
     booked = {a: units for a, units in balances.items() if parse_account(a).kind is Kind.DISPUTED and "." not in a}
     for account in sorted({*said, *booked}):
@@ -119,7 +118,8 @@ def _booked(
     paid: Counter[AccountId] = Counter()
     for one in ids:
         paid.update(booked.get(one, {}))
-    if {account: units for account, units in paid.items() if units} != expected:
+    due = {account: units for account, units in expected.items() if parse_account(account).kind is not Kind.DISPUTED}
+    if {account: units for account, units in paid.items() if units} != due:
         what = "its payouts are" if len(ids) == 1 else "its payouts and its corrections together are"
         yield Problem(f"receipt {ids[-1]}", "payouts_differ", f"{what} not what was booked for it", _FIX)
 

@@ -79,6 +79,9 @@ _ATTACKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bait", {"attack.kind": "stuffing", "intensity": 30.0}),
     ("bribed reviewers", {"attack.kind": "collusion"}),
 )
+ATTACKS = _ATTACKS
+"""Every attack that the simulator knows, by name, and the assumptions that make it."""
+
 _FLAT = {"price.rule": "subscription", "subscription_day_nano": 5_000_000}
 _TWO = {"fee_payer": "payee", "settle.mode": "threshold"}
 

@@ -114,11 +114,19 @@ def settled_by(chain: Sequence[Version], spans: Iterable[Span]) -> Counter[Accou
 
 
 def stands(chain: Sequence[Version], spans: Sequence[Span]) -> dict[AccountId, int]:
-    """What the ledger owes for a chain in all: settled, and what its last receipt will add when it matures."""
+    """What the ledger owes for a chain in all: settled, what its last receipt adds when it matures, and what is held.
+
+    Held is what the price leaves when everybody else has theirs: nothing, once all of it had settled before.
+    """
     settled = settled_by(chain, spans)
     last = chain[-1]
     if not any(span.log_from <= last.seq < span.log_size for span in spans):
         settled.update(_adds(last, settled))
+    said = last.said()
+    held = {account: amount for account, amount in sorted(said.items()) if account.startswith(HELD) and amount}
+    left = sum(said.values()) - sum(settled.values())
+    if held and left > 0:
+        settled.update(dict(zip(held, allocate(left, list(held.values())), strict=True)))
     return {account: amount for account, amount in settled.items() if amount}
 
 
