@@ -7,7 +7,7 @@ WORDS = {
     "economy.untitled": "A run",
     "economy.runs": "Runs",
     "economy.none": "Nothing has been run yet.",
-    "economy.none_hint": "The defaults below take about a minute.",
+    "economy.none_hint": "The defaults take about a minute.",
     "economy.new": "Run a scenario",
     "economy.name": "Name of this run",
     "economy.field_run.days": "Days",
