@@ -75,7 +75,7 @@ WORDS = {
     "factory.better": "{part} lower",
     "factory.worse": "{part} higher",
     "factory.chat": "Talk to it",
-    "factory.chat_words": "Ask as {model}: the answer shows what the adapter supplied.",
+    "factory.chat_words": "Signed in with a key, ask {model}: the answer shows what the adapter supplied.",
     "factory.lineage": "Lineage",
     "factory.parent": "Goes on from",
     "factory.code": "Code",
