@@ -142,6 +142,9 @@ class Flow:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._accounts = AccountStore(parts.calls.db)
+        self.before_charge: Callable[[str, int], None] | None = (
+            None  # (key id, nano units); an error leaves it uncharged
+        )
 
     # 1. The call
 
@@ -262,6 +265,17 @@ class Flow:
             return price
         return price + served.measuring.limit_units(price, self.parts.policy)
 
+    def most(self, model: str, answer_tokens: int) -> int:
+        """The most that a call to a model in process can cost, whatever its prompt, nano units.
+
+        Raises:
+            MissingError: ``model_not_found``.
+        """
+        served = self.parts.models.get(model)
+        if served is None:
+            raise _unknown(model, self.parts.models)
+        return self._ceiling(served, served.backend.context_tokens_max, answer_tokens)
+
     def plan(self, served: AnyModel, layout: Layout, prompt_tokens: int, answer_tokens: int) -> Plan:
         """What will be spent on measuring an answer of so many tokens; the same before the call and after it."""
         return plan_of(served, layout, prompt_tokens, answer_tokens, self.parts.policy)
@@ -332,11 +346,14 @@ class Flow:
         return record
 
     def _charge(self, call: CallId, served: AnyModel, layout: Layout, answer: Answer) -> CallRecord:
+        price_units = self._price(served, layout, answer)
+        if self.before_charge is not None:
+            self.before_charge(self.parts.calls.get(call).key_id, price_units)
         return self.parts.calls.answered(
             call,
             answer=answer_bytes(answer, self.parts.random_bytes(16)),
             evidence=layout_bytes(layout, self.parts.random_bytes(16)),
-            price_units=self._price(served, layout, answer),
+            price_units=price_units,
             at_ns=self.parts.now_ns(),
             texts=[choice.text for choice in answer.choices],
         )

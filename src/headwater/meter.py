@@ -166,6 +166,7 @@ class Meter:
         self._owed: set[CallId] = set()  # kept, and without a receipt because the log could not be written
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
+        self.before_charge: Callable[[str, int], Awaitable[None]] | None = None  # of kept answers: (key id, nano units)
         self._attribution = _nobody(parts.policy)
         self._split = ResidualSplit(parts.policy)
         self._forms: dict[_Kind, ReceiptForm] = {}
@@ -310,6 +311,8 @@ class Meter:
 
     async def _keep(self, hold: Hold, issued: Issued, metered: Metered, keep: Keep) -> Charged:
         try:
+            if self.before_charge is not None:
+                await self.before_charge(hold.key.key_id, issued.price)
             await keep(issued, Charged(hold.call_id, issued.id, issued.price))
         except BaseException:
             self.release(hold)

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -53,6 +53,9 @@ from headwater.gateway.worker import AttributionWorker
 from headwater.models.upstream import Upstreams
 from headwater.store.key_store import KeyRecord, KeyStore
 
+if TYPE_CHECKING:
+    from headwater.gateway.x402 import Payments
+
 MODELS: Final = "/v1/models"
 
 _NATIVE: Final = re.compile(
@@ -85,12 +88,17 @@ class Gateway:
         relays: Relays | None = None,
         vouchers: Vouchers | None = None,
         more: Sequence[Routes] = (),
+        payments: Payments | None = None,
     ) -> None:
-        self._vouchers = vouchers
+        self.vouchers, self.payments = vouchers, payments
         if relays is not None:
             attributed = AttributedModels(lambda: self.relay.models if self.relay else relays.models)
             flow = Flow(replace(flow.parts, others=Models(attributed, flow.parts.others)))
         self.flow, self.keys, self.options = flow, keys, options
+        if payments is not None:
+            flow.before_charge = payments.settle
+            if relays is not None:
+                relays.meter.before_charge = payments.settle_soon
         self.loop: asyncio.AbstractEventLoop | None = None  # once it serves
         self.start_error: Exception | None = None  # why the lifespan did not begin
         self.metrics = Metrics()
@@ -172,7 +180,11 @@ class Gateway:
         if path in ROUTES:
             if scope["method"] != "POST":
                 raise MethodError(scope["method"], "POST")
-            voucher = header(scope, HEADER) if self._vouchers is not None else None
+            voucher = header(scope, HEADER) if self.vouchers is not None else None
+            unnamed = voucher is None and PAYER not in scope and header(scope, b"authorization") is None
+            if self.payments is not None and unnamed:
+                await self._paid(self.payments, path, scope, receive, send)
+                return path
             inside = await self.answering.at_desk(lambda: key_inside(scope, self.keys)) if PAYER in scope else None
             secret = "" if voucher is not None or inside is not None else bearer(scope)
             if voucher is None:
@@ -181,15 +193,9 @@ class Gateway:
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
             if voucher is not None:
                 key = await self._payer(voucher, path)
-            if self.relay is not None and self.relay.answers(body):
-                await self.relay(body, key, scope, receive, send)
-            else:
-                if secret:
-                    key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
-                if path in chat.ROUTES:
-                    await self._texts(body, key, scope, receive, send)
-                else:
-                    await self._embeddings(body, key, scope, send)
+            if secret and not (self.relay is not None and self.relay.answers(body)):
+                key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
+            await self._answer(path, body, key, scope, receive, send)
             return path
         if path == MODELS or path.startswith(MODELS + "/"):
             if scope["method"] not in ("GET", "HEAD"):
@@ -202,9 +208,33 @@ class Gateway:
         await respond_failure(send, failure)
         return "other"
 
+    async def _answer(self, path: str, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.relay is not None and self.relay.answers(body):
+            await self.relay(body, key, scope, receive, send)
+        elif path in chat.ROUTES:
+            await self._texts(body, key, scope, receive, send)
+        else:
+            await self._embeddings(body, key, scope, send)
+
+    async def _paid(self, payments: Payments, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a caller without a key for the payment that came with the request, or say what it costs."""
+        body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
+
+        async def answer(key: KeyRecord, scope: Scope, send: Send) -> None:
+            check_route(key, path)
+            await self._answer(path, body, key, scope, receive, send)
+
+        await payments.serve(self._quote(path, body), scope, send, answer)
+
+    def _quote(self, path: str, body: bytes) -> tuple[int, bool] | None:
+        """The most a call costs, and whether it costs exactly that; None for one that only a key can pay."""
+        if self.relay is not None and self.relay.answers(body):
+            return self.relay.quote(body, path)
+        return (self._texts.quote(body, path), False) if path in chat.ROUTES else None
+
     async def _payer(self, voucher: bytes, path: str) -> KeyRecord:
         """Who pays by a voucher, within the limits that its key record may have been given."""
-        vouchers = self._vouchers
+        vouchers = self.vouchers
         assert vouchers is not None
         key = await self.answering.at_desk(lambda: vouchers.take(voucher))
         check_route(key, path)
@@ -301,6 +331,8 @@ class Gateway:
                 try:
                     self.loop = asyncio.get_running_loop()
                     self.worker.start(await asyncio.to_thread(self.flow.resume))
+                    if self.payments is not None:
+                        await asyncio.to_thread(self.payments.recover)
                     if self.relays is not None:
                         await asyncio.to_thread(self.relays.meter.start)
                 except Exception as error:
@@ -319,6 +351,8 @@ class Gateway:
 
     def _stop(self) -> None:
         self.answering.close()
+        if self.payments is not None:
+            self.payments.close()
         if self.relays is not None:
             self.relays.meter.close()
         if not self.worker.drain(self.options.drain_s):
@@ -344,6 +378,7 @@ def create_app(
     relays: Relays | None = None,
     vouchers: Vouchers | None = None,
     more: Sequence[Routes] = (),
+    payments: Payments | None = None,
 ) -> Gateway:
     """The gateway over `flow` and `keys`, ready for any ASGI server.
 
@@ -355,5 +390,6 @@ def create_app(
         relays: models that other servers answer.
         vouchers: takes vouchers of a Credit contract instead of API keys.
         more: adds native routes, such as the operator's; each is called with the application and the service.
+        payments: takes payments by x402 from callers without a key.
     """
-    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers, more)
+    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers, more, payments)

@@ -86,6 +86,11 @@ class TextRoute:
                 if taken is not None:
                     taken.settle(0, 0)
 
+    def quote(self, body: bytes, route: str) -> int:
+        """The most a request can cost, nano units."""
+        call = _READ[route](body, route=route, idempotency_key=None, seed=_seeds(self.answering)).call
+        return self.answering.flow.most(call.model, call.sampling.max_tokens * call.answers)
+
     def _take(self, request: TextRequest, key: KeyRecord, size_bytes: int) -> Taken | None:
         """Take the call's most, as far as it is known before the prompt is made, out of the key's minute."""
         served = self.answering.flow.parts.models.get(request.call.model)

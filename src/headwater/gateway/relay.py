@@ -137,6 +137,16 @@ class Relay:
             return None
         return request
 
+    def quote(self, raw: bytes, path: str) -> tuple[int, bool] | None:
+        """(the most a request can cost in nano units, whether it costs exactly that); None for one with sources."""
+        request = read_request(raw, ROUTES[path])
+        model = self._model(request)
+        if self._sourced is not None and self._sourced.wanted(raw, request, model):
+            return None
+        prices = model.prices
+        ceiling = prices.price(*tokens_ceiling(request, model.answer_tokens_max))
+        return ceiling, not (prices.input_token_units or prices.output_token_units)
+
     async def __call__(self, raw: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
         request = read_request(raw, ROUTES[scope["path"]])
