@@ -211,6 +211,7 @@ class Accounting:
             model_weight_ppm=rules.model_weight_ppm,
             evidence_floor_millibits=rules.evidence_floor_millibits,
             measured=adapter.scores is not None,
+            copy_of=adapter.copy_of,
         )
         return spread, used
 

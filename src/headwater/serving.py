@@ -6,7 +6,7 @@ put before its question here; and one that turns texts into vectors. Knows nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ class ServedAdapter:
     digest: str  # of its factors
     trained_on: tuple[ContributionId, ...]
     scores: Scores | None  # None without an influence index: then nobody's part is known
+    copy_of: Mapping[str, str] = field(default_factory=dict)  # trained-on contributions that repeat an earlier one
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.attribution.bits import Attribution, Share, microbits, weigh
-from headwater.attribution.learned import Influence, LearnedRules, share_learned, spread_learned
+from headwater.attribution.learned import Influence, LearnedRules, copies_among, share_learned, spread_learned
 from headwater.core.errors import InvalidError, InvariantError
 
 RULES = LearnedRules()
@@ -165,3 +165,33 @@ def test_the_account_is_weighed_anew():
     assert sum(share.token_bits for share in made.shares[1:4]) == pytest.approx(np.array([4.0, 6.0]))
     with pytest.raises(InvariantError):
         spread_learned(found, "none", [], RULES, model_weight_ppm=0, evidence_floor_millibits=0)
+
+
+def test_copies_count_for_the_one_registered_first():
+    """A text that nearly repeats an earlier one is its copy, however it is spaced; another text is not."""
+    words = " ".join(f"word{k}" for k in range(40))
+    texts = [("first", words), ("other", "something else altogether, said at length"), ("copy", words.upper() + " end")]
+
+    assert copies_among(texts, RULES) == {"copy": "first"}
+    parts = share_learned((900, 900, 900), "a", _sure(first=1.0, copy=1.0, other=1.0), RULES, copy_of={"copy": "first"})
+    assert {part.contribution for part in parts} == {"a", "first", "other"}
+
+
+def test_a_shelf_too_large_for_pairs_still_finds_equal_texts():
+    """Beyond what is compared in pairs, texts that are equal but for case and spacing are found."""
+    texts = [(f"c{k}", f"text number {k}") for k in range(600)] + [("again", "Text  NUMBER 7")]
+
+    assert copies_among(texts, RULES) == {"again": "c7"}
+
+
+def test_the_interval_rule_is_in_the_rules_digest():
+    """Rules with another width of the interval, or another threshold for copies, have another digest."""
+    digests = {
+        RULES.digest,
+        LearnedRules(interval_millisigmas=1_645).digest,
+        LearnedRules(copy_resemblance_ppm=1).digest,
+    }
+
+    assert len(digests) == 3
+    with pytest.raises(InvalidError):
+        LearnedRules(interval_millisigmas=0)

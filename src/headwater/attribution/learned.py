@@ -20,10 +20,12 @@ from headwater.attribution.bits import MICRO, Attribution, Share, microbits, sur
 from headwater.core.canonical import digest_of
 from headwater.core.errors import InvalidError, InvariantError
 from headwater.core.money import PPB, allocate
+from headwater.registry.near_duplicates import merge_near_duplicates
 
 OUTLIER_SCORES_MIN = 4
 """Fewer sure scores have no middle to measure an outlier against."""
 
+COPIES_COMPARED_MAX = 512
 _STEPS = 2**40  # scores are compared in so many steps of the largest
 
 
@@ -34,9 +36,12 @@ class LearnedRules:
     trainer_ppm: int = 200_000  # millionths of φ that are the trainer's
     outlier_times: int = 8  # a score counts at most so many times the median of the sure ones
     contributions_max: int = 256  # the others' parts are too small to pay
+    interval_millisigmas: int = 1_960  # half the width of a score's interval, in thousandths of its standard deviation
+    copy_resemblance_ppm: int = 800_000  # texts that share so many of their word runs are one contribution's
 
     def __post_init__(self) -> None:
-        if not 0 <= self.trainer_ppm <= 1_000_000 or self.outlier_times < 1 or self.contributions_max < 1:
+        least = min(self.outlier_times, self.contributions_max, self.interval_millisigmas)
+        if not 0 <= self.trainer_ppm <= 1_000_000 or least < 1 or not 0 < self.copy_resemblance_ppm <= 1_000_000:
             raise InvalidError(f"{self} cannot be followed", code="learned_rules_invalid", fix="use the defaults")
 
     @property
@@ -44,7 +49,11 @@ class LearnedRules:
         """SHA-256 of the rules' canonical form."""
         return digest_of(
             {
-                "version": 1,
+                "version": 2,
+                # What a score's standard deviation is: see `models.factory.credit`.
+                "interval": "1.4826 x median absolute deviation of all rows x root of the contribution's rows",
+                "interval_millisigmas": self.interval_millisigmas,
+                "copy_resemblance_ppm": self.copy_resemblance_ppm,
                 "trainer_ppm": self.trainer_ppm,
                 "outlier_times": self.outlier_times,
                 "contributions_max": self.contributions_max,
@@ -70,6 +79,26 @@ class LearnedPart:
     microbits: int
     low_microbits: int
     high_microbits: int
+
+
+def copies_among(texts: Sequence[tuple[str, str]], rules: LearnedRules) -> dict[str, str]:
+    """Which training contributions nearly repeat an earlier one: copy -> original.
+
+    Args:
+        texts: (contribution, what it says), the one registered first first. Beyond `COPIES_COMPARED_MAX` of them
+            only equal texts are found, since near-duplicates are compared in pairs.
+    """
+    found: dict[str, str] = {}
+    if len(texts) > COPIES_COMPARED_MAX:
+        first: dict[str, str] = {}
+        for name, text in texts:
+            if first.setdefault(" ".join(text.split()).casefold(), name) != name:
+                found[name] = first[" ".join(text.split()).casefold()]
+        return found
+    for group in merge_near_duplicates([text for _, text in texts], rules.copy_resemblance_ppm / 1e6):
+        for copy in sorted(group)[1:]:
+            found[texts[copy][0]] = texts[min(group)][0]
+    return found
 
 
 def share_learned(

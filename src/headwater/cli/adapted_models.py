@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from headwater.attribution.learned import Influence
+from headwater.accounting import LEARNED_RULES
+from headwater.attribution.learned import Influence, copies_among
 from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.ids import ContributionId
 from headwater.flow import Scores, ServedAdapter, ServedModel
 from headwater.models import LlamaBackend, LocalScorer, load_weights
 from headwater.models.adapters import AdapterStore, StoredAdapter
 from headwater.models.gguf_file import open_gguf
+from headwater.registry.lineage import Lineage
 from headwater.store.registry_store import RegistryStore
 
 SEPARATOR = "+"
@@ -87,6 +90,7 @@ class AdaptedModels(Mapping[str, ServedModel]):
             digest=lineage.adapter_digest,
             trained_on=tuple(one.contribution for one in lineage.trained_on),
             scores=self._scores(stored),
+            copy_of=self._copies(lineage),
         )
         return replace(
             plain,
@@ -95,6 +99,18 @@ class AdaptedModels(Mapping[str, ServedModel]):
             scorer=self._scorer.with_adapter(self._adapters.load(stored.name)),
             adapter=adapter,
         )
+
+    def _copies(self, lineage: Lineage) -> dict[str, str]:
+        """Contributions it was trained on that nearly repeat an earlier one: their scores count for that one."""
+        known = self._registry.get_many([one.contribution for one in lineage.trained_on])
+        ordered = sorted(known, key=lambda one: (one.registered_at_ns, one.id))
+        return copies_among([(one.id, self._text(one.id)) for one in ordered], LEARNED_RULES)
+
+    def _text(self, contribution: ContributionId) -> str:
+        try:
+            return self._registry.content(contribution).decode("utf-8", "replace")
+        except HeadwaterError:
+            return ""  # erased: it resembles nothing
 
     def _scores(self, stored: StoredAdapter) -> Scores | None:
         """The adapter's influence index, opened when the first answer is attributed; None if none was built."""

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from headwater.attribution.influence import InfluenceIndex, Task
-from headwater.attribution.learned import Influence
+from headwater.attribution.learned import Influence, LearnedRules
 from headwater.core.errors import ConflictError, InvalidError, MissingError
 from headwater.core.ids import ContributionId
 from headwater.models.adapters import CHECKPOINTS, StoredAdapter
@@ -31,7 +31,6 @@ from headwater.models.factory.training import checkpoint_name, one_thread, read_
 from headwater.models.lora import Lora
 
 INDEX = "influence"
-SIGMAS = 1.96  # 95 % of a normal distribution
 NORMAL_OF_MAD = 1.4826  # its standard deviation for each median absolute deviation
 
 
@@ -99,14 +98,15 @@ def build_index(
 class AdapterCredit:
     """Scores of an adapter's training contributions for answers it gave. Safe for several threads, one at a time."""
 
-    def __init__(self, stored: StoredAdapter, base: Base) -> None:
-        """Load the trained layers and open the index.
+    def __init__(self, stored: StoredAdapter, base: Base, rules: LearnedRules | None = None) -> None:
+        """Load the trained layers and open the index; `rules` say how wide an interval is.
 
         Raises:
             MissingError: no index was built.
             ConflictError: the index was built for other weights.
         """
         self._stored, self._base, self._lock = stored, base, threading.Lock()
+        self._sigmas = (rules or LearnedRules()).interval_millisigmas / 1000
         if not (stored.folder / INDEX).is_dir():
             raise MissingError(
                 f"adapter {stored.name!r} has no influence index",
@@ -163,7 +163,7 @@ class AdapterCredit:
         count = len(manifest.contributors)
         sums = np.bincount(groups, scores, count)
         rows = np.bincount(groups, minlength=count)
-        return list(zip(sums.tolist(), (SIGMAS * loud * np.sqrt(rows)).tolist(), strict=True))
+        return list(zip(sums.tolist(), (self._sigmas * loud * np.sqrt(rows)).tolist(), strict=True))
 
 
 def _model(stored: StoredAdapter, base: Base) -> TopLayers:
