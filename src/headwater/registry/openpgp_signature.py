@@ -28,7 +28,7 @@ RSA_BITS_MIN: Final = 2_048
 _SIGNATURE, _PUBLIC_KEY, _SUBKEY = 2, 6, 14
 _RSA, _EDDSA, _ED25519 = (1, 3), 22, 27
 _ED25519_OID: Final = bytes.fromhex("2b06010401da470f01")
-_HASHES: Final = {8: hashes.SHA256, 9: hashes.SHA384, 10: hashes.SHA512}
+_HASHES: Final = {8: hashes.SHA256(), 9: hashes.SHA384(), 10: hashes.SHA512()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _signed(message: bytes, body: bytes) -> tuple[bytes, int, int, bytes]:
     unhashed = int.from_bytes(body[6 + size : 8 + size], "big")
     rest = body[8 + size + unhashed :]
     trailer = b"\x04\xff" + len(covered).to_bytes(4, "big")
-    engine = hashes.Hash(_HASHES[hash_number]())
+    engine = hashes.Hash(_HASHES[hash_number])
     engine.update(message + covered + trailer)
     hashed = engine.finalize()
     if rest[:2] != hashed[:2]:
@@ -92,7 +92,7 @@ def _fits(key: bytes, hashed: bytes, algorithm: int, hash_number: int, values: b
                 return False
             (made,) = _integers(values, 1)
             raw = made.to_bytes((public.key_size + 7) // 8, "big")
-            public.verify(raw, hashed, padding.PKCS1v15(), Prehashed(_HASHES[hash_number]()))
+            public.verify(raw, hashed, padding.PKCS1v15(), Prehashed(_HASHES[hash_number]))
         elif algorithm == _EDDSA:
             size = key[6]
             if key[7 : 7 + size] != _ED25519_OID:

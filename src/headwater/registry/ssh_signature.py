@@ -27,11 +27,11 @@ RSA_BITS_MIN: Final = 2_048
 
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
-_RSA: Final = {b"rsa-sha2-256": hashes.SHA256, b"rsa-sha2-512": hashes.SHA512}
+_RSA: Final = {b"rsa-sha2-256": hashes.SHA256(), b"rsa-sha2-512": hashes.SHA512()}
 _CURVES: Final = {
-    b"ecdsa-sha2-nistp256": hashes.SHA256,
-    b"ecdsa-sha2-nistp384": hashes.SHA384,
-    b"ecdsa-sha2-nistp521": hashes.SHA512,
+    b"ecdsa-sha2-nistp256": hashes.SHA256(),
+    b"ecdsa-sha2-nistp384": hashes.SHA384(),
+    b"ecdsa-sha2-nistp521": hashes.SHA512(),
 }
 _HASHES: Final = {b"sha256": hashlib.sha256, b"sha512": hashlib.sha512}
 
@@ -75,10 +75,10 @@ def _check(message: bytes, raw: bytes, namespace: str) -> SshSignature:
     if isinstance(public, Ed25519PublicKey) and kind == b"ssh-ed25519":
         public.verify(value, signed)
     elif isinstance(public, RSAPublicKey) and kind in _RSA and public.key_size >= RSA_BITS_MIN:
-        public.verify(value, signed, padding.PKCS1v15(), _RSA[kind]())
+        public.verify(value, signed, padding.PKCS1v15(), _RSA[kind])
     elif isinstance(public, ec.EllipticCurvePublicKey) and kind in _CURVES:
         r, s = (int.from_bytes(part, "big") for part in _strings(value, 2))
-        public.verify(encode_dss_signature(r, s), signed, ec.ECDSA(_CURVES[kind]()))
+        public.verify(encode_dss_signature(r, s), signed, ec.ECDSA(_CURVES[kind]))
     else:
         raise ValueError(f"signatures of kind {kind[:30]!r} are not known")
     digest = base64.b64encode(hashlib.sha256(key).digest()).rstrip(b"=").decode()
