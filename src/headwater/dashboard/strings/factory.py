@@ -70,6 +70,8 @@ WORDS = {
     "factory.evaluation_none": "No rows were held out, so nothing can be said about what it gained.",
     "factory.before": "Base alone",
     "factory.after": "With the adapter",
+    "factory.measure": "Measure",
+    "factory.change": "Change",
     "factory.measure_loss": "Nats a token, {count} rows",
     "factory.measure_pairs": "Pairs it prefers rightly, of {count}",
     "factory.better": "{part} lower",
