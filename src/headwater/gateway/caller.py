@@ -44,8 +44,12 @@ class Caller(Protocol):
         """The head of a stream of events."""
         ...
 
-    async def pass_on(self, data: bytes) -> None:
-        """A piece of the stream; waits while the caller does not read, and not for ever."""
+    def put(self, data: bytes) -> bool:
+        """A piece of the stream; whether more may follow at once, or only after `drained`."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait while the caller does not read, and not for ever: one that never does is as good as gone."""
         ...
 
     async def end(self, data: bytes) -> None:
@@ -95,10 +99,11 @@ class AsgiCaller:
         stall_s: how long a stream may be left unread.
     """
 
-    __slots__ = ("_leave", "_receive", "_scope", "_send", "_stall_s", "_watch")
+    __slots__ = ("_leave", "_pieces", "_receive", "_scope", "_send", "_stall_s", "_watch")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, stall_s: float) -> None:
         self._scope, self._receive, self._send, self._stall_s = scope, receive, send, stall_s
+        self._pieces: list[bytes] = []  # put and not sent yet
         self._leave: Callable[[], None] | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -120,8 +125,15 @@ class AsgiCaller:
         """See `Caller`."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*EVENT_STREAM, *headers]})
 
-    async def pass_on(self, data: bytes) -> None:
+    def put(self, data: bytes) -> bool:
         """See `Caller`."""
+        self._pieces.append(data)
+        return False
+
+    async def drained(self) -> None:
+        """See `Caller`."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
         try:
             async with asyncio.timeout(self._stall_s):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -131,7 +143,7 @@ class AsgiCaller:
 
     async def end(self, data: bytes) -> None:
         """See `Caller`."""
-        await self._send({"type": "http.response.body", "body": data})
+        await self._send({"type": "http.response.body", "body": b"".join([*self._pieces, data])})
 
     def watch(self, leave: Callable[[], None]) -> None:
         """See `Caller`."""

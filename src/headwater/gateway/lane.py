@@ -133,11 +133,14 @@ class LaneCaller:
         """See `Caller`."""
         self._write(self._head(200, _STREAM, headers))
 
-    async def pass_on(self, data: bytes) -> None:
+    def put(self, data: bytes) -> bool:
         """See `Caller`."""
         self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        if self._protocol.flow.write_paused:
-            await self._protocol.drained(self._lane.stall_s)
+        return not self._protocol.flow.write_paused
+
+    async def drained(self) -> None:
+        """See `Caller`."""
+        await self._protocol.drained(self._lane.stall_s)
 
     async def end(self, data: bytes) -> None:
         """See `Caller`."""

@@ -333,31 +333,35 @@ class _Call:
             caller.watch(leave)
         sent: list[bytes] = []  # what is to be kept
         begun, size = False, 0
+
+        def take(data: bytes) -> bool:
+            nonlocal size
+            hasher.update(data)
+            ready = passing.feed(data)
+            if self._keeping is not None:
+                sent.append(ready)
+                size += len(data)
+                if size > CALL_RECORD_SIZE_BYTES_MAX:
+                    raise UpstreamError(
+                        f"a stream of more than {CALL_RECORD_SIZE_BYTES_MAX} bytes cannot be kept",
+                        code="upstream_too_large",
+                        fix="ask without Idempotency-Key",
+                    )
+            free = not ready or caller.put(ready)
+            return free and not passing.finished and not gone
+
         try:
-            while not gone:
-                data = await exchange.read()
-                if not data:
-                    break
-                hasher.update(data)
-                ready = passing.feed(data)
-                if not begun:
-                    begun = True
-                    if self.watched is not None:
-                        self.watched.begun(self._request.stream)
-                    await caller.begin(self._headers(exchange))
-                if self._keeping is not None:
-                    sent.append(ready)
-                    size += len(data)
-                    if size > CALL_RECORD_SIZE_BYTES_MAX:
-                        raise UpstreamError(
-                            f"a stream of more than {CALL_RECORD_SIZE_BYTES_MAX} bytes cannot be kept",
-                            code="upstream_too_large",
-                            fix="ask without Idempotency-Key",
-                        )
-                if ready:
-                    await caller.pass_on(ready)
-                if passing.finished:
-                    break
+            first = await exchange.read()
+            if first and not gone:
+                begun = True
+                await caller.begin(self._headers(exchange))
+                ended, wanted = False, take(first)
+                while not (ended or gone or passing.finished):
+                    if wanted:
+                        ended = await exchange.pour(take)
+                    if not (gone or passing.finished):
+                        await caller.drained()
+                    wanted = True
             if gone:
                 await self._cut(passing, hasher)
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
@@ -42,6 +43,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_started",
+        "_take",
         "_transport",
         "_waiter",
         "_waiting",
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._body: deque[bytes] = deque()
         self._headers: list[tuple[bytes, bytes]] = []
         self._error: Exception | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._paused = self._keep = self._started = False
         self._done = True
         self._waiting = self._head_bytes = 0
@@ -132,6 +135,40 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return data
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Give what comes of the body to `take`, as it comes and without a task in between; whether it has ended.
+
+        Args:
+            take: says whether it wants more; what it raises ends this, and the exchange.
+
+        Raises:
+            UpstreamError: as `read`.
+        """
+        if self._body and not take(await self.read()):
+            return self._done
+        self._take = take
+        try:
+            while self._take is not None and not self._done:
+                self._raise()
+                await self._wait()
+            if self._take is not None and self._error is not None and not self._body:
+                self._raise()
+        finally:
+            self._take = None
+        return self._done
+
+    def _give(self, take: Callable[[bytes], bool]) -> None:
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._waiting = 0
+        try:
+            wanted = take(data)
+        except Exception as error:
+            self.fail(error)
+            return
+        if not wanted:
+            self._take = None
 
     async def whole(self, bytes_max: int) -> bytes:
         """The whole body.
@@ -209,6 +246,12 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self.fail(_broken(f"the upstream's headers exceed {HEAD_BYTES_MAX} bytes"))
+                return
+        take = self._take
+        if take is not None:
+            if self._body:
+                self._give(take)
+            if self._take is not None and not self._done:
                 return
         if self._waiting > WAITING_BYTES_MAX and not self._paused and self._transport is not None and not self._done:
             self._paused = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -95,6 +96,15 @@ class Exchange:
         """
         self._connection.expect_within(self._limits.silence_s, "the upstream fell silent")
         return await self._connection.read()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Give what comes of the body to `take`, which says whether it wants more; whether the body has ended.
+
+        Raises:
+            UpstreamError: as `read`.
+        """
+        self._connection.expect_within(self._limits.silence_s, "the upstream fell silent")
+        return await self._connection.pour(take)
 
     async def whole(self) -> bytes:
         """The whole body.
