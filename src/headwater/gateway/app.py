@@ -363,7 +363,15 @@ def _template(path: str) -> str:
     """A path without what the caller put into it."""
     known = (
         *(chat.ROUTE, MODELS, "/v1/receipts/", "/v1/account", "/v1/feedback", "/v1/consent", "/v1/contributions/"),
-        *("/v1/admin/", "/v1/datanets/", "/v1/disputes/", "/v1/telemetry", "/v1/webhooks/", "/v1/payments/"),
+        *(
+            "/v1/admin/",
+            "/v1/datanets/",
+            "/v1/reviews/",
+            "/v1/disputes/",
+            "/v1/telemetry",
+            "/v1/webhooks/",
+            "/v1/payments/",
+        ),
     )
     found = next((route for route in known if path.startswith(route)), "other")
     return found if path == found or found == "other" else found.rstrip("/") + "/{id}"

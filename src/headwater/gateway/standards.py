@@ -37,13 +37,15 @@ from headwater.receipts.content_telemetry import (
 )
 from headwater.receipts.content_telemetry.documents import DOCUMENT_BYTES_MAX
 from headwater.registry.rsl import Terms, write_rsl
+from headwater.store import exploring
+from headwater.store.consent_store import ConsentStore
 from headwater.store.key_store import KeyRecord
 from headwater.store.registry_store import RegistryStore
 from headwater.store.telemetry_store import PAGE_MAX, TelemetryStore
 
 RSL_TYPE: Final = "application/rsl+xml"
 LICENSED_MAX: Final = 1_000
-"""Contributions listed one by one in the licence file; beyond them each says its terms at its own page."""
+"""Contributions listed one by one in the licence file, the newest; older ones say their terms at their own pages."""
 
 _DAY: Final = {"cache-control": "public, max-age=3600"}
 
@@ -98,7 +100,10 @@ def _public(app: FastAPI, service: Service, said: Standards) -> None:
     def license_file() -> Response:
         """The terms of registered contributions, as RSL 1.0."""
         policy = service.flow.parts.policy
-        listed = service.flow.parts.registry.contributions()[:LICENSED_MAX]
+        parts = service.flow.parts
+        newest = [ContributionId(one.id) for one in exploring.contributions(parts.calls.db, limit=LICENSED_MAX)]
+        ended = ConsentStore(parts.calls.db).withdrawn(newest)
+        listed = parts.registry.get_many([id for id in newest if id not in ended])
         terms = (Terms(f"/contributions/{one.id}", one.license, policy.currency) for one in listed)
         return Response(write_rsl(terms, server=base), headers=_DAY, media_type=RSL_TYPE)
 
