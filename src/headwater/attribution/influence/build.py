@@ -238,8 +238,15 @@ def plan_build(
     return plan
 
 
-def build(model: nn.Module, examples: Sequence[Any], task: Task, plan: Plan, advance: Advance) -> Manifest:
-    """Do what is left of a plan; `advance` is told of examples as they are done."""
+def build(
+    model: nn.Module,
+    examples: Sequence[Any],
+    task: Task,
+    plan: Plan,
+    advance: Advance,
+    spread: Spread | None = None,
+) -> Manifest:
+    """Do what is left of a plan; `advance` is told of examples as they are done, `spread` may do shards elsewhere."""
     if (plan.folder / MANIFEST_FILE).exists():
         return read_manifest(plan.folder)
     parts = []
@@ -247,6 +254,8 @@ def build(model: nn.Module, examples: Sequence[Any], task: Task, plan: Plan, adv
         for number, state in enumerate(plan.states):
             load_state(model, state)
             prepared = prepare_checkpoint(model, examples, task, plan, number, advance)
+            if spread is not None:
+                spread(model, examples, task, plan, prepared, advance)
             for low, high in prepared.ranges:
                 write_shard(model, examples, task, plan, prepared, low, high, advance)
             parts.append(finish_checkpoint(plan, prepared))
@@ -564,3 +573,5 @@ def _stored(root: Path, path: Path) -> StoredFile:
 
 
 Progress = Callable[[int, int], None]
+Spread = Callable[[nn.Module, Sequence[Any], Task, Plan, Prepared, Advance], None]
+"""Writes shards of a prepared checkpoint in other processes; what it leaves out is written by the caller."""

@@ -22,6 +22,7 @@ from headwater.attribution.influence.build import (
     Basis,
     BuildSettings,
     Contributors,
+    Spread,
     automatic,
     build,
     example_rows,
@@ -91,6 +92,7 @@ class InfluenceIndex:
         row_bytes: int | None = None,
         batch: int | None = None,
         precision: str = "auto",
+        spread: Spread | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> InfluenceIndex:
         """Build an index, or go on with a build of the same inputs that was stopped.
@@ -113,6 +115,7 @@ class InfluenceIndex:
             batch: examples differentiated at a time; by default as memory allows.
             precision: "float32" or "bfloat16" of the model's own products; "auto": bfloat16 where layers are wide and
                 the machine has instructions for it. Everything after them is float32.
+            spread: writes shards elsewhere, such as `on_ray.ray_shards()`.
             progress: called with (examples passed, examples to pass).
 
         Raises:
@@ -142,7 +145,7 @@ class InfluenceIndex:
             if progress is not None:
                 progress(done, total)
 
-        return cls(folder, build(model, examples, task, plan, advance), model, task)
+        return cls(folder, build(model, examples, task, plan, advance, spread), model, task)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, model: nn.Module, task: Task) -> InfluenceIndex:
