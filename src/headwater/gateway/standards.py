@@ -102,7 +102,7 @@ def _public(app: FastAPI, service: Service, said: Standards) -> None:
         policy = service.flow.parts.policy
         parts = service.flow.parts
         newest = [ContributionId(one.id) for one in exploring.contributions(parts.calls.db, limit=LICENSED_MAX)]
-        ended = ConsentStore(parts.calls.db).withdrawn(newest)
+        ended = ConsentStore(parts.calls.db).stopped(newest, parts.now_ns())
         listed = parts.registry.get_many([id for id in newest if id not in ended])
         terms = (Terms(f"/contributions/{one.id}", one.license, policy.currency) for one in listed)
         return Response(write_rsl(terms, server=base), headers=_DAY, media_type=RSL_TYPE)
