@@ -14,6 +14,7 @@ from headwater.receipts.signing import recover_address
 from headwater.registry import Ownership, checksum_address, unenrolled
 from headwater.registry.enrolment import Proof, Seams, personal_digest
 from headwater.registry.intake import Candidate
+from headwater.store.cluster_store import ClusterStore
 from headwater.store.database import Database
 from headwater.store.dispute_store import DisputeStore
 from headwater.store.enrolment_lookup import fetch, public_address
@@ -111,6 +112,17 @@ def test_two_reviewers_may_vouch_and_one_may_not_vouch_twice(office):
             office.enrolments.vouch(record.claim.id, who, True, "again", office.now)
     office.enrolments.vouch(record.claim.id, judges[1], True, "know her", office.now)
     assert len(office.waits(7)) == 1
+
+
+def test_who_was_found_to_act_with_others_waits_twice_as_long_unless_they_said_so(office):
+    """A shared key is a sign; a word of one's own before it is found is the amnesty."""
+    office.enrolments.anchor(ADA.id, "wallet", WALLET.address, "known", office.now)
+    office.proved()
+    signs = ClusterStore(office.db)
+    signs.add(ADA.id, "funding", "one purse", "seen", office.now)
+    signs.add(EVE.id, "funding", "one purse", "seen", office.now)
+    assert office.waits(13) == []
+    assert len(office.waits(1)) == 1
 
 
 def test_an_objection_leaves_a_proved_claim_to_the_reviewers_and_then_it_lapses(office):

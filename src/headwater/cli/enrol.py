@@ -16,7 +16,8 @@ from headwater.cli.output import out, print_json
 from headwater.core.errors import MissingError
 from headwater.core.ids import AccountId, ContributionId, ContributorId
 from headwater.core.money import format_units
-from headwater.registry.clusters import SignKind
+from headwater.receipts import Receipt
+from headwater.registry.clusters import Flowed, SignKind, self_dealing
 from headwater.registry.enrolment import PROOF_BYTES_MAX, Anchor, Method, Proof
 from headwater.store.cluster_store import ClusterStore
 from headwater.store.enrolment_store import Record
@@ -293,6 +294,36 @@ def list_clusters(*, home: HomeOption = None, json: JsonOption = False) -> int:
     """Clusters: one vote each, one cap each, on no panel about their own."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         _print_clusters(opened, json)
+    return result.status
+
+
+@cluster_app.command
+def dealing(*, home: HomeOption = None, json: JsonOption = False) -> int:
+    """What came back to whom of what they paid for calls: by cluster, most first; status 1 when all of it came back."""
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        flows = []
+        newest = {one.call_id: one for one in (Receipt.from_bytes(e.raw) for e in opened.log.entries(0))}
+        for call, receipt in newest.items():
+            flows += [
+                Flowed(opened.calls.get(call).payer, payout.account.partition(":")[2] or payout.account, payout.amount)
+                for payout in receipt.payouts
+                if payout.amount
+            ]
+        found = [one for one in self_dealing(flows, {}, ClusterStore(opened.db).clusters()) if one.flagged]
+        found.sort(key=lambda one: -one.returned_units)
+        result.status = int(any(one.returned_units >= one.paid_units for one in found))
+        if json:
+            rows = [
+                {"cluster": one.cluster, "paid_units": str(one.paid_units), "returned_units": str(one.returned_units)}
+                for one in found
+            ]
+            print_json({"self_dealing": rows})
+        else:
+            for one in found:
+                part = f"{one.return_ppb / 10**7:.1f} %"
+                out.print(f"{one.cluster}: {part} of {format_units(one.paid_units)} came back", soft_wrap=True)
+            if not found:
+                out.print("nobody was paid for calls of their own")
     return result.status
 
 

@@ -4,7 +4,7 @@ Income of attackers comes from the simulator, under the product's own rules; the
 closed form: what an account earns waits `probation_days`, a stake answers for it, and audits find attackers (and,
 less often, honest people, most of whom win their appeal). Collusion is measured on the product's own draw.
 
-Assumptions: an attacker's income is even over the days; accounts are found independently, with the same chance each day;
+Assumptions: an attacker's income is even over the days; accounts are found independently, with one chance each day;
 a found account loses what waits and its stake. Where a row still pays, it says so.
 """
 

@@ -15,9 +15,12 @@ from headwater import ledger as books
 from headwater.core.canonical import canonical
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
 from headwater.core.ids import AccountId, ContributionId, ContributorId
+from headwater.core.instants import DAY_NS
 from headwater.ledger import Code, Kind, parse_account
+from headwater.registry.clusters import Probation
 from headwater.registry.contribution import Contribution, Ownership, check_owners
 from headwater.registry.enrolment import (
+    PERIOD_NS,
     Agreement,
     Claim,
     Proof,
@@ -30,6 +33,7 @@ from headwater.registry.enrolment import (
     prove,
     state,
 )
+from headwater.store.cluster_store import ClusterStore
 from headwater.store.database import Database
 from headwater.store.deadline_clock import DeadlineClock
 from headwater.store.dispute_store import DisputeStore
@@ -37,6 +41,9 @@ from headwater.store.ledger_store import Ledger
 from headwater.store.registry_store import RegistryStore
 
 CLOCK = "enrolment"
+PROBATION = Probation(days=PERIOD_NS // DAY_NS)
+"""What is asked of somebody new: the public period, and twice that when it was found to act with others."""
+
 WORDS_MAX = 1_000
 
 _STEPS = (
@@ -248,9 +255,13 @@ class Enrolments:
     def settle_due(self, now_ns: int) -> tuple[tuple[Claim, int], ...]:
         """End what is due: (claim, nano units released) for each that was granted now."""
         at, granted = self._clock.counted(now_ns), []
+        clusters = {member: one for one in ClusterStore(self._db).clusters() for member in one.members}
         for record in self.claims(now_ns):
             if record.standing.ended is not None or record.state not in ("granted", "refused"):
                 continue
+            known_as = clusters.get(record.claim.contributor)
+            if record.state == "granted" and at < PROBATION.release_at_ns(record.claim.opened_at_ns, known_as):
+                continue  # found to act with others, and did not say so
             with self._db.transaction():
                 known = self._registry.contributor(record.claim.contributor)
                 held = known.payout_address in (None, record.claim.address) and record.state == "granted"
