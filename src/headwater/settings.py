@@ -58,6 +58,15 @@ class Settings:
         default="", metadata={"help": "hosts of this network that webhooks may reach, parted by spaces"}
     )
     log_format: str = field(default="", metadata={"help": "text or json: a line a call on standard error; empty: none"})
+    x402: bool = field(
+        default=False, metadata={"help": "take payments by x402 in the chain's token; needs the extra x402 and a chain"}
+    )
+    x402_pay_to: str = field(
+        default="", metadata={"help": "address that payments by x402 go to; empty: the operator's"}
+    )
+    failed_keys_per_minute: int = field(
+        default=60, metadata={"help": "wrong API keys a minute that one address may try; 0: no bound"}
+    )
     max_passes: int = field(default=256, metadata={"help": "prompts scored to measure one answer, at most"})
     max_cost_bps: int = field(
         default=900, metadata={"help": "what measuring may add to a call's price, in hundredths of a percent"}
@@ -94,6 +103,7 @@ _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _RANGES = (
     ("port", 0, 65_535),
     ("sources", 0, SOURCES_MAX),
+    ("failed_keys_per_minute", 0, 1_000_000),
     ("max_passes", 2, COALITIONS_MAX),
     ("max_cost_bps", 0, 10_000),
     ("threads", 1, 256),

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -18,11 +19,12 @@ from headwater.cli.operations import log_to_stderr, operations
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.pages import with_pages
+from headwater.cli.payments import payments_of
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
-from headwater.gateway import Gateway, create_app
+from headwater.gateway import Gateway, GatewayOptions, create_app
 from headwater.gateway import serve as run_gateway
 from headwater.gateway.disputes import matters_routes
 from headwater.gateway.native import Routes
@@ -30,6 +32,9 @@ from headwater.gateway.serve import Served
 from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
+
+if TYPE_CHECKING:
+    from headwater.gateway.x402 import Payments
 
 
 @contextmanager
@@ -40,6 +45,7 @@ def gateway(
     quiet: bool = False,
     vouchers: Vouchers | None = None,
     more: Sequence[Routes] = (),
+    payments: Payments | None = None,
 ) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
@@ -62,7 +68,19 @@ def gateway(
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
-        yield create_app(flow, home.keys, bundle=bundle, relays=home.relays(), vouchers=vouchers, more=more), flow
+        options = GatewayOptions(failed_keys_per_minute=home.settings.failed_keys_per_minute)
+        yield (
+            create_app(
+                *(flow, home.keys),
+                options=options,
+                bundle=bundle,
+                relays=home.relays(),
+                vouchers=vouchers,
+                more=more,
+                payments=payments,
+            ),
+            flow,
+        )
 
 
 def serve(
@@ -94,13 +112,14 @@ def serve(
         if chosen.log_format:
             log_to_stderr(chosen.log_format)
         opened = stack.enter_context(Home(chosen, writer=True))
-        books = vouchers = None
+        books = vouchers = chain = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
-        more = [*stack.enter_context(operations(opened)), matters_routes(matters_of(opened))]
+        payments, paid = payments_of(opened, chain)
+        more = [*stack.enter_context(operations(opened)), matters_routes(matters_of(opened)), *paid]
         stack.enter_context(Upkeep(opened))
-        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers, more=more))
+        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers, more=more, payments=payments))
         if (watch := tracing()) is not None:
             app.metrics.observer = watch.observe
             stack.callback(watch.close)

@@ -28,6 +28,7 @@ from headwater.gateway.chat import TextRoute
 from headwater.gateway.embeddings import EmbeddingRoute
 from headwater.gateway.errors import Failure, MethodError, failure_of, place_of
 from headwater.gateway.frames import fingerprint
+from headwater.gateway.guesses import Guesses
 from headwater.gateway.inside import PAYER, key_inside
 from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.lane import Lane
@@ -74,6 +75,7 @@ class GatewayOptions:
     stall_s: float = 30.0  # a stream left unread for so long is cut
     body_timeout_s: float = 30.0
     drain_s: float = 30.0  # attribution's time at shutdown
+    failed_keys_per_minute: int = 60  # wrong API keys that one address may try; 0: no bound
 
 
 class Gateway:
@@ -112,6 +114,7 @@ class Gateway:
         )
         self._checked = KeyCache(keys, self.answering.at_desk)
         self._rates = Rates()
+        self.guesses = Guesses(options.failed_keys_per_minute)
         self._texts = TextRoute(self.answering, self.metrics, self._rates)
         self._embeddings = EmbeddingRoute(self.answering, self.metrics, self._rates)
         self.relays = relays
@@ -188,7 +191,7 @@ class Gateway:
             inside = await self.answering.at_desk(lambda: key_inside(scope, self.keys)) if PAYER in scope else None
             secret = "" if voucher is not None or inside is not None else bearer(scope)
             if voucher is None:
-                key = inside or await self._checked.authenticate(secret)
+                key = inside or await self._known(scope, secret)
                 check_route(key, path)
             body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
             if voucher is not None:
@@ -232,6 +235,13 @@ class Gateway:
             return self.relay.quote(body, path)
         return (self._texts.quote(body, path), False) if path in chat.ROUTES else None
 
+    async def _known(self, scope: Scope, secret: str) -> KeyRecord:
+        """The key whose secret this is; an address that keeps guessing is not answered for a while."""
+        if (found := self._checked.fresh(secret)) is not None:
+            return found
+        with self.guesses.counted(scope):
+            return await self._checked.authenticate(secret)
+
     async def _payer(self, voucher: bytes, path: str) -> KeyRecord:
         """Who pays by a voucher, within the limits that its key record may have been given."""
         vouchers = self.vouchers
@@ -241,7 +251,7 @@ class Gateway:
         return key
 
     async def _models(self, name: str, scope: Scope, send: Send) -> None:
-        key = await self._checked.authenticate(bearer(scope))
+        key = await self._known(scope, bearer(scope))
         models: dict[str, dict[str, Any]] = {m: self._model(served) for m, served in self.flow.parts.models.items()}
         models |= {m: self._embedding(o) for m, o in self.flow.parts.others.items() if isinstance(o, EmbeddingModel)}
         if self.relay is not None:

@@ -42,16 +42,20 @@ class KeyCache:
             self._ask(digest, secret.decode("ascii", "replace"))
         return found[0] if age_s < FRESH_S else None
 
+    def fresh(self, secret: str) -> KeyRecord | None:
+        """The key whose secret this is, if it was looked up less than `FRESH_S` ago."""
+        found = self._known.get(hashlib.sha256(secret.encode()).digest())
+        return found[0] if found is not None and time.monotonic() - found[1] < FRESH_S else None
+
     async def authenticate(self, secret: str) -> KeyRecord:
         """The key whose secret this is.
 
         Raises:
             RefusedError: ``invalid_api_key``.
         """
+        if (found := self.fresh(secret)) is not None:
+            return found
         digest = hashlib.sha256(secret.encode()).digest()
-        found = self._known.get(digest)
-        if found is not None and time.monotonic() - found[1] < FRESH_S:
-            return found[0]
         # One look-up for all who wait for the same key; a caller who leaves does not break it off for the others.
         return await asyncio.shield(self._asked.get(digest) or self._ask(digest, secret))
 

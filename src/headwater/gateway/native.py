@@ -5,8 +5,10 @@ A key reads only the receipts it paid for; anybody else's look the same as ones 
 
 # Annotations stay live here: FastAPI resolves them, and those of a route may name what its function encloses.
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -30,7 +32,8 @@ from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.openapi import describe
-from headwater.gateway.wire import PROBLEM, bearer
+from headwater.gateway.vouchers import HEADER as VOUCHER
+from headwater.gateway.wire import PROBLEM, bearer, header
 from headwater.gateway.worker import AttributionWorker
 from headwater.receipts import InclusionProof
 from headwater.store.call_store import CallRecord, CallState
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from headwater.gateway.app import Gateway
 
 FAILED_SHOWN_MAX: Final = 20
+
+_READS: Final = re.compile(r"/v1/(receipts/[^/]+(/bundle)?|account)")
+"""What may be read with a voucher, or a payment, that was taken: it pays for nothing there."""
 
 _STATUS: Final = {
     CallState.RESERVED: "pending",
@@ -67,9 +73,19 @@ class Service:
         Raises:
             RefusedError: no such key, or not for this route.
         """
-        key = key_inside(request.scope, self.keys) or self.keys.authenticate(bearer(request.scope))
+        key = key_inside(request.scope, self.keys) or self._shown(request)
         check_route(key, request.url.path)
         return key
+
+    def _shown(self, request: Request) -> KeyRecord:
+        scope, gateway = request.scope, self.gateway
+        with nullcontext() if gateway is None else gateway.guesses.counted(scope):
+            if gateway is not None and header(scope, b"authorization") is None and _READS.match(request.url.path):
+                if gateway.vouchers is not None and (voucher := header(scope, VOUCHER)) is not None:
+                    return gateway.vouchers.identify(voucher)
+                if gateway.payments is not None and (payment := header(scope, b"payment-signature")) is not None:
+                    return gateway.payments.identify(payment)
+            return self.keys.authenticate(bearer(scope))
 
 
 Routes = Callable[[FastAPI, Service], None]

@@ -85,6 +85,30 @@ class Vouchers:
             )
         return self._store.take(signed, closed=found.closed, at_ns=self._now_ns())
 
+    def identify(self, header: bytes) -> KeyRecord:
+        """Who signed a voucher that was taken: it opens the payer's own records, and is not spent by that.
+
+        Only the newest one that was taken opens them: older ones may have been seen by others for longer.
+
+        Raises:
+            InvalidError: ``voucher_invalid``, ``signature_invalid``, ``voucher_other_payee``.
+            RefusedError: ``voucher_not_signed``; ``invalid_api_key`` for one that was not taken or is not the newest.
+        """
+        signed = read_voucher(header)
+        voucher = signed.voucher
+        if voucher.payee != self.payee:
+            raise InvalidError(
+                f"the voucher is for {voucher.payee}", code="voucher_other_payee", fix=f"name {self.payee} as payee"
+            )
+        check(signed, self._store.domain)
+        if self._store.mark(voucher.payer) != voucher.cumulative:
+            raise RefusedError(
+                "this is not the payer's newest voucher that was taken",
+                code="invalid_api_key",
+                fix="send the one that paid last in Payment-Voucher",
+            )
+        return self._store.key_of(voucher.payer)
+
     def _deposited(self, payer: str) -> Deposited:
         known = self._known.get(payer)
         if known is not None and self._now_s() - known[1] < FRESH_S:

@@ -98,6 +98,18 @@ class VoucherStore:
             self._ledger.post([draft], key=cause, at_ns=at_ns)
             return key
 
+    def key_of(self, payer: str) -> KeyRecord:
+        """The record of a payer whose vouchers were taken.
+
+        Raises:
+            RefusedError: ``invalid_api_key`` when it was revoked, ``api_key_expired``.
+        """
+        rows = self.db.query(
+            "SELECT taken_at_ns FROM vouchers WHERE domain = ? AND payer = ?", (self._separator, payer)
+        )
+        at_ns = int(rows[0][0]) if rows else 0
+        return self._keys.in_force(self._keys.payer(payer, at_ns).key_id)
+
     def mark(self, payer: str) -> int:
         """Token units of the newest voucher of a payer; 0 when there is none."""
         rows = self.db.query("SELECT cumulative FROM vouchers WHERE domain = ? AND payer = ?", (self._separator, payer))
