@@ -31,9 +31,6 @@ HEAD_S: Final = 15.0
 GRACE_S: Final = 15
 """How long answers at work may take to finish when the server is told to stop; then they are cut and charged."""
 
-SWITCH_S: Final = 0.0005
-"""How long a thread that keeps the books may hold up the one that answers."""
-
 GARBAGE_MAX: Final = 20_000
 """New objects between two collections of the youngest; few of ours are cyclic, reference counts free the rest."""
 
@@ -75,7 +72,7 @@ class _Server(uvicorn.Server):
         """Start the application, then the listener, then tell."""
         await super().startup(sockets)
         if threading.current_thread() is threading.main_thread():
-            _share_the_process()
+            _collect_less()
         if self.started:
             self._ready()
 
@@ -101,9 +98,8 @@ class _Server(uvicorn.Server):
         self._silent = silent
 
 
-def _share_the_process() -> None:
-    """Make a process that does nothing but serve good at it: quick hand-overs between threads, little collecting."""
-    sys.setswitchinterval(SWITCH_S)
+def _collect_less() -> None:
+    """Have a process that does nothing but serve collect less; quicker switching of threads was tried and costs more."""
     gc.collect()
     gc.freeze()  # what is here now stays: collections need not look at it
     gc.set_threshold(GARBAGE_MAX, 20, 100)
