@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
@@ -49,6 +50,7 @@ class Live:
     url: str = ""
     secret: str = ""
     key_id: str = ""
+    question: str = QUESTION
     first_receipt: str = ""  # of the call whose epoch is posted
     contributor: str = ""
     wallet: LocalAccount = field(default_factory=lambda: Account.from_key(b"\x07" * 32))
@@ -64,9 +66,10 @@ class Live:
         """What a command prints as JSON."""
         return json.loads(self.run(*arguments, "--json"))
 
-    def ask(self, question: str = QUESTION) -> str:
+    def ask(self) -> str:
         """Ask over HTTP and wait for the receipt; gives its id."""
-        body = {"model": "smollm2-135m-grounded", "messages": [{"role": "user", "content": question}], "max_tokens": 24}
+        said = [{"role": "user", "content": self.question}]
+        body = {"model": "smollm2-135m-grounded", "messages": said, "max_tokens": 24}
         call = self._http("/v1/chat/completions", body)["headwater"]["receipt"]
         until = time.monotonic() + 120
         while (found := self._http(f"/v1/receipts/{call}"))["status"] != "final":
@@ -107,14 +110,21 @@ def serving(live: Live) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def live_site(folder: Path) -> Iterator[Live]:
-    """A home with three documents, a hostile one, an enrolled contributor and a posted epoch, served."""
-    live = Live(folder / "home")
-    rows = [{"text": f"# {title}\n\n{text}\n", "title": title, "owners": [owner]} for title, owner, text in _TEXTS]
-    rows.append({"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE, "owners": [HOSTILE]})
+def live_site(
+    folder: Path, rows: Sequence[Mapping[str, object]] | None = None, question: str = QUESTION
+) -> Iterator[Live]:
+    """A home with a few documents, a prompt, an enrolled contributor and a posted epoch, served.
+
+    Args:
+        rows: documents, as lines of a file to add; the first owner is enrolled. Else four, and a hostile one.
+        question: what is asked for the epoch.
+    """
+    live = Live(folder / "home", question=question)
+    rows = rows or _rows()
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    live.run("contribution", "add", str(texts), "--owner", "Ada Spring", "--license", "CC0-1.0", *_uses())
+    owner = str(rows[0]["owners"][0])  # type: ignore[index]
+    live.run("contribution", "add", str(texts), "--owner", owner, "--license", "CC0-1.0", *_uses())
     words = folder / "prompt.txt"
     words.write_text("Answer in one sentence, from the sources alone.")
     live.run("contribution", "add", str(words), "--kind", "prompt", "--owner", "Dan Word", "--license", "CC0-1.0")
@@ -124,7 +134,7 @@ def live_site(folder: Path) -> Iterator[Live]:
     live.run("pages", "password", given=PASSWORD + "\n")
     with serving(live):
         live.first_receipt = live.ask()
-        live.contributor = _contributor(live)
+        live.contributor = _contributor(live, owner)
     live.run("contributor", "enroll", live.contributor, live.wallet.address)
     live.run("epoch", "close")
     live.run("epoch", "post", "1")
@@ -136,6 +146,13 @@ def _uses() -> list[str]:
     return [flag for use in ("ground", "train", "reproduce") for flag in ("--use", use)]
 
 
-def _contributor(live: Live) -> str:
-    with urllib.request.urlopen(live.url + "/search.json?q=Ada", timeout=30) as response:
+def _rows() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [
+        {"text": f"# {title}\n\n{text}\n", "title": title, "owners": [owner]} for title, owner, text in _TEXTS
+    ]
+    return [*rows, {"text": f"A river of {HOSTILE} is no river.", "title": HOSTILE, "owners": [HOSTILE]}]
+
+
+def _contributor(live: Live, name: str) -> str:
+    with urllib.request.urlopen(f"{live.url}/search.json?{urlencode({'q': name})}", timeout=30) as response:
         return str(json.load(response)["people"][0]["id"])

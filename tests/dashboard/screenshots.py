@@ -2,7 +2,9 @@
 
     python tests/dashboard/screenshots.py docs/images
 
-Needs Debian's chromium and playwright. The words and the figures in the pictures are what that server gave.
+Needs Debian's chromium, playwright and the demo's documents: proposals in the public domain. Their authors have not
+enrolled: what they earn in the pictures is simulated, and their names say so. Words and figures are what that server
+gave.
 """
 
 from __future__ import annotations
@@ -14,17 +16,25 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from live import PASSWORD, QUESTION, Live, live_site
+from live import PASSWORD, Live, live_site
 from playwright.sync_api import sync_playwright
 
+from headwater.retrieval import load_proposals
+
 CHROMIUM = "/usr/bin/chromium"
+QUESTION = "What is an enumeration?"
+NUMBERS = (354, 435, 8, 20, 257, 3107, 484, 572)  # of the proposals that are registered
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
 def main(folder: Path) -> None:
     """Take every picture into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, live_site(Path(scratch)) as live, sync_playwright() as driver:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        live_site(Path(scratch), _rows(), QUESTION) as live,
+        sync_playwright() as driver,
+    ):
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"]
         )
@@ -35,6 +45,24 @@ def main(folder: Path) -> None:
         dark.screenshot(path=folder / "explore-phone-dark.png")
         _operator(browser.new_context(viewport=WIDE, color_scheme="light").new_page(), live, folder)
         browser.close()
+
+
+def _rows() -> list[dict[str, object]]:
+    """Some of the demo's proposals, as lines of a file to add."""
+    corpus = load_proposals()
+    names = {person.id: person.name for person in corpus.contributors}
+    wanted = [f"PEP {number}:" for number in NUMBERS]
+    found = [
+        {
+            "text": one.content.decode(),
+            "title": one.title,
+            "owners": [f"{names[owner.contributor_id]} (simulated)" for owner in one.owners],
+            "license": one.license_expression,
+        }
+        for one in corpus.candidates
+        if one.title.startswith(tuple(wanted))
+    ]
+    return sorted(found, key=lambda row: wanted.index(f"{str(row['title']).split(':')[0]}:"))
 
 
 def _caller(tab: Any, live: Live, folder: Path) -> None:
@@ -49,7 +77,7 @@ def _caller(tab: Any, live: Live, folder: Path) -> None:
     tab.get_by_role("button", name="Ask", exact=True).click()
     tab.locator(".attributed").wait_for(timeout=180_000)
     tab.locator('.token:not([data-main="base"])').first.click()
-    tab.locator(".attributed").scroll_into_view_if_needed()
+    tab.evaluate("document.querySelector('#conversation').scrollIntoView()")
     tab.screenshot(path=folder / "ask.png")
     tab.goto(f"{live.url}/receipts/{live.first_receipt}")
     tab.get_by_role("button", name="Verify in this browser").click()
