@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
 
 
 def _collect_less() -> None:
-    """Have a process that does nothing but serve collect less; quicker switching of threads was tried and costs more."""
+    """Have a process that only serves collect less. Quicker switching of threads was tried, and costs more CPU."""
     gc.collect()
     gc.freeze()  # what is here now stays: collections need not look at it
     gc.set_threshold(GARBAGE_MAX, 20, 100)
