@@ -7,7 +7,7 @@ import time
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from pages_site import PagesSite
+from pages_site import PagesSite, open_pages
 
 from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.instants import SECOND_NS
@@ -240,3 +240,12 @@ def test_a_one_time_word_is_for_its_purpose(site):
     with pytest.raises(RefusedError):
         store.take_word(b"w" * 16, "link", now_ns=2)
     assert store.take_word(b"w" * 16, "wallet", now_ns=2) == "0xabc"
+
+
+def test_behind_https_cookies_never_go_in_the_clear(tmp_path):
+    """With a public address that is HTTPS, cookies are Secure and browsers are told to come by HTTPS only."""
+    with open_pages(tmp_path / "home", public_url="https://pay.example") as site:
+        reply = site.visitor().get("/sign-in")
+
+    assert "; secure" in reply.headers["set-cookie"].lower()
+    assert reply.headers["strict-transport-security"].startswith("max-age=")
