@@ -53,7 +53,8 @@ def seams(**told: object) -> Seams:
 def ssh_key(folder: Path, kind: str = "ed25519") -> tuple[Path, str]:
     """A key file and its fingerprint as ssh-keygen prints it."""
     path = folder / f"key-{kind}"
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", path], check=True)
+    size = ["-b", "2048"] if kind == "rsa" else []
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", "", "-f", path], check=True)
     told = subprocess.run(["ssh-keygen", "-l", "-f", path], check=True, capture_output=True, text=True).stdout
     return path, told.split()[1]
 
