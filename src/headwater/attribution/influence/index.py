@@ -280,8 +280,8 @@ class InfluenceIndex:
         """Each checkpoint with the (query, width) rows of the queries in its basis."""
         if not len(queries):
             raise InvalidError("no queries", code="queries_empty", fix="give at least one query")
-        asked = examples_digest(queries)
-        known = self._asked[1] if self._asked is not None and self._asked[0] == asked else ()
+        asked = _digest_if_any(queries)
+        known = self._asked[1] if asked and self._asked is not None and self._asked[0] == asked else ()
         found: list[Floats] = []
         with as_before(self._model, [c.state for c in self._checkpoints]):
             for number, checkpoint in enumerate(self._checkpoints):
@@ -314,6 +314,14 @@ class InfluenceIndex:
                 return self._gradients(checkpoint, number, queries)
             self._layouts[number] = capture.layout
         return np.concatenate(parts)
+
+
+def _digest_if_any(queries: Sequence[Any]) -> str:
+    """What the last queries are known by; empty for items without bytes to digest, which are never taken as known."""
+    try:
+        return examples_digest(queries)
+    except InvalidError:
+        return ""
 
 
 def _precision(name: str) -> bool | None:
