@@ -50,11 +50,14 @@ def as_contributor(page: Any, live: Live) -> None:
 
 def test_a_contributor_reads_why_and_claims_on_the_chain(page, live, axe):
     """Sign in, read the sum and its reason, take the wallet file, claim: the money moves to claimed, to the unit."""
+    live.ask("Where is Otter Spring, high in the hills above the village of Stell?")
+    live.run("epoch", "close")
+    live.run("epoch", "post", "2")
     as_contributor(page, live)
     accessible(page, axe)
     first = page.locator(".answer-sum").first.inner_text()
     assert re.match(r"You earned [0-9.]+ USD because your work changed \d+ answers?\.", first), first
-    assert "river" in first.lower()
+    assert "Springs of the hills" in first
     before = page.request.get(f"{live.url}/contributors/{live.contributor}.json").json()
     assert before["claimable_units"] > 0
 
