@@ -69,12 +69,12 @@ class Story:
         with Home(settings(self.home), create=False) as opened:
             epochs = [record.epoch for record in opened.epochs.all() if record.transaction_hash]
         for epoch in epochs[-1:]:
-            self.run("export", "--epoch", str(epoch), "--out", str(self.folder / f"export-{epoch}"))
             self.run("epoch", "audit", str(epoch), "--from", str(self.folder / f"export-{epoch}"), "--processes", "1")
 
     def settle(self) -> None:
         """Close, post and push."""
-        self.run("epoch", "close")
+        epoch = str(self.run("epoch", "close")["epoch"])
+        self.run("export", "--epoch", epoch, "--out", str(self.folder / f"export-{epoch}"))  # the registry as it is now
         self.run("epoch", "post")
         self.run("epoch", "push")
         self.run("epoch", "sync")
