@@ -20,16 +20,14 @@ from torch import nn
 
 from headwater.attribution.influence.build import (
     Basis,
-    BuildSettings,
-    Contributors,
     Spread,
-    automatic,
     build,
     example_rows,
     open_rows,
     plan_build,
     read_basis,
 )
+from headwater.attribution.influence.build_settings import BuildSettings, Contributors, automatic
 from headwater.attribution.influence.capture import Capture, Layout, trainable_linears
 from headwater.attribution.influence.curvature import fold_rows
 from headwater.attribution.influence.intervals import Calibration, Intervals, bootstrap_intervals
