@@ -219,8 +219,10 @@ class Settlement:
             return 0
         asset = self.books.currency
         booked, drafts, keys = self._booked_paid(), [], []
-        for payee in self.books.epochs.payees():
-            paid = self.chain.paid(payee.index) * self._unit
+        payees = self.books.epochs.payees()
+        on_chain = self.chain.paid_many(payee.index for payee in payees)
+        for payee in payees:
+            paid = on_chain[payee.index] * self._unit
             if paid > booked.get(payee.account, 0):
                 units = paid - booked.get(payee.account, 0)
                 drafts.append(paid_on_chain(payee.account, units, asset=asset, cause=f"epoch:{last.epoch}"))
@@ -237,7 +239,8 @@ class Settlement:
             (first index of the range, what was paid), push by push; `sync` books it.
         """
         tree = self.tree(number)
-        wanted = [leaf.index for leaf in tree.leaves if leaf.amount > self.chain.paid(leaf.index)]
+        paid = self.chain.paid_many(leaf.index for leaf in tree.leaves)
+        wanted = [leaf.index for leaf in tree.leaves if leaf.amount > paid[leaf.index]]
         for start, count in plan_pushes(tree, wanted):
             chosen = [index for index in wanted if start <= index < start + count]
             yield start, self.chain.push(number, tree.prove_range(start, count), wanted=chosen)
@@ -246,7 +249,7 @@ class Settlement:
         """Whether ledger and chain say the same; empty when they do. Run `sync` first."""
         status, ledger = self.chain.status(), self.books.ledger
         vault = ledger.balance(VAULT, self.books.currency).balance_units
-        paid = sum(self.chain.paid(payee.index) for payee in self.books.epochs.payees())
+        paid = sum(self.chain.paid_many(payee.index for payee in self.books.epochs.payees()).values())
         facts = (
             ("paid_above_funded", paid <= status.funded, f"paid {paid}, funded {status.funded} token units"),
             (

@@ -80,6 +80,9 @@ class EmbeddedChain:
             def make_request(self, method: Any, params: Any) -> Any:
                 return self.decode_rpc_response(rpc.respond(self.encode_rpc_request(method, params)))
 
+            def make_batch_request(self, requests: Any) -> Any:
+                return self.decode_rpc_response(rpc.respond(self.encode_batch_rpc_request(requests)))
+
         return InProcess()
 
     def serve(self, port: int = 0) -> str:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from headwater.chain.client import Chain, PostedEpoch
 from headwater.chain.disputes import Disputes
-from headwater.core.errors import HeadwaterError, MissingError, Problem
+from headwater.core.errors import HeadwaterError, InvalidError, MissingError, Problem, UpstreamError
 from headwater.receipts import manifest_hash
-from headwater.settlement.changes import unpack
+from headwater.settlement.changes import replay, unpack
 from headwater.settlement.epoch import UNITS_DECIMALS, read_manifest
 from headwater.settlement.fraud import Fraud, WrongSum, find_fraud
 from headwater.settlement.tree import Leaf, PayoutTree
@@ -34,7 +34,7 @@ Done = Literal["accepted", "refuted", "challenged", "cancelled", "expired", "rep
 class Published:
     """What an operator published for an epoch."""
 
-    manifest: bytes
+    manifest: bytes | None  # None where only change sets are published: on the chain itself
     changes: bytes | None = None  # packed; the manifest's payees say the same
 
 
@@ -113,18 +113,25 @@ class Watcher:
             published = self._source(epoch)
         except HeadwaterError as error:
             return self._asking(posted, _problem("data_withheld", f"nothing is published: {error.message}"))
-        if manifest_hash(published.manifest) != posted.data_hash:
-            found = manifest_hash(published.manifest).hex()
-            return self._asking(
-                posted, _problem("data_hash_differs", f"published data hash {found}, on chain {posted.data_hash.hex()}")
-            )
+        manifest: Any = None
+        problems: list[Problem] = []
         try:
-            manifest = read_manifest(published.manifest)
-            problems = self._check_domain(posted, manifest)
-            rows = _rows(manifest)
+            if published.manifest is None:
+                rows = self._replayed(epoch)
+            else:
+                found = manifest_hash(published.manifest)
+                if found != posted.data_hash:
+                    text = f"published data hash {found.hex()}, on chain {posted.data_hash.hex()}"
+                    return self._asking(posted, _problem("data_hash_differs", text))
+                manifest = read_manifest(published.manifest)
+                problems = self._check_domain(posted, manifest)
+                rows = _rows(manifest)
             doubles = _doubles(rows)
+        except UpstreamError:
+            raise
         except (HeadwaterError, KeyError, TypeError, ValueError) as error:
-            return self._asking(posted, _problem("data_unreadable", f"the manifest cannot be read: {error}"))
+            what = "change sets" if published.manifest is None else "manifest"
+            return self._asking(posted, _problem("data_unreadable", f"the {what} cannot be read: {error}"))
         before = self._before(epoch)
         tree: PayoutTree | None = None
         if not doubles:
@@ -139,7 +146,9 @@ class Watcher:
             fraud = find_fraud(before, tree, posted.total)
             if fraud is not None:
                 return Verdict(posted, (*problems, _told(fraud)), "refute", fraud)
-        problems += doubles + _check_amounts(manifest) + self._check_changes(published, before, rows)
+        problems += doubles
+        if manifest is not None:
+            problems += _check_amounts(manifest) + self._check_changes(published, before, rows)
         return Verdict(posted, tuple(problems), "cancel" if problems else "none", index=self._some_index(posted))
 
     def act(self, verdict: Verdict, *, challenged: bool = False) -> Report:
@@ -181,12 +190,32 @@ class Watcher:
             if root is None:
                 continue
             try:
-                rows = _rows(read_manifest(self._source(number).manifest))
+                published = self._source(number)
+                kept = published.manifest
+                rows = self._replayed(number) if kept is None else _rows(read_manifest(kept))
                 tree = PayoutTree.build([Leaf(*row) for row in rows], self._chain.domain(number))
             except (HeadwaterError, KeyError, TypeError, ValueError):
                 return None
             return tree if tree.root == root else None
         return None
+
+    def _replayed(self, epoch: int) -> list[tuple[int, str, int]]:
+        """The leaves of an epoch from the change sets of all epochs up to it."""
+        sets = []
+        for number in range(1, epoch + 1):
+            packed = self._source(number).changes
+            if packed is None:
+                raise MissingError(
+                    f"no change set of epoch {number}", code="object_missing", fix="watch where manifests are"
+                )
+            sets.append(unpack(packed))
+            if sets[-1].epoch != number:
+                raise InvalidError(
+                    f"the change set of epoch {number} says {sets[-1].epoch}",
+                    code="changes_invalid",
+                    fix="publish again",
+                )
+        return replay(sets)
 
     def _check_domain(self, posted: PostedEpoch, manifest: Any) -> list[Problem]:
         meant = self._chain.domain(posted.epoch)

@@ -24,9 +24,9 @@ from headwater.settlement.fees import FeeParameters
 from headwater.settlement.planning import Action, Due, Plan, plan, sweep
 from headwater.settlement.tree import PayoutTree
 from headwater.store.epoch_store import EpochRecord
-from headwater.store.object_store import open_store
 
 app = App(name="settle", help="Plan settlement at a gas price, publish it, and watch what is posted.")
+app.command("headwater.cli.settle_publish:publish", name="publish")
 app.command("headwater.cli.watch:watch", name="watch")
 
 GWEI: Final = 10**9
@@ -80,47 +80,6 @@ def plan_settlement(
     return result.status
 
 
-@app.command
-def publish(
-    *,
-    to: Annotated[str, Parameter(help="Folder or pyarrow address where a watcher reads.")],
-    home: HomeOption = None,
-    json: JsonOption = False,
-) -> int:
-    """Write the manifest and the change set of every closed epoch where anybody can read them. Safe to repeat."""
-    with outcome(json) as result, Home(settings(home), create=False) as opened:
-        store = open_store(to)
-        rows = []
-        for record in opened.epochs.all():
-            name = f"epochs/{record.epoch}"
-            store.write(f"{name}.json", record.manifest)
-            try:
-                changes = opened.epochs.changes(record.epoch)
-                store.write(f"{name}.changes", changes)
-            except MissingError:  # closed before change sets were kept; the manifest says as much
-                changes = b""
-            rows.append(
-                {
-                    "epoch": record.epoch,
-                    "data_hash": "0x" + record.data_hash.hex(),
-                    "manifest_bytes": len(record.manifest),
-                    "changes_bytes": len(changes),
-                }
-            )
-        if json:
-            print_json({"to": to, "epochs": rows})
-        else:
-            for row in rows:
-                out.print(
-                    f"epoch {row['epoch']}: manifest {row['manifest_bytes']} bytes, "
-                    f"changes {row['changes_bytes']} bytes, data hash {row['data_hash']}",
-                    soft_wrap=True,
-                )
-            if not rows:
-                out.print("no epoch has been closed")
-    return result.status
-
-
 def plot(plans: tuple[Plan, ...]) -> str:
     """The shares of pushed, claiming and waiting payees over gas prices, as an SVG document."""
     step, high, left, top = 56, 220, 52, 34
@@ -166,8 +125,9 @@ def _dues(home: Home, chain: Chain, record: EpochRecord, tree: PayoutTree) -> li
     days = max(1, (record.closed_at_ns - first.closed_at_ns) // DAY_NS)
     accounts = {payee.index: payee.account for payee in home.epochs.payees()}
     dues = []
+    on_chain = chain.paid_many(leaf.index for leaf in tree.leaves)
     for leaf in tree.leaves:
-        paid = chain.paid(leaf.index)
+        paid = on_chain[leaf.index]
         if leaf.amount > paid:
             account = accounts[leaf.index]
             dues.append(Due(leaf.index, account, leaf.amount - paid, paid > 0, leaf.amount // days))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from rich.markup import escape
 
 from headwater.chain import Chain, Manifest, signer_from_file
+from headwater.chain.change_sets import ChangeReader
 from headwater.chain.watching import Published, Report, Source, Watcher
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
@@ -19,17 +20,20 @@ from headwater.cli.settling import DEPLOYMENT, open_chain
 from headwater.core.errors import HeadwaterError, MissingError, UpstreamError
 from headwater.store.object_store import ObjectStore, open_source
 
+CHAIN: Final = "chain"
 _WRONG = ("refuted", "challenged", "cancelled", "reported", "waiting", "expired")
 
 
 def watch(
     *,
     location: Annotated[
-        str | None, Parameter(name="--from", help="Where the operator publishes; else the home.")
+        str | None, Parameter(name="--from", help="Where the operator publishes, or chain; else the home.")
     ] = None,
     rpc: Annotated[str | None, Parameter(help="JSON-RPC address; the home's chain by default.")] = None,
     deployment: Annotated[Path | None, Parameter(help="The deployment's file, for --rpc.")] = None,
     key_file: Annotated[Path | None, Parameter(help="Who pays gas and bonds; without it nothing is sent.")] = None,
+    beacon: Annotated[str | None, Parameter(help="Beacon node that has a chain's blobs, for --from chain.")] = None,
+    publisher: Annotated[tuple[str, ...], Parameter(help="Who else than the poster is believed on the chain.")] = (),
     hold: Annotated[bool, Parameter(negative=(), help="Challenge also what a poster can answer.")] = False,
     every_s: Annotated[float, Parameter(help="Seconds between looks; 0 looks once.")] = 0.0,
     home: HomeOption = None,
@@ -39,6 +43,7 @@ def watch(
 
     A wrong sum, a lowered amount or a changed account is proved to the contract. Data that are missing or do not give
     the root are challenged with a bond. With the guardian's key every other wrong root is cancelled.
+    `--from chain` needs nothing but the node: it reads the change sets that `publish --to calldata` or `blob` sent.
     """
     with outcome(json) as result, ExitStack() as stack:
         signer = None if key_file is None else signer_from_file(key_file)
@@ -52,7 +57,11 @@ def watch(
             assert opened is not None
             whole, _ = stack.enter_context(open_chain(opened, gas_for=() if signer is None else (signer.address,)))
             chain = whole.acting_as(signer)
-        source = _stored(open_source(location)) if location is not None else _kept(opened)
+        source: Source
+        if location == CHAIN:
+            source = ChangeReader(chain, publishers=publisher, beacon=beacon)
+        else:
+            source = _stored(open_source(location)) if location is not None else _kept(opened)
         watcher = Watcher(chain, source, hold=hold)
         while True:
             try:

@@ -38,8 +38,9 @@ def plan_of(books: Settlement) -> dict[str, Any]:
     days = max(1, (last.closed_at_ns - epochs.all()[0].closed_at_ns) // DAY_NS)
     accounts = {payee.index: str(payee.account) for payee in epochs.payees()}
     dues = []
+    on_chain = books.chain.paid_many(leaf.index for leaf in tree.leaves)
     for leaf in tree.leaves:
-        paid = books.chain.paid(leaf.index)
+        paid = on_chain[leaf.index]
         if leaf.amount > paid:
             dues.append(Due(leaf.index, accounts[leaf.index], leaf.amount - paid, paid > 0, leaf.amount // days))
     posted = books.chain.root_at(last.epoch) is not None

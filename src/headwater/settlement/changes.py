@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -119,6 +120,28 @@ def unpack(packed: bytes) -> ChangeSet:
     if found._columns()[::2] != (_leb128(gaps), streams[2]):
         raise _invalid("it has padding that is not zero")
     return found
+
+
+def replay(sets: Iterable[ChangeSet]) -> list[tuple[int, str, int]]:
+    """The leaves after these epochs, oldest first: (index, 0x address, cumulative token units).
+
+    Raises:
+        InvalidError: one does not follow from those before it, so an epoch is missing or is not as it was.
+    """
+    addresses: list[str] = []
+    amounts: list[int] = []
+    for one in sets:
+        if one.width_before != len(addresses):
+            raise _invalid(
+                f"epoch {one.epoch} follows {one.width_before} payees, those before it have {len(addresses)}"
+            )
+        addresses += ["0x" + bytes(row).hex() for row in one.addresses]
+        amounts += [0] * (len(addresses) - len(amounts))
+        for index, rise in zip(one.indices.tolist(), one.increases.tolist(), strict=True):
+            if index >= len(amounts):
+                raise _invalid(f"epoch {one.epoch} has an index {index} that leaves a gap")
+            amounts[index] += rise
+    return [(index, address, amounts[index]) for index, address in enumerate(addresses)]
 
 
 def _bit_lengths(values: NDArray[np.uint64]) -> Bytes:
