@@ -18,6 +18,7 @@ import pytest
 
 from headwater.chain import Chain, Credit, EmbeddedChain, derived_signer
 from headwater.cli.credit import close_vouchers, reader
+from headwater.cli.credit_closing import Closing
 from headwater.core.errors import HeadwaterError
 from headwater.core.keccak import keccak256
 from headwater.gateway import Gateway, create_app, serving
@@ -251,3 +252,103 @@ def test_without_a_credit_contract_the_header_is_no_payment(server: Upstream, tm
     """A gateway that takes no vouchers asks for a key."""
     with open_home(tmp_path / "home") as toy, serving(create_app(toy.flow, toy.keys)) as url:
         assert post(url, voucher_header(signed(1)), "toy") == (401, "invalid_api_key")
+
+
+def test_vouchers_close_by_themselves_before_a_withdrawal_falls_due(credit: Credit, toy: ToyHome):
+    """Nobody asks: nothing is closed. A payer asks: every voucher that waits is closed in one transaction, once."""
+    payee = "0x" + "a9" * 20
+    signers = (derived_signer(SEED, 4), derived_signer(SEED, 5))
+    keys = [keccak256(b"headwater.embedded.account" + n.to_bytes(4, "big") + SEED) for n in (4, 5)]
+    vouchers = store(toy, credit.domain)
+    taking, closing = Vouchers(vouchers, payee, reader(credit, payee)), Closing(vouchers, credit, payee)
+    assert closing.step() == []
+    for signer, key in zip(signers, keys, strict=True):
+        credit.deposit(signer.address, 5_000)
+        one = sign_voucher(Voucher(signer.address.lower(), payee, 700), credit.domain, key)
+        taking.take(voucher_header(one).encode())
+    assert closing.step() == []
+
+    second = credit.acting_as(credit.payer_chain.acting_as(signers[1]))  # type: ignore[attr-defined]
+    second.ask_back(5_000)
+    (row,) = closing.step()
+    assert (row["token_units"], row["payers"]) == ("1400", 2)
+    assert [credit.closed(signer.address, payee) for signer in signers] == [700, 700]
+    assert closing.step() == []
+    second.ask_back(0)
+
+
+def test_a_withdrawal_asked_for_while_nobody_served_is_seen_at_the_start(credit: Credit, toy: ToyHome):
+    """The first look reads the accounts of whoever has vouchers waiting."""
+    payee = "0x" + "aa" * 20
+    credit.deposit(PAYER, 5_000)
+    vouchers = store(toy, credit.domain)
+    taking = Vouchers(vouchers, payee, reader(credit, payee))
+    taking.take(voucher_header(signed(300, credit.domain, payee)).encode())
+    mine = credit.acting_as(credit.payer_chain)  # type: ignore[attr-defined]
+    mine.ask_back(1_000)
+    assert [row["token_units"] for row in Closing(vouchers, credit, payee).step()] == ["300"]
+    mine.ask_back(0)
+
+
+def test_a_voucher_payer_reads_its_own_receipts_and_no_others(credit: Credit, server: Upstream, tmp_path: Path):
+    """The newest voucher that was taken opens them and is not spent; older, forged and unspent ones open nothing."""
+    config = f"""
+        [upstream.real]
+        base_url = "{server.url}"
+        [model.fine]
+        targets = [{{ upstream = "real", model = "fine" }}]
+        request_price = "0.001"
+    """
+    payee = "0x" + "ab" * 20
+    credit.deposit(PAYER, 100 * CALL)
+    with open_home(tmp_path / "home") as toy:
+        taking = Vouchers(store(toy, credit.domain), payee, reader(credit, payee))
+        relays = toy.relays(config)
+        with serving(create_app(toy.flow, toy.keys, relays=relays, vouchers=taking)) as url:
+
+            def read(call: str, cumulative: int, **change: Any) -> int:
+                shown = voucher_header(replace(signed(cumulative, credit.domain, payee), **change))
+                request = urllib.request.Request(f"{url}/v1/receipts/{call}", headers={"Payment-Voucher": shown})
+                try:
+                    with urllib.request.urlopen(request, timeout=20) as response:
+                        assert json.load(response)["call"] == call
+                        return int(response.status)
+                except urllib.error.HTTPError as error:
+                    return error.code
+
+            calls = []
+            for number in (1, 2):
+                status, answer = post(url, voucher_header(signed(number * CALL, credit.domain, payee)))
+                assert status == 200
+                calls.append(answer["headwater"]["receipt"])
+            secret, _ = toy.key()
+            body = json.dumps({"model": "fine", "messages": [{"role": "user", "content": "x"}]}).encode()
+            asked = urllib.request.Request(url + "/v1/chat/completions", body, {"Authorization": f"Bearer {secret}"})
+            with urllib.request.urlopen(asked, timeout=20) as response:
+                other = json.load(response)["headwater"]["receipt"]
+            relays.meter.settle_books()
+            assert [read(call, 2 * CALL) for call in (*calls, *calls)] == [200] * 4  # showing it does not spend it
+            assert [read(calls[0], cumulative) for cumulative in (CALL, 3 * CALL)] == [401, 401]
+            assert read(calls[0], 2 * CALL, signature=signed(CALL, credit.domain, payee).signature) == 401
+            assert read(other, 2 * CALL) == 404
+        assert toy.calls.check() == ()
+
+
+def test_vouchers_that_race_for_the_last_of_a_deposit_are_not_all_taken(toy: ToyHome):
+    """Shown at once: credit never exceeds what covers it, and the same voucher counts once."""
+    vouchers = Vouchers(store(toy), PAYEE, lambda _: Deposited(0, 1_000))
+    begin = threading.Barrier(4)
+
+    def show(cumulative: int) -> str:
+        begin.wait()
+        try:
+            vouchers.take(voucher_header(signed(cumulative)).encode())
+        except HeadwaterError as error:
+            return error.code
+        return "taken"
+
+    with ThreadPoolExecutor(4) as pool:
+        said = sorted(pool.map(show, (1_000, 1_000, 1_001, 2_000)))
+    assert said == ["taken", "voucher_not_covered", "voucher_not_covered", "voucher_replayed"]
+    (key,) = toy.keys.list()
+    assert toy.ledger.available(key.account, toy.currency) == 1_000_000

@@ -89,6 +89,22 @@ class Credit:
         """What a payer has."""
         return CreditAccount(*self._read("account_of", web3_address(payer)))
 
+    def newest_block(self) -> int:
+        """The number of the chain's newest block."""
+        web3 = self._chain.sender.web3
+        return int(self._chain.sender.read(lambda: web3.eth.block_number, "reading the newest block"))
+
+    def asking(self, from_block: int) -> tuple[tuple[str, ...], int]:
+        """Payers that have asked money back since a block, and the block to go on from."""
+        newest = self.newest_block()
+        if newest < from_block:
+            return (), from_block
+        event = self._contract().events.AskedBack()
+        logs = self._chain.sender.read(
+            lambda: event.get_logs(from_block=from_block, to_block=newest), "reading who asks money back"
+        )
+        return tuple(dict.fromkeys(str(log["args"]["payer"]).lower() for log in logs)), newest + 1
+
     def closed(self, payer: str, payee: str) -> int:
         """Token units that `payee` has had from `payer` in all."""
         return int(self._read("closed", web3_address(payer), web3_address(payee)))

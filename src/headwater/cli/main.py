@@ -44,6 +44,7 @@ def build_app() -> App:
     app.command("headwater.cli.chain:app", name="chain")
     app.command("headwater.cli.settle_plan:app", name="settle")
     app.command("headwater.cli.credit:app", name="credit")
+    app.command("headwater.cli.invoice:app", name="invoice")
     app.command("headwater.cli.rails:app", name="rails")
     app.command("headwater.cli.pages_access:app", name="pages")  # argon2 is for who serves pages
     app.command("headwater.cli.economy:app", name="economy")  # imported when it is used: its kernels load slowly

@@ -18,6 +18,7 @@ from headwater.cli.home import Home
 from headwater.cli.log import log_signer
 from headwater.gateway.admin import admin_routes
 from headwater.gateway.administration import Administration
+from headwater.gateway.invoices import Invoicing, invoice_routes
 from headwater.gateway.native import Routes
 from headwater.gateway.reload import Reloader
 from headwater.gateway.standards import Standards, standard_routes
@@ -25,6 +26,7 @@ from headwater.gateway.upstreams_file import read_upstreams
 from headwater.gateway.webhooks import WebhookSender, webhook_routes
 from headwater.receipts.content_telemetry import multibase_key
 from headwater.store.audit_trail import AuditTrail
+from headwater.store.invoice_store import InvoiceStore
 from headwater.store.log_tiles import TileServer
 from headwater.store.webhook_store import WebhookStore
 
@@ -45,7 +47,7 @@ def operations(home: Home) -> Iterator[list[Routes]]:
         return read_upstreams(path.read_text("utf-8"), environment=os.environ, folder=path.parent)
 
     reloader = Reloader(read if path is not None else None, acts.trail, time.time_ns)
-    routes: list[Routes] = [admin_routes(acts, reloader)]
+    routes: list[Routes] = [admin_routes(acts, reloader), invoice_routes(Invoicing(InvoiceStore(home.db), acts))]
     if home.settings.public_url:
         signer = log_signer(home)
         tile = TileServer(home.log, signer).serve_tile if home.settings.publish_log else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from headwater.cli.credit import vouchers_of
+from headwater.cli.credit_closing import closing
 from headwater.cli.disputing import Upkeep
 from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.matters import matters_of
@@ -116,6 +117,8 @@ def serve(
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
             books, vouchers = settlement(opened, chain), vouchers_of(opened, chain)
+            if (closes := closing(opened, chain)) is not None:
+                stack.enter_context(closes)
         payments, paid = payments_of(opened, chain)
         more = [*stack.enter_context(operations(opened)), matters_routes(matters_of(opened)), *paid]
         stack.enter_context(Upkeep(opened))

@@ -236,7 +236,7 @@ class Gateway:
         return (self._texts.quote(body, path), False) if path in chat.ROUTES else None
 
     async def _known(self, scope: Scope, secret: str) -> KeyRecord:
-        """The key whose secret this is; an address that keeps guessing is not answered for a while."""
+        """The key whose secret this is; an address that keeps guessing is told 429."""
         if (found := self._checked.fresh(secret)) is not None:
             return found
         with self.guesses.counted(scope):

@@ -1,9 +1,10 @@
-"""A bound on wrong API keys: an address that has tried too many in a minute is told 429, without a look into the books.
+"""A bound on wrong API keys: an address that has tried too many in a minute is told 429 instead of 401.
 
-Keys that are right are unaffected, from that address too, as long as they are in use: who was let in a moment ago is
-known without a look. A key that nobody used lately waits with the guesser behind the same address, until the minute has
-passed; a proxy in front should therefore pass its callers' addresses on (uvicorn's ``proxy_headers``).
-Counts are in memory, per process, and bounded: when too many addresses guess at once the oldest counts are forgotten.
+Keys that are right are unaffected, from that address too: a wrong one is known as wrong by one indexed look-up, and a
+secret of 256 bits is not found by asking, so it is not the look-up that is bounded but what a guesser is told. From
+the bound on a wrong key, one that was revoked and one that has expired are all told the same.
+Counts are by the address of the connection's peer, in memory, per process, and bounded: when too many addresses guess
+at once the oldest counts are forgotten.
 """
 
 from __future__ import annotations
@@ -48,21 +49,19 @@ class Guesses:
 
     @contextmanager
     def counted(self, scope: Scope) -> Iterator[None]:
-        """Around a look-up: refuses it when the address has guessed too often, counts it when the key is wrong.
+        """Around a look-up: counts it when the key is wrong, and tells an address that guesses no more than that.
 
         Raises:
             GuessingError: ``rate_limit_exceeded``.
         """
-        peer = _peer(scope)
-        if not self._per_minute or peer is None:
-            yield
-            return
-        self._check(peer)
         try:
             yield
         except RefusedError as error:
-            if error.code in _WRONG:
-                self._count(peer)
+            peer = _peer(scope)
+            if error.code not in _WRONG or not self._per_minute or peer is None:
+                raise
+            self._check(peer)
+            self._count(peer)
             raise
 
     def _check(self, peer: str) -> None:

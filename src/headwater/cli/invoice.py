@@ -1,0 +1,127 @@
+"""`headwater invoice …`: invoices for money that comes by hand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.table import Column, Table
+
+from headwater.cli.home import Home
+from headwater.cli.operations import administration
+from headwater.cli.options import HomeOption, JsonOption, outcome, settings
+from headwater.cli.output import out, print_json
+from headwater.core.money import format_units
+from headwater.gateway.invoices import Invoicing, export_csv, export_json, invoice_json, invoice_number
+from headwater.store.invoice_store import InvoiceStore
+
+app = App(name="invoice", help="Invoices for what a key used or for credit, and booking the money that came.")
+
+
+def invoicing(home: Home) -> Invoicing:
+    """Invoices of a home."""
+    return Invoicing(InvoiceStore(home.db), administration(home))
+
+
+@app.command
+def create(
+    key_id: str,
+    /,
+    *,
+    begin: Annotated[str | None, Parameter(name="--from", help="First instant of the period, RFC 3339 in UTC.")] = None,
+    end: Annotated[str | None, Parameter(name="--until", help="End of the period; it is not in it.")] = None,
+    amount: Annotated[str | None, Parameter(help="Credit to be bought, in the currency, instead of a period.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Invoice what a key's calls of a period cost, or an amount of credit.
+
+    Parameters
+    ----------
+    key_id
+        The key, `key_…`.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        made = invoicing(opened).create("cli", key_id, begin=begin, end=end, amount=amount)
+        if json:
+            print_json(invoice_json(made))
+        else:
+            out.print(f"{made.name}: {format_units(made.amount_units, places=2)} {made.asset} of {made.key_id}")
+            for line in made.lines:
+                out.print(f"  {line.model}: {line.calls} calls, {format_units(line.amount_units)}", markup=False)
+    return result.status
+
+
+@app.command(name="list")
+def list_(
+    *,
+    key: Annotated[str | None, Parameter(help="Only those of this key.")] = None,
+    open_only: Annotated[bool, Parameter(name="--open", negative=(), help="Only those that are not paid.")] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """All invoices."""
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        rows = [invoice_json(one) for one in InvoiceStore(opened.db).list(key, open_only=open_only)]
+        if json:
+            print_json(rows)
+        elif not rows:
+            out.print("no invoices")
+        else:
+            table = Table("invoice", "key", Column("amount", justify="right"), "currency", "status", box=None)
+            for row in rows:
+                table.add_row(row["invoice"], row["key_id"], row["amount"], row["currency"], row["status"])
+            out.print(table)
+    return result.status
+
+
+@app.command
+def paid(
+    number: str,
+    /,
+    *,
+    reference: Annotated[str, Parameter(help="The payment that came; it is booked once.")],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Book an invoice's money as credit of its key.
+
+    Parameters
+    ----------
+    number
+        The invoice, such as HW-000012.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        invoice, replayed = invoicing(opened).paid("cli", invoice_number(number), reference)
+        if json:
+            print_json({**invoice_json(invoice), "replayed": replayed})
+        else:
+            seen = " (was booked before)" if replayed else ""
+            out.print(f"{invoice.name} is paid: {format_units(invoice.amount_units, places=2)} {invoice.asset}{seen}")
+    return result.status
+
+
+@app.command
+def export(
+    number: str,
+    /,
+    *,
+    form: Annotated[Literal["csv", "json"], Parameter(help="A line a call, or the whole invoice.")] = "csv",
+    home: HomeOption = None,
+) -> int:
+    """Write an invoice with its calls and receipts to standard output.
+
+    Parameters
+    ----------
+    number
+        The invoice, such as HW-000012.
+    """
+    with outcome(form == "json") as result, Home(settings(home), create=False) as opened:
+        store = InvoiceStore(opened.db)
+        invoice = store.get(invoice_number(number))
+        if form == "json":
+            print_json(export_json(store, invoice))
+        else:
+            sys.stdout.write(export_csv(store, invoice))
+    return result.status
