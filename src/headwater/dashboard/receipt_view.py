@@ -108,7 +108,7 @@ def drawing(receipt: Receipt, titles: Mapping[str, str], names: Mapping[str, str
         nodes,
         title=say("receipt.drawing", price=money(receipt.price, receipt.currency)),
         money=lambda units: money(units, receipt.currency),
-        beside=310,
+        beside=345,
     )
 
 
