@@ -183,3 +183,22 @@ def test_a_pending_root_is_watched_from_what_was_published(tmp_path, monkeypatch
     found = run(capsys, "settle", "watch", "--from", str(tmp_path / "public"), "--key-file", str(key), status=1)
     assert found["done"] == "challenged"
     assert run(capsys, "chain", "status")["challenged_index"] == 0
+
+
+def test_change_sets_are_published_on_the_chain_and_watched_from_there(tmp_path, monkeypatch, capsys):
+    """Fees are shown before; a second run sends nothing; a watcher with the node accepts; blobs are refused."""
+    monkeypatch.setenv("HEADWATER_HOME", str(asked(tmp_path / "town")))
+    monkeypatch.setenv("HEADWATER_ROOT_DELAY_S", "3600")
+    monkeypatch.setenv("HEADWATER_MATURITY_S", "0")
+    run(capsys, "epoch", "close")
+    quoted = run(capsys, "settle", "publish", "--to", "calldata", "--quote")
+    assert (quoted["sent"], quoted["epochs"][0]["transactions"]) == (0, [])
+    assert int(quoted["epochs"][0]["fees"]["calldata"]["total_wei"]) > 0
+    assert run(capsys, "settle", "publish", "--to", "blob", status=1)["error"]["code"] == "blobs_unsupported"
+
+    sent = run(capsys, "settle", "publish", "--to", "calldata")
+    assert (sent["sent"], len(sent["epochs"][0]["transactions"])) == (1, 1)
+    again = run(capsys, "settle", "publish", "--to", "calldata")
+    assert (again["sent"], again["epochs"][0]["transactions"]) == (0, sent["epochs"][0]["transactions"])
+    run(capsys, "epoch", "post")
+    assert run(capsys, "settle", "watch", "--from", "chain")["done"] == "accepted"

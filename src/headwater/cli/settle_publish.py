@@ -40,9 +40,9 @@ def publish(
     """
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         if to == "calldata":
-            value = _to_chain(opened, "calldata", quote)
+            value = _to_chain(opened, "calldata", quote, told=not json)
         elif to == "blob":
-            value = _to_chain(opened, "blob", quote)
+            value = _to_chain(opened, "blob", quote, told=not json)
         else:
             value = _to_store(opened, to, quote)
         if json:
@@ -65,7 +65,7 @@ def _to_store(home: Home, to: str, quote: bool) -> dict[str, Any]:
     return {"to": to, "epochs": rows}
 
 
-def _to_chain(home: Home, way: Way, quote: bool) -> dict[str, Any]:
+def _to_chain(home: Home, way: Way, quote: bool, *, told: bool) -> dict[str, Any]:
     with open_chain(home) as (chain, _):
         sender, sent = ChangeSender(chain), _Publications(home.path / PUBLICATIONS, chain.manifest.payout)
         rows, totals, missing = [], dict.fromkeys(_WAYS, 0), []
@@ -88,9 +88,11 @@ def _to_chain(home: Home, way: Way, quote: bool) -> dict[str, Any]:
         takes_blobs = not missing or "blob" in missing[0][2]["fees"]
         if not takes_blobs:
             totals.pop("blob")
-        if missing:
-            told = ", ".join(f"{name} {_ether(wei)} ether" for name, wei in totals.items())
-            err.print(f"{len(missing)} epochs to publish: {told}" + ("" if takes_blobs else "; no blobs on this chain"))
+        if missing and told:
+            prices = ", ".join(f"{name} {_ether(wei)} ether" for name, wei in totals.items())
+            err.print(
+                f"{len(missing)} epochs to publish: {prices}" + ("" if takes_blobs else "; no blobs on this chain")
+            )
         previous = NOTHING if not rows else _before(rows)
         for record, changes, row in () if quote else missing:
             row["transactions"] = list(sender.send(record.epoch, changes, way, previous))
