@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from chain_nodes import anvil, ask
 
-from headwater.chain import Chain, EmbeddedChain, Manifest, RevertedError, derived_signer
+from headwater.chain import Chain, EmbeddedChain, Manifest, RevertedError, bulk, derived_signer
 from headwater.chain.blobs import blob_base_fee
-from headwater.chain.bulk import PAID_SLOT, ask_many
+from headwater.chain.bulk import ask_many
 from headwater.chain.change_sets import ChangeReader, ChangeSender
 from headwater.chain.outbox import Outbox
 from headwater.chain.watching import Watcher
@@ -370,17 +370,23 @@ def test_sending_again_after_a_crash_goes_on_with_what_was_signed(world, tmp_pat
     assert int(after, 16) - int(count, 16) in (0, 1)  # a node may mine it only after the count was read
 
 
-def test_what_many_payees_were_paid_is_read_four_at_a_time(world):
-    """The same as one by one, unpaid places too, also from a node that takes no batches; slot 9 is the compiler's."""
+def test_what_many_payees_were_paid_is_read_four_at_a_time(world, monkeypatch):
+    """The same as one by one, unpaid places too, also where storage lies elsewhere or batches are refused."""
     tree, _ = world.close(1, {i: 100 + i for i in range(10)})
     world.post(1, tree)
     world.poster.jump(DELAY_S + 1)
     world.poster.push(1, tree.prove_range(0, 8), wanted=[0, 3, 5])
     wanted = [0, 1, 3, 5, 7, 9, 4_000]
 
+    looked: list[list[int]] = []
+    real = bulk._asked
+    monkeypatch.setattr(bulk, "_asked", lambda *given: looked.append(list(given[2])) or real(*given))
+
     assert world.poster.paid_many(wanted) == {index: world.poster.paid(index) for index in wanted}
+    assert looked == [[0]]  # the view was asked once, to compare: storage is where it is thought to be
     assert world.poster.paid_many([]) == {}
-    assert PAID_SLOT == 9
+    monkeypatch.setattr(bulk, "PAID_SLOT", 10)
+    assert world.poster.paid_many(wanted) == {index: world.poster.paid(index) for index in wanted}
     reader = world.stranger()
     reader.sender.web3.provider.make_batch_request = lambda _: {"error": {"message": "no batches here"}}
     try:

@@ -1,7 +1,7 @@
 """Many questions to a node in few round trips: JSON-RPC batches, one by one where a node refuses them.
 
 What payees were paid is read four at a time, as `Payout` keeps it: `_paid` is an array of words from slot 9 on, four
-lanes of 16 bits of tag and 48 of token units each (a test compares with the compiler's layout).
+lanes of 16 bits of tag and 48 of token units each (every read compares one of them with the contract's own view).
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class CommandSigner:
     """A key that somebody else holds: a command signs, and what it gives back is checked before it is used.
 
     The command reads one JSON object, the fields of an EIP-1559 transaction with numbers as decimal strings and `data`
-    as 0x hex, and writes the signed bytes as 0x hex.
+    as 0x hex, and writes the signed bytes as 0x hex. With `blobVersionedHashes` it is one of EIP-4844, signed without
+    its blobs.
     """
 
     __slots__ = ("_address", "_command", "_timeout_s")
@@ -91,7 +92,7 @@ class CommandSigner:
             RefusedError: it signed something else, or with another key.
         """
         wanted = {key: value for key, value in transaction.items() if key not in ("from", "type", "accessList")}
-        shown = {key: value if isinstance(value, str) else str(value) for key, value in wanted.items()}
+        shown = {key: value if isinstance(value, str | list) else str(value) for key, value in wanted.items()}
         try:
             done = subprocess.run(
                 self._command,
@@ -130,6 +131,11 @@ def _check_signed(raw: bytes, wanted: Mapping[str, Any], address: str) -> None:
     same = all(int(fields[name]) == int(wanted[name]) for name in numbers)
     same = same and bytes(fields["data"]).hex() == str(wanted.get("data", "0x")).removeprefix("0x").lower()
     same = same and bytes(fields.get("to") or b"").hex() == str(wanted.get("to") or "").removeprefix("0x").lower()
+    if "blobVersionedHashes" in wanted:
+        same = same and int(fields["maxFeePerBlobGas"]) == int(wanted["maxFeePerBlobGas"])
+        same = (
+            same and ["0x" + bytes(one).hex() for one in fields["blobVersionedHashes"]] == wanted["blobVersionedHashes"]
+        )
     if not same or who != address:
         raise RefusedError(
             f"the signer signed for {who} and {'the same' if same else 'another'} transaction, asked was {address}",
