@@ -1,0 +1,156 @@
+"""Payment of metered calls by x402 `upto` on anvil: Permit2's own bytecode, and a double of the proxy in front of it.
+
+Permit2 comes from an npm package that has its creation code. It is deployed, and what stands there is put at Permit2's
+address, with the domain separator that its constructor computed for the one address replaced by that of the other.
+HEADWATER_PERMIT2 names the folder: `npm pack @uniswap/universal-router@1.6.0`, unpacked. The proxy is a double
+(`UptoProxy.vy`), because no package has its bytecode.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headwater.chain import Chain, KeySigner, derived_signer
+from headwater.chain.build_contracts import compile_source
+from headwater.core.keccak import keccak256
+from toy.paid import FUNDS, PAYER, World, client_of, signed_by, world
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "chain"))
+
+from chain_nodes import anvil, ask
+
+pytestmark = pytest.mark.anvil
+
+SEED = b"\x1a" * 32
+PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
+PROXY = "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002"
+PRICE = 10_000  # token units of an answer token of `metered`
+
+
+def permit2_code() -> str:
+    """Permit2's creation code, 0x hex."""
+    folder = os.environ.get("HEADWATER_PERMIT2")
+    found = sorted(Path(folder).glob("**/Permit2__factory.ts")) if folder else []
+    if not found:
+        pytest.skip("no Permit2: npm pack @uniswap/universal-router@1.6.0, unpack it and name it in HEADWATER_PERMIT2")
+    match = re.search(r'_bytecode =\s*"(0x[0-9a-f]+)"', found[0].read_text("utf-8"))
+    assert match is not None
+    return match[1]
+
+
+def permit2_runtime(url: str, sender: str, code: str) -> str:
+    """What Permit2's constructor leaves, as it would stand at Permit2's address."""
+    sent = ask(url, "eth_sendTransaction", {"from": sender, "data": code, "gas": hex(9_000_000)})
+    until = time.monotonic() + 10
+    while (receipt := ask(url, "eth_getTransactionReceipt", sent)) is None and time.monotonic() < until:
+        time.sleep(0.05)
+    address = receipt["contractAddress"]
+    fields = keccak256(b"EIP712Domain(string name,uint256 chainId,address verifyingContract)") + keccak256(b"Permit2")
+    here, there = (
+        keccak256(
+            fields + int(ask(url, "eth_chainId"), 16).to_bytes(32, "big") + bytes.fromhex(at[2:]).rjust(32, b"\0")
+        )
+        for at in (address, PERMIT2)
+    )
+    runtime: str = ask(url, "eth_getCode", address, "latest")
+    assert runtime.count(here.hex()) == 1, "not Permit2"
+    return runtime.replace(here.hex(), there.hex())
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A gateway paid on anvil, and a payer who has approved Permit2 once."""
+    code = permit2_code()
+    with anvil(tmp_path_factory.mktemp("anvil")) as url:
+        operator, payer = derived_signer(SEED, 0), KeySigner(bytes(PAYER.key))
+        for address in (operator.address, payer.address):
+            ask(url, "anvil_setBalance", address, hex(10**20))
+        sender = ask(url, "eth_accounts")[0]
+        ask(url, "anvil_setCode", PERMIT2, permit2_runtime(url, sender, code))
+        source = Path(__file__).with_name("UptoProxy.vy")
+        runtime = compile_source("UptoProxy", source, [source]).bytecode_runtime
+        ask(url, "anvil_setCode", PROXY, runtime if isinstance(runtime, str) else "0x" + bytes(runtime).hex())
+        chain = Chain(url, operator, poll_s=0.01)
+        chain.deploy(guardian=derived_signer(SEED, 1).address, cap=10**8, delay_s=60)
+        chain.mint(payer.address, FUNDS)
+        mine = chain.acting_as(payer)
+        mine.sender.send(mine._token().functions.approve(PERMIT2, 2**250), "approving Permit2")
+        with world(tmp_path_factory.mktemp("home"), chain) as running:
+            yield running
+
+
+def test_a_metered_call_pays_what_it_used_and_no_more(here: World):
+    """The payer signs the ceiling, the chain takes the price, and the rest was never taken."""
+    refused = here.ask("metered", max_tokens=50)
+    signed = here.sign(refused)
+    before = here.paid()
+    answer = here.ask("metered", signed, max_tokens=50)
+    assert answer.status_code == 200, answer.text
+    used = answer.json()["usage"]["completion_tokens"]
+    assert 0 < used < 50
+    assert here.paid() - before == used * PRICE
+    assert answer.headers["PAYMENT-RESPONSE"]
+    again = here.ask("metered", signed, max_tokens=50)
+    assert (again.status_code, again.content) == (200, answer.content)
+    assert here.paid() - before == used * PRICE
+    here.clean()
+
+
+def test_a_metered_stream_is_settled_before_its_end(here: World):
+    """As a whole answer is."""
+    signed = here.sign(here.ask("metered", max_tokens=50, stream=True))
+    before = here.paid()
+    answer = here.ask("metered", signed, max_tokens=50, stream=True)
+    assert answer.text.rstrip().endswith("[DONE]")
+    assert here.paid() > before
+    here.clean()
+
+
+def test_the_model_in_process_is_paid_so_too(here: World):
+    """Its price is known only afterwards as well."""
+    signed = here.sign(here.ask("toy"))
+    before = here.paid()
+    answer = here.ask("toy", signed)
+    assert answer.status_code == 200, answer.text
+    assert here.paid() > before
+    here.clean()
+
+
+def test_who_has_not_approved_permit2_or_has_no_money_is_refused(here: World):
+    """Before anything is answered."""
+    from eth_account import Account
+
+    poor = client_of(Account.from_key(b"\x23" * 32), here.payments.chain.network)
+    asked = len(here.server.asked)
+    signed = signed_by(poor, here.ask("metered", max_tokens=50))
+    refused = here.ask("metered", signed, max_tokens=50)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "payment_refused")
+    assert len(here.server.asked) == asked
+    here.clean()
+
+
+def test_a_ceiling_below_what_is_asked_is_refused(here: World):
+    """Signed for a short answer, sent with a request for a long one."""
+    signed = here.sign(here.ask("metered", max_tokens=5))
+    refused = here.ask("metered", signed, max_tokens=50)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "payment_refused")
+    here.clean()
+
+
+def test_a_fixed_price_is_paid_exactly_on_a_real_node_too(here: World):
+    """`exact` on anvil: verified, settled, once."""
+    signed = here.sign(here.ask("fixed"))
+    before = here.paid()
+    assert [here.ask("fixed", signed).status_code for _ in range(2)] == [200, 200]
+    assert here.paid() - before == 250_000
+    top = here.sign(here.top_up("amount=1"))
+    assert [here.top_up("amount=1", top).status_code for _ in range(2)] == [200, 200]
+    assert here.paid() - before == 1_250_000
+    here.clean()
