@@ -117,7 +117,7 @@ def text_records(name: str) -> tuple[str, ...]:
         import dns.resolver
     except ImportError:
         raise UpstreamError(
-            "DNS proofs need a resolver", code="resolver_missing", fix="pip install dnspython"
+            "DNS proofs need a resolver", code="resolver_missing", fix="pip install 'headwater[dns]'"
         ) from None
     try:
         answer = dns.resolver.resolve(name, "TXT", lifetime=TIMEOUT_S)
