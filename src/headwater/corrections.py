@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.ids import AccountId, CallId
@@ -159,7 +160,13 @@ class Corrections:
 def chain_of(log: ReceiptLog, call: CallId, seen: int) -> list[Version]:
     """The receipts of a call below place `seen` of a log, oldest first."""
     entries = [entry for entry in log.by_call(call) if entry.index < seen]
-    return [version_of(Receipt.from_bytes(log.at(entry.index).raw), entry.index) for entry in entries]
+    return [Version(entry.index, _payouts(log.at(entry.index).raw)) for entry in entries]
+
+
+@lru_cache(maxsize=2048)
+def _payouts(raw: bytes) -> tuple[tuple[AccountId, int], ...]:
+    """What a receipt pays; kept, as chains of disputed calls are read over and over while they grow."""
+    return version_of(Receipt.from_bytes(raw), 0).payouts
 
 
 def version_of(receipt: Receipt, index: int) -> Version:

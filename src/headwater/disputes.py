@@ -13,7 +13,7 @@ repeated, by another process after a crash. Knows nothing of chains: rails that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headwater.core.errors import InvalidError, RefusedError
@@ -44,6 +44,7 @@ from headwater.store.consent_store import ConsentStore
 from headwater.store.database import Database
 from headwater.store.deadline_clock import DeadlineClock
 from headwater.store.dispute_store import DisputeStore
+from headwater.store.unsettled_receipts import UnsettledReceipts, free_units
 
 CLOCK = "disputes"
 """The deadline clock that cases are counted on."""
@@ -86,6 +87,7 @@ class Disputes:
         self.consents = ConsentStore(court.database)
         self._clock = DeadlineClock(court.database, CLOCK)
         self._corrections = Corrections(court.books)
+        self._unsettled = UnsettledReceipts(court.books.log)
 
     def now_ns(self) -> int:
         """The instant that counts for deadlines."""
@@ -252,7 +254,8 @@ class Disputes:
     def hold(self, case: Case) -> int:
         """Hold back what is disputed in every receipt that has not settled; gives how many are held now."""
         account, found = disputed(case.id), 0
-        for receipt, _ in self._disputed(case.claim):
+        for index, _ in self._disputed(case.claim):
+            receipt = Receipt.from_bytes(self.court.books.log.at(index).raw)
             text = self.court.books.policy_text(receipt.policy_digest)
             fresh = self._newer(receipt, held(receipt, case.claim.contribution, account, text))
             moved = [m for m in self._corrections.planned(fresh, account) if m.credit == account]
@@ -262,32 +265,15 @@ class Disputes:
                 found += 1
         return found
 
-    def _disputed(self, claim: Claim) -> Iterator[tuple[Receipt, int]]:
-        """(receipt in force, nano units) for each receipt that has not settled and pays the disputed share."""
-        for receipt in self._unsettled(claim):
-            units = sum(
-                payout.amount
-                for payout in receipt.payouts
-                if payout.contribution == claim.contribution and not payout.account.startswith("disputed:")
-            )
-            if units:
-                yield receipt, units
-
-    def _unsettled(self, claim: Claim) -> list[Receipt]:
+    def _disputed(self, claim: Claim) -> list[tuple[int, int]]:
+        """(place in the log, nano units) of each receipt that has not settled and pays the disputed share."""
         log = self.court.books.log
-        if claim.receipt is not None:
-            first = Receipt.from_bytes(log.get(claim.receipt).raw)
-            newest = log.in_force(first.call_id)
-            return [Receipt.from_bytes(newest.raw)] if newest is not None else []
-        settled = max((span.log_size for span in self.court.books.epochs.spans()), default=0)
-        found: dict[CallId, Receipt] = {}
-        for index in range(settled, len(log)):
-            receipt = Receipt.from_bytes(log.at(index).raw)
-            if shares_of(receipt, claim.contribution):
-                found[receipt.call_id] = receipt
-            else:
-                found.pop(receipt.call_id, None)  # superseded by one that does not name it
-        return list(found.values())
+        if claim.receipt is None:
+            settled = max((span.log_size for span in self.court.books.epochs.spans()), default=0)
+            return [(one.index, one.units) for one in self._unsettled.paying(claim.contribution, settled)]
+        newest = log.in_force(Receipt.from_bytes(log.get(claim.receipt).raw).call_id)
+        units = free_units(Receipt.from_bytes(newest.raw), claim.contribution) if newest is not None else 0
+        return [(newest.entry.index, units)] if newest is not None and units else []
 
     def release(self, case: Case) -> int:
         """Give what is held to whom the outcome names; gives how many receipts were superseded."""
