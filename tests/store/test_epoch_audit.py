@@ -332,3 +332,17 @@ def test_corrections_are_netted_as_the_books_net_them(tmp_path):
     assert report.problems == ()
     (tmp_path / "export" / "related.json").write_bytes(b"[]")
     assert not checked(tmp_path / "export").passed
+
+
+def test_a_correction_in_the_window_of_what_it_corrects_counts_alone(tmp_path):
+    """Both receipts of a call lie in one window: only the later one pays, and the epoch follows from that."""
+    with ReceiptLog.open(tmp_path / "receipts.log") as log:
+        log.append_many([(one.raw, one.signature) for one in map(signed, range(3))])
+        fresh = signed(1, supersedes=signed(1).id, price=7_000_000)
+        log.append(fresh.raw, fresh.signature)
+        standing = [signed(0), fresh, signed(2)]
+        payouts = [(p.account, p.amount) for one in standing for p in one.receipt.payouts]
+        record = closed(1, log, 0, 4, None, payouts=payouts)
+        export(tmp_path / "export", log, record, [])
+    report = audit(open_source(tmp_path / "export"), 1, extent=ALL)
+    assert (report.problems, report.receipts) == ((), 4)

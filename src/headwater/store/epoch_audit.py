@@ -80,7 +80,8 @@ class _Window:
     leaves: list[bytes] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)  # by account, of receipts in the epoch's currency
     policies: set[str] = field(default_factory=set)
-    chains: dict[bytes, list[tuple[int, bytes]]] = field(default_factory=dict)  # of calls with a correction
+    corrected: set[bytes] = field(default_factory=set)  # calls with a correction here
+    chains: dict[bytes, list[tuple[int, bytes]]] = field(default_factory=dict)  # all their receipts here, by call
     problems: list[Problem] = field(default_factory=list)
     receipts: int = 0
     sampled: int = 0
@@ -90,8 +91,7 @@ class _Window:
         self.leaves += other.leaves
         self.paid.update(other.paid)
         self.policies |= other.policies
-        for call, chain in other.chains.items():
-            self.chains.setdefault(call, []).extend(chain)
+        self.corrected |= other.corrected
         self.problems += other.problems
         self.receipts += other.receipts
         self.sampled += other.sampled
@@ -206,7 +206,27 @@ def _read_window(inputs: Inputs, extent: Extent, progress: Callable[[int, int], 
         done += segment.count
         if progress is not None:
             progress(done, total)
+    whole.corrected |= {raw_call(raw) for _, raw in inputs.related}
+    if whole.corrected:
+        _gather_chains(inputs, whole)
     return whole
+
+
+def _gather_chains(inputs: Inputs, whole: _Window) -> None:
+    """Read the receipts of corrected calls once more: the first of a chain does not say that another follows it."""
+    for segment in inputs.segments.segments:
+        at = segment.first
+        try:
+            folder = Folder(open_source(inputs.location), "receipts")
+            for table in read_tables(folder, segment, columns=("call_id", "raw")):
+                for row, call in enumerate(table["call_id"].to_pylist()):
+                    if call in whole.corrected:
+                        whole.chains.setdefault(call, []).append((at + row, table["raw"][row].as_py()))
+                at += table.num_rows
+        except HeadwaterError as error:
+            again = _problem(f"receipts/{segment.file}", error.code, error.message)
+            if again not in whole.problems:
+                whole.problems.append(again)
 
 
 def _map(jobs: Sequence[Any], processes: int) -> Iterator[_Window]:
@@ -230,10 +250,9 @@ def _chosen(segment: Segment, manifest: SegmentManifest, extent: Extent) -> froz
 def _segment(job: tuple[Inputs, Segment, Extent, frozenset[int]]) -> _Window:
     inputs, segment, extent, chosen = job
     found, at = _Window(), segment.first
-    corrected = {raw_call(raw) for _, raw in inputs.related}
     try:
         for table in read_tables(Folder(open_source(inputs.location), "receipts"), segment):
-            _group(inputs, extent, chosen, at, table, found, corrected)
+            _group(inputs, extent, chosen, at, table, found)
             at += table.num_rows
     except HeadwaterError as error:
         found.problems.append(_problem(f"receipts/{segment.file}", error.code, error.message))
@@ -247,7 +266,6 @@ def _group(
     first: int,
     table: pa.Table,
     found: _Window,
-    corrected: set[bytes],
 ) -> None:
     raws, signatures = table["raw"].to_pylist(), table["signature"].to_pylist()
     rows = [
@@ -267,9 +285,9 @@ def _group(
         if currency == inputs.currency:
             for at in range(start, end):
                 paid[accounts[at]] += amounts[at]
-    for place, (call, named) in enumerate(zip(columns["call_id"], columns["supersedes"], strict=True)):
-        if named is not None or call in corrected:
-            found.chains.setdefault(call, []).append((first + place, raws[place]))
+    for call, named in zip(columns["call_id"], columns["supersedes"], strict=True):
+        if named is not None:
+            found.corrected.add(call)
     for place in range(first, first + len(rows)):
         whole = place in chosen
         if whole or extent.signatures:

@@ -263,8 +263,11 @@ def columns_of(first: int, rows: Sequence[SealedRow]) -> dict[str, Any]:
     }
 
 
-def read_tables(store: ObjectStore, segment: Segment) -> Iterator[pa.Table]:
+def read_tables(store: ObjectStore, segment: Segment, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """A segment, one row group at a time.
+
+    Args:
+        columns: those that are wanted; all by default.
 
     Raises:
         InvalidError: the file is not the one the manifest names, or has other columns.
@@ -284,7 +287,7 @@ def read_tables(store: ObjectStore, segment: Segment) -> Iterator[pa.Table]:
                 f"{segment.file} has other columns than version 1", code="segment_invalid", fix="restore the file"
             )
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number)
+            yield file.read_row_group(number, columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise InvalidError(
             f"{segment.file} cannot be read: {error}", code="segment_invalid", fix="restore the file"
