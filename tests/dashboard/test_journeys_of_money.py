@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def as_contributor(page: Any, live: Live) -> None:
 
 def test_a_contributor_reads_why_and_claims_on_the_chain(page, live, axe):
     """Sign in, read the sum and its reason, take the wallet file, claim: the money moves to claimed, to the unit."""
-    live.ask("Where is Otter Spring, high in the hills above the village of Stell?")
+    replace(live, question="Where is Otter Spring, high in the hills above the village of Stell?").ask()
     live.run("epoch", "close")
     live.run("epoch", "post", "2")
     as_contributor(page, live)
