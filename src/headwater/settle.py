@@ -72,7 +72,7 @@ class Settlement:
             domain=self.chain.domain(window.epoch),
             token_decimals=self.chain.manifest.token_decimals,
             policy_digests=sorted(policies),
-            registry_digest=books.registry.digest(),
+            registry_digest=books.registry.mark(),
         )
         return books.epochs.add(epoch)
 

@@ -25,6 +25,7 @@ from headwater.registry import (
     enrolled,
     equal_shares,
     owned_equally,
+    registry_digest,
     snapshot_digest,
     unenrolled,
 )
@@ -301,3 +302,18 @@ def test_a_registry_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         database.execute("INSERT INTO migrations VALUES ('registry', 999, 'x')")
         with pytest.raises(HeadwaterError):
             RegistryStore(database)
+
+
+def test_a_marked_registry_can_be_given_after_it_has_changed(store: RegistryStore) -> None:
+    """What the digest of a closed epoch covers stays known when things are added and owners change."""
+    first, later = item(b"first"), item(b"later")
+    store.register([first])
+    marked = store.mark()
+    assert store.mark() == marked  # twice is once
+    store.register([later])
+    store.change_owners(first.contribution.id, owned_equally([BO.id]), cause="a gift", now_ns=1)
+    assert registry_digest(store.records(marked)) == marked != store.digest()
+    changed = store.mark()
+    store.change_owners(first.contribution.id, owned_equally([ADA.id]), cause="given back", now_ns=2)
+    assert registry_digest(store.records(changed)) == changed != store.digest()
+    assert registry_digest(store.records("sha256:" + "0" * 64)) == store.digest()

@@ -10,8 +10,6 @@ from headwater.cli.home import Home
 from headwater.cli.log import log_signer
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json, progress
-from headwater.core.canonical import digest_of
-from headwater.registry import describe
 from headwater.settlement.epoch import read_manifest
 from headwater.store.epoch_export import write_export
 from headwater.store.object_store import open_store
@@ -34,6 +32,7 @@ def export(
     with outcome(json) as result, Home(settings(home), create=False) as opened, progress(quiet=json) as bars:
         task = bars.add_task("receipts", total=None)
         record = opened.epochs.get(epoch)
+        told = read_manifest(record.manifest)
         store = open_store(to)
         opened.log.promised()  # catches up with a writer at work
         done = write_export(
@@ -44,8 +43,8 @@ def export(
             operator=opened.signer.address,
             currency=opened.policy.currency,
             signer=log_signer(opened),
-            policies={name: opened.policy_by_digest(name) for name in read_manifest(record.manifest)["policy_digests"]},
-            registry=[(one.id, digest_of(describe(one))) for one in opened.registry.contributions()],
+            policies={name: opened.policy_by_digest(name) for name in told["policy_digests"]},
+            registry=opened.registry.records(told["registry_digest"]),
             progress=lambda at, total: bars.update(task, completed=at, total=total),
         )
         receipts = sum(one.count for one in done.segments)

@@ -6,7 +6,7 @@
     related.json             receipts outside the window that corrections in it refer to
     tile/ checkpoint         hashes of the log, up to what the epoch's window had seen
     policies/<digest>.toml   every policy the receipts name
-    registry.json            id and record digest of every contribution, as the registry digest covers them
+    registry.json            id and record digest of every contribution when the epoch was closed
 
 Receipts hold digests of requests and answers, never text. Writing again over an earlier export gives the same bytes.
 """
@@ -80,7 +80,7 @@ def write_export(
     Args:
         before: all earlier epochs, oldest first.
         policies: TOML text by digest, ``sha256:…``.
-        registry: (contribution id, record digest) of every contribution.
+        registry: (contribution id, record digest) of every contribution when the epoch was closed.
     """
     first = before[-1].log_size if before else 0
     seen = max(record.log_size, int(read_manifest(record.manifest).get("log_seen", 0)))

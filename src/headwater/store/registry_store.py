@@ -126,6 +126,13 @@ _STEPS = (
         for table in ("emptied_contents", "owner_changes", "changed_owners")
         for verb in ("UPDATE", "DELETE")
     ),
+    """
+    CREATE TABLE registry_marks (
+      digest TEXT PRIMARY KEY,
+      contributions INTEGER NOT NULL,
+      owner_changes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 _COLUMNS = (
@@ -368,19 +375,52 @@ class RegistryStore:
 
     def digest(self) -> str:
         """Digest of all contributions, their owners and terms; see `registry.registry_digest`."""
-        # Both tables only grow, so the numbers of their last rows tell whether the digest still holds.
+        # The numbers of the last rows tell whether the digest still holds.
         with self._database.snapshot():
-            [last] = self._database.query(
-                "SELECT (SELECT coalesce(max(number), 0) FROM contributions),"
-                " (SELECT coalesce(max(number), 0) FROM owner_changes)"
-            )
+            last = self._extent()
             if self._digested[0] != last:
-                records: dict[str, str] = dict(self._database.query("SELECT id, record_digest FROM contributions"))
-                records |= dict(
-                    self._database.query("SELECT contribution_id, record_digest FROM owner_changes ORDER BY number")
-                )
-                self._digested = (last, registry_digest((ContributionId(i), one) for i, one in records.items()))
+                self._digested = (last, registry_digest(self._records(*last)))
         return self._digested[1]
+
+    def mark(self) -> str:
+        """The digest as of now, and a note of what it covers, so that `records` can give that later."""
+        with self._database.transaction():
+            found = self.digest()
+            last = self._digested[0]
+            self._database.execute("INSERT INTO registry_marks VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (found, *last))
+        return found
+
+    def records(self, digest: str) -> tuple[tuple[ContributionId, str], ...]:
+        """(contribution id, record digest) of the registry when it had a digest that was marked.
+
+        Of one that was never marked it gives the registry of now, whose digest says whether it is the same.
+        """
+        with self._database.snapshot():
+            marks = self._database.query(
+                "SELECT contributions, owner_changes FROM registry_marks WHERE digest = ?", (digest,)
+            )
+            return self._records(*(marks[0] if marks else self._extent()))
+
+    def _extent(self) -> Row:
+        """Numbers of the last contribution and of the last change of owners; both tables only grow."""
+        [last] = self._database.query(
+            "SELECT (SELECT coalesce(max(number), 0) FROM contributions),"
+            " (SELECT coalesce(max(number), 0) FROM owner_changes)"
+        )
+        return last
+
+    def _records(self, contributions: int, owner_changes: int) -> tuple[tuple[ContributionId, str], ...]:
+        """What the registry held up to these numbers; owners as the last change up to there left them."""
+        records: dict[str, str] = dict(
+            self._database.query("SELECT id, record_digest FROM contributions WHERE number <= ?", (contributions,))
+        )
+        records |= dict(
+            self._database.query(
+                "SELECT contribution_id, record_digest FROM owner_changes WHERE number <= ? ORDER BY number",
+                (owner_changes,),
+            )
+        )
+        return tuple((ContributionId(i), one) for i, one in records.items())
 
     # What comes later
 
