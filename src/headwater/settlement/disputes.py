@@ -19,6 +19,7 @@ databases.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,10 +84,10 @@ def counts(chain: Sequence[Version], span: Span, settled: Amounts) -> Amounts:
         chain: every receipt of one call, oldest first.
         settled: what earlier windows have paid for it.
     """
-    seen = [version for version in chain if version.seq < span.log_seen]
-    if not seen or not span.log_from <= seen[-1].seq < span.log_size:
+    seen = bisect_left(chain, span.log_seen, key=_place)
+    if not seen or not span.log_from <= chain[seen - 1].seq < span.log_size:
         return {}
-    return _adds(seen[-1], settled)
+    return _adds(chain[seen - 1], settled)
 
 
 def adjustments(chain: Sequence[Version], spans: Sequence[Span]) -> dict[AccountId, int]:
@@ -109,7 +110,8 @@ def settled_by(chain: Sequence[Version], spans: Iterable[Span]) -> Counter[Accou
     """What windows have paid for a chain in all."""
     settled: Counter[AccountId] = Counter()
     for span in spans:
-        settled.update(counts(chain, span, settled))
+        if chain and chain[0].seq < span.log_size and span.log_from <= chain[-1].seq:  # others hold none of it
+            settled.update(counts(chain, span, settled))
     return settled
 
 
@@ -152,6 +154,10 @@ def moves(before: Amounts, after: Amounts, *, payer: AccountId) -> tuple[Move, .
     if giving or taking:
         raise InvariantError(f"a correction would lose {sum(a for _, a in giving + taking)} nano", code="not_conserved")
     return tuple(found)
+
+
+def _place(version: Version) -> int:
+    return version.seq
 
 
 def _adds(version: Version, settled: Amounts) -> dict[AccountId, int]:
