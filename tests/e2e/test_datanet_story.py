@@ -45,7 +45,7 @@ class Story:
         real = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: real() + self.days * DAY_NS)
         for name, value in {
-            "HOME": str(self.home), "ROOT_DELAY_S": "0", "MATURITY_S": "0", "SOURCES": "2",
+            "HOME": str(self.home), "ROOT_DELAY_S": "0", "MATURITY_S": "0", "SOURCES": "2", "RAILS": "1",
         }.items():  # fmt: skip
             monkeypatch.setenv(f"HEADWATER_{name}", value)
 
