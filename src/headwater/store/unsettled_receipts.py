@@ -11,12 +11,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from threading import Lock
 
-from headwater.core.ids import AccountId, CallId, ContributionId
+from headwater.core.ids import CallId, ContributionId
 from headwater.receipts import Receipt
+from headwater.settlement.disputes import HELD
 from headwater.store.receipt_log import ReceiptLog
-
-HELD = "disputed:"
-"""How accounts begin that hold what is disputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,6 @@ def free_units(receipt: Receipt, contribution: ContributionId) -> int:
 def _paid(receipt: Receipt) -> dict[ContributionId, int]:
     units: dict[ContributionId, int] = {}
     for payout in receipt.payouts:
-        if payout.contribution is not None and payout.amount and not _is_held(payout.account):
+        if payout.contribution is not None and payout.amount and not payout.account.startswith(HELD):
             units[payout.contribution] = units.get(payout.contribution, 0) + payout.amount
     return units
-
-
-def _is_held(account: AccountId) -> bool:
-    return account.startswith(HELD)
