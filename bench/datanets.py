@@ -2,9 +2,9 @@
 
     python bench/datanets.py [--rows 1000000] [--kill-at 0.4] [--copies 0.05] [--keep FOLDER]
 
-Writes a JSONL of that many rows (about 60 words each; some are exact copies of earlier rows, some near-copies with every
-twelfth word changed), submits it with the command line, kills the process (SIGKILL) when that part of it has been taken,
-and submits it again. Says rows an hour by wall clock and by CPU time, what the second run went on from, and whether the
+Writes a JSONL of that many rows (about 60 words each; some are exact copies of earlier rows, some near-copies with
+every twelfth word changed), submits it with the command line, kills the process (SIGKILL) when that part of it has been
+taken, and submits it again. Says rows an hour by wall clock and by CPU time, what the second run went on from, and whether the
 copies were found. Duplicates, near-duplicates and personal data are checked; language is not (about 50 us a row more).
 """
 
@@ -93,10 +93,12 @@ def run(folder: Path, rows: int, kill_at: float, copies: float) -> None:
         numbers = database.execute("SELECT count(*), count(DISTINCT row), max(row) + 1 FROM submissions").fetchone()
     print(f"{rows:,} rows, {size / 2**20:.0f} MiB; killed at {reached:,} bytes, went on at {batch['resumed_at']:,}")
     print(
-        f"rows kept {numbers[0]:,}, each once {numbers[0] == numbers[1] == numbers[2]}, unchanged {batch['unchanged']:,}"
+        f"rows kept {numbers[0]:,}, each once {numbers[0] == numbers[1] == numbers[2]},"
+        f" unchanged {batch['unchanged']:,}"
     )
     print(
-        f"exact copies {exact:,}, found {batch['unchanged']:,}; near-copies {near:,}, found {found.get('near_duplicate', 0):,}"
+        f"exact copies {exact:,}, found {batch['unchanged']:,};"
+        f" near-copies {near:,}, found {found.get('near_duplicate', 0):,}"
     )
     print(f"{rows * 3600 / wall:,.0f} rows an hour by wall clock, {rows * 3600 / spent:,.0f} an hour of CPU time")
     print(f"{spent:.0f} CPU-s, {spent / rows * 1e6:.0f} us a row; peak memory {_children_peak():.0f} MiB")

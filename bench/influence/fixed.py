@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 from bench.influence.parts import BenchTask
 from bench.influence.truth import query_losses, trained_state
 from headwater.attribution.influence import AdamW, InfluenceIndex, TrainRecord, audit_influence

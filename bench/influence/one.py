@@ -29,7 +29,7 @@ Ask = Callable[[list[Any]], Scores]
 
 
 def _peer(
-    task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path
+    task: BenchTask, _model: nn.Module, states: list[dict[str, Tensor]], folder: Path
 ) -> tuple[Ask, dict[str, Any]]:
     from bench.influence.peer import Kronfluence
 
@@ -54,7 +54,7 @@ def _index(
 
 def _plain(estimator: Any) -> Any:
     def make(
-        task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], folder: Path
+        task: BenchTask, model: nn.Module, states: list[dict[str, Tensor]], _folder: Path
     ) -> tuple[Ask, dict[str, Any]]:
         def ask(queries: list[Any]) -> Scores:
             found = []
