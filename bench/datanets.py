@@ -4,8 +4,9 @@
 
 Writes a JSONL of that many rows (about 60 words each; some are exact copies of earlier rows, some near-copies with
 every twelfth word changed), submits it with the command line, kills the process (SIGKILL) when that part of it has been
-taken, and submits it again. Says rows an hour by wall clock and by CPU time, what the second run went on from, and whether the
-copies were found. Duplicates, near-duplicates and personal data are checked; language is not (about 50 us a row more).
+taken, and submits it again. Says rows an hour by wall clock and by CPU time, what the second run went on from, and
+whether the copies were found. Duplicates, near-duplicates and personal data are checked; language is not (about 50 us a
+row more).
 """
 
 from __future__ import annotations
