@@ -354,6 +354,8 @@ class _Call:
             first = await exchange.read()
             if first and not gone:
                 begun = True
+                if self.watched is not None:
+                    self.watched.begun(self._request.stream)
                 await caller.begin(self._headers(exchange))
                 ended, wanted = False, take(first)
                 while not (ended or gone or passing.finished):
