@@ -48,6 +48,7 @@ class Settings:
     request_price: str = field(default="0.002", metadata={"help": "price of a call before any token, in the currency"})
     input_token_price: str = field(default="0.000004", metadata={"help": "price of one prompt token"})
     output_token_price: str = field(default="0.0001", metadata={"help": "price of one answer token"})
+    minimum_price: str = field(default="0", metadata={"help": "what an answered call costs at least"})
     upstreams: str = field(
         default="", metadata={"help": "path of a TOML that names upstream servers and their models; empty for none"}
     )
@@ -86,7 +87,7 @@ class Settings:
                 raise _wrong(f"{name} is {getattr(self, name)}", f"use a whole number from {low} to {high}")
         if self.log_format not in ("", "text", "json"):
             raise _wrong(f"log_format is {self.log_format[:80]!r}", "use text, json or nothing")
-        for name in ("request_price", "input_token_price", "output_token_price", "scored_token_price"):
+        for name in _PRICES:
             if parse_units(getattr(self, name), where=name) < 0:
                 raise _wrong(f"{name} is negative: {getattr(self, name)}", "prices are >= 0")
 
@@ -100,6 +101,7 @@ class Sourced:
 
 
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_PRICES = ("request_price", "input_token_price", "output_token_price", "minimum_price", "scored_token_price")
 _RANGES = (
     ("port", 0, 65_535),
     ("sources", 0, SOURCES_MAX),

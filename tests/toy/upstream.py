@@ -25,6 +25,7 @@ class Upstream(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.left = threading.Event()
         self.hold = threading.Event()
+        self.health = 200  # the status of GET
 
     @property
     def url(self) -> str:
@@ -39,6 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing is logged."""
 
+    def do_GET(self) -> None:
+        """A health check."""
+        self._json({"path": self.path}, self.server.health)
+
     def do_POST(self) -> None:
         """Answer as the model's name says."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -47,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour = body["model"]
         if behaviour.startswith("status-"):
             self._json({"error": {"message": "no", "type": "x", "param": None, "code": "mine"}}, int(behaviour[7:]))
+        elif behaviour == "locked" and self.server.keys[-1] != "Bearer theirs":
+            self._json({"error": {"message": "no such key", "type": "x", "param": None, "code": "mine"}}, 401)
         elif behaviour == "garbage":
             self._raw(b"<html>", "text/html")
         elif behaviour == "silent":

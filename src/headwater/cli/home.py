@@ -193,6 +193,7 @@ class Home:
             parse_units(self.settings.request_price),
             parse_units(self.settings.input_token_price),
             parse_units(self.settings.output_token_price),
+            parse_units(self.settings.minimum_price),
         )
 
     def newest(self, kind: Kind) -> Contribution | None:

@@ -85,9 +85,7 @@ class Tools:
             "model": model,
             "currency": self.home.policy.currency,
             "price": format_units(table.price(prompt_tokens, answer_tokens)),
-            "request_price": format_units(table.request_units),
-            "input_token_price": format_units(table.input_token_units),
-            "output_token_price": format_units(table.output_token_units),
+            **table.as_json(),
         }
 
     def verify(self, bundle: str = "", receipt: str = "") -> dict[str, Any]:

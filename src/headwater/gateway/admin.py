@@ -20,7 +20,8 @@ from headwater.core.money import format_units
 from headwater.gateway.admin_fields import LimitFields, NewDeposit, NewKey, Rotation
 from headwater.gateway.administration import Administration
 from headwater.gateway.bodies import body_up_to
-from headwater.gateway.native import Routes, Service, json_response, readiness
+from headwater.gateway.native import Routes, Service, json_response
+from headwater.gateway.readiness import readiness, upstreams_json
 from headwater.gateway.reload import Reloader
 from headwater.store.key_limits import NO_LIMITS
 from headwater.store.key_store import KeyRecord
@@ -114,11 +115,7 @@ def _service_routes(app: FastAPI, acts: Administration, service: Service, reload
         """Readiness, queues, and how every upstream is doing."""
         _, state = readiness(service)
         relay = service.gateway.relay if service.gateway is not None else None
-        lines = relay.upstreams.state() if relay is not None else ()
-        upstreams = [
-            {"name": one.name, "connections": one.open, "failures": one.failures, "paused": one.paused} for one in lines
-        ]
-        return json_response({**state, "upstreams": upstreams})
+        return json_response({**state, "upstreams": upstreams_json(relay)})
 
     @app.post("/v1/admin/reload", response_class=Response, tags=["admin"])
     async def reload(admin: Admin) -> Response:

@@ -19,7 +19,6 @@ import msgspec
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.core.instants import SECOND_NS
-from headwater.core.money import format_units
 from headwater.flow import EmbeddingModel, Flow, ServedModel
 from headwater.gateway import chat
 from headwater.gateway.answering import Answering
@@ -268,7 +267,6 @@ class Gateway:
         await respond(send, 200, msgspec.json.encode(body))
 
     def _model(self, served: ServedModel) -> dict[str, Any]:
-        prices = served.prices
         return {
             "id": served.name,
             "object": "model",
@@ -276,9 +274,7 @@ class Gateway:
             "owned_by": "headwater",
             "headwater": {
                 "currency": self.flow.parts.policy.currency,
-                "request_price": format_units(prices.request_units),
-                "input_token_price": format_units(prices.input_token_units),
-                "output_token_price": format_units(prices.output_token_units),
+                **served.prices.as_json(),
                 "context_tokens": served.backend.context_tokens_max,
                 "sources": served.sources,
                 "prompt": served.prompt,
@@ -294,15 +290,13 @@ class Gateway:
             "owned_by": "headwater",
             "headwater": {
                 "currency": self.flow.parts.policy.currency,
-                "request_price": format_units(model.prices.request_units),
-                "input_token_price": format_units(model.prices.input_token_units),
+                **model.prices.as_json(),
                 "dimensions": model.dimensions,
                 "fingerprint": fingerprint(model.digest),
             },
         }
 
     def _relayed(self, model: RelayedModel) -> dict[str, Any]:
-        prices = model.prices
         return {
             "id": model.name,
             "object": "model",
@@ -310,9 +304,8 @@ class Gateway:
             "owned_by": "upstream",
             "headwater": {
                 "currency": self.flow.parts.policy.currency,
-                "request_price": format_units(prices.request_units),
-                "input_token_price": format_units(prices.input_token_units),
-                "output_token_price": format_units(prices.output_token_units),
+                **model.prices.as_json(),
+                "own_key": None if model.own_key is None else model.own_key.prices.as_json(),
                 "answer_tokens_max": model.answer_tokens_max,
                 "sources": 0 if model.attributed is None else model.attributed.sources,
                 "prompt": None if model.attributed is None else model.attributed.prompt,
@@ -345,6 +338,7 @@ class Gateway:
                         await asyncio.to_thread(self.payments.recover)
                     if self.relays is not None:
                         await asyncio.to_thread(self.relays.meter.start)
+                        self.relays.upstreams.watch()
                 except Exception as error:
                     self.start_error = error
                     await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 PATHS: Final = {path.encode(): path for path in ROUTES}
 """Routes of the lane, as they stand in a request line."""
 
-_ODD: Final = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"payment-voucher"))
+_ODD: Final = frozenset(
+    (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"payment-voucher", b"upstream-authorization")
+)
 """Headers that the ASGI way sees to."""
 
 _STREAM: Final = (

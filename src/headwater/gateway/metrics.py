@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headwater.gateway.answering import AnsweringState
 from headwater.gateway.tracing import Observer
 from headwater.gateway.worker import WorkerState
+
+if TYPE_CHECKING:
+    from headwater.gateway.relay import Relay
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,7 +46,7 @@ class Metrics:
         with self._lock:
             self._counts["headwater_calls_total", (("outcome", outcome),)] += 1
 
-    def render(self, answering: AnsweringState, worker: WorkerState) -> str:
+    def render(self, answering: AnsweringState, worker: WorkerState, relay: Relay | None = None) -> str:
         """The text Prometheus reads."""
         with self._lock:
             counted: list[tuple[str, Labels, float]] = [(n, labels, v) for (n, labels), v in self._counts.items()]
@@ -54,6 +57,9 @@ class Metrics:
             lines += [_sample(n, labels, v) for n, labels, v in sorted(counted) if n == name]
         for name, kind, text, value in _gauges(answering, worker):
             lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", _sample(name, (), value)]
+        for name, text, samples in _relayed(relay):
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+            lines += [_sample(name, labels, value) for labels, value in samples]
         return "\n".join(lines) + "\n"
 
 
@@ -73,6 +79,26 @@ def _gauges(answering: AnsweringState, worker: WorkerState) -> Iterable[tuple[st
     )
     yield "headwater_receipts_issued_total", "counter", "Calls attributed since the start.", worker.done
     yield "headwater_attribution_seconds_total", "counter", "Seconds spent attributing.", worker.busy_s
+
+
+def _relayed(relay: Relay | None) -> Iterable[tuple[str, str, list[tuple[Labels, float]]]]:
+    """Of calls that other servers answer, and of those servers."""
+    if relay is None:
+        return
+    meter, upstreams = relay.meter.state(), relay.upstreams.state()
+    yield "headwater_relayed_at_work", "Relayed calls for which credit is held.", [((), meter.held)]
+    yield "headwater_relayed_waiting", "Relayed answers that wait for their receipt.", [((), meter.waiting)]
+    yield "headwater_books_behind", "Receipts that wait to be booked.", [((), meter.behind)]
+    yield "headwater_books_failing", "1 while the books cannot be written.", [((), meter.error is not None)]
+    for name, text, values in (
+        ("connections", "Connections to an upstream, idle ones included.", [one.open for one in upstreams]),
+        ("failures", "Failures of an upstream in a row.", [one.failures for one in upstreams]),
+        ("paused", "1 while an upstream is left alone.", [one.paused for one in upstreams]),
+    ):
+        labelled: list[tuple[Labels, float]] = [
+            ((("upstream", one.name),), float(value)) for one, value in zip(upstreams, values, strict=True)
+        ]
+        yield f"headwater_upstream_{name}", text, labelled
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:

@@ -6,7 +6,6 @@ A key reads only the receipts it paid for; anybody else's look the same as ones 
 # Annotations stay live here: FastAPI resolves them, and those of a route may name what its function encloses.
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from headwater import __version__
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id
 from headwater.core.instants import format_instant
-from headwater.core.limits import DISK_FREE_BYTES_MIN
 from headwater.core.money import format_units
 from headwater.flow import Flow
 from headwater.gateway import metrics
@@ -32,6 +30,7 @@ from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.openapi import describe
+from headwater.gateway.readiness import readiness
 from headwater.gateway.vouchers import HEADER as VOUCHER
 from headwater.gateway.wire import PROBLEM, bearer, header
 from headwater.gateway.worker import AttributionWorker
@@ -41,8 +40,6 @@ from headwater.store.key_store import KeyRecord, KeyStore
 
 if TYPE_CHECKING:
     from headwater.gateway.app import Gateway
-
-FAILED_SHOWN_MAX: Final = 20
 
 _READS: Final = re.compile(r"/v1/(receipts/[^/]+(/bundle)?|account)")
 """What may be read with a voucher, or a payment, that was taken: it pays for nothing there."""
@@ -171,53 +168,9 @@ def _health_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, tags=["health"])
     async def prometheus() -> Response:
         """Counters and gauges as Prometheus reads them."""
-        text = service.metrics.render(service.answering.state(), service.worker.state())
+        relay = service.gateway.relay if service.gateway is not None else None
+        text = service.metrics.render(service.answering.state(), service.worker.state(), relay)
         return Response(text, media_type=metrics.CONTENT_TYPE)
-
-
-def readiness(service: Service) -> tuple[bool, dict[str, Any]]:
-    """(ready, what was found). Ready means that a paid call would be admitted, answered and attributed."""
-    parts = service.flow.parts
-    worker, answering = service.worker.state(), service.answering.state()
-    checks = {
-        "model": "ok" if parts.models else "no model is loaded",
-        "database": _database_check(service),
-        "disk": _disk_check(service),
-        "attribution": "ok" if worker.alive else "the worker is not running",
-        "queue": "full: the journal holds the rest" if worker.overflowed else "ok",
-    }
-    ready = all(found == "ok" for found in checks.values())
-    degraded = bool(worker.failed or worker.retrying or answering.unsettled)
-    return ready, {
-        "status": "degraded" if ready and degraded else "ready" if ready else "unready",
-        "checks": checks,
-        "models": sorted(parts.models),
-        "generating": answering.generating,
-        "waiting": answering.waiting,
-        "unsettled": answering.unsettled,
-        "attribution": {
-            "queue": worker.waiting,
-            "retrying": worker.retrying,
-            "failed": len(worker.failed),
-            "failures": [{"call": call, "code": code} for call, code in worker.failed[:FAILED_SHOWN_MAX]],
-        },
-    }
-
-
-def _database_check(service: Service) -> str:
-    try:
-        with service.flow.parts.calls.db.transaction():
-            return "ok"
-    except HeadwaterError as error:
-        return error.code
-
-
-def _disk_check(service: Service) -> str:
-    try:
-        free = shutil.disk_usage(service.flow.parts.calls.db.path.parent).free
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return "ok" if free >= DISK_FREE_BYTES_MIN else f"{free} bytes are free, {DISK_FREE_BYTES_MIN} are needed"
 
 
 def receipt_json(flow: Flow, call: CallRecord) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -38,9 +38,9 @@ from headwater.gateway.passing import (
     with_bill,
 )
 from headwater.gateway.tracing import Outcome, Watched
-from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, respond
+from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
 from headwater.meter import Charged, Hold, Meter, Used
-from headwater.models.upstream import Exchange, Upstreams
+from headwater.models.upstream import Exchange, OwnSecret, Upstreams
 from headwater.receipts import Issued, Receipt
 from headwater.serving import OutsideModel
 from headwater.splits import Prices
@@ -49,6 +49,19 @@ from headwater.store.key_store import KeyRecord
 
 _OPERATORS_FAULT: Final = (401, 403)
 _LEASE_TRIES: Final = 8
+_OWN_KEY_CHARS_MAX: Final = 4_096
+
+
+OWN_KEY: Final = b"upstream-authorization"
+"""The header in which a caller sends a key of its own for the upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """That callers may pay a model's upstream themselves, and what their calls cost here then."""
+
+    upstream: str
+    prices: Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ class RelayedModel:
     answer_tokens_max: int  # of one answer, when its caller names no limit and at most
     digest: str  # of what the operator says about it; receipts carry it where weights cannot be digested
     attributed: OutsideModel | None = None  # how its calls with sources are served; None: they cannot be
+    own_key: OwnKey | None = None  # None: callers cannot bring a key of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +165,31 @@ class Relay:
         """Serve one request whose body has been read; errors before the first byte are raised."""
         request = read_request(raw, ROUTES[scope["path"]])
         model = self._model(request)
+        said = header(scope, OWN_KEY)
         if self._sourced is not None and self._sourced.wanted(raw, request, model):
+            if said is not None:
+                raise _no_own_key(f"a call of {model.name} with sources", "ask without sources")
             check_model(key, model.name)
             await self._sourced(raw, request, model, key, scope, receive, send)
             return
-        await self.answer(raw, request, key, AsgiCaller(scope, receive, send, self._stall_s))
+        own = None if said is None else _own_secret(said, model)
+        await self.answer(raw, request, key, AsgiCaller(scope, receive, send, self._stall_s), own)
 
-    async def answer(self, raw: bytes, request: Request, key: KeyRecord, caller: Caller) -> None:
-        """Pass a request on and its answer back; errors before the first byte are raised."""
+    async def answer(
+        self, raw: bytes, request: Request, key: KeyRecord, caller: Caller, own: OwnSecret | None = None
+    ) -> None:
+        """Pass a request on and its answer back; errors before the first byte are raised.
+
+        Args:
+            own: the caller's own key for the upstream; its model's other prices count then.
+        """
         model = self._model(request)
+        if own is not None and model.own_key is not None:
+            model = replace(model, prices=model.own_key.prices)
         check_model(key, model.name)
         given = caller.header(b"idempotency-key")
         if given is None:
-            await self._serve(raw, request, model, key, caller)
+            await self._serve(raw, request, model, key, caller, own=own)
             return
         name = check_idempotency_key(given)
         keeping = await self._keeper.begin(key, name, caller.path, raw, stream=request.stream)
@@ -171,7 +197,7 @@ class Relay:
             await self._replay(keeping, key, caller)
             return
         try:
-            await self._serve(raw, request, model, key, caller, keeping)
+            await self._serve(raw, request, model, key, caller, keeping, own)
         finally:
             self._keeper.end(key, name)
 
@@ -209,6 +235,7 @@ class Relay:
         key: KeyRecord,
         caller: Caller,
         keeping: Keeping | None = None,
+        own: OwnSecret | None = None,
     ) -> None:
         prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
         bodies = {target.model: request.body(target.model) for target in self.upstreams.targets(model.name)}
@@ -224,12 +251,12 @@ class Relay:
         watched = None if self.metrics.observer is None else Watched(self.metrics.observer, caller, model.name)
         call.watched = watched
         try:
-            exchange, target = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies)
+            exchange, target = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies, own)
             if watched is not None:
                 watched.provider = target.upstream
             async with exchange:
                 if exchange.status != 200:
-                    await caller.respond(*await refusal_of(exchange))
+                    await caller.respond(*await refusal_of(exchange, own_key=own is not None))
                     call.ended("failed", exchange.status, "upstream_refused")
                 elif request.stream:
                     await call.stream(exchange, caller)
@@ -470,11 +497,15 @@ async def refusal(exchange: Exchange, send: Send) -> None:
     await respond(send, status, body, JSON, headers)
 
 
-async def refusal_of(exchange: Exchange) -> tuple[int, bytes, Headers]:
-    """An upstream's refusal as the caller is told it: the caller's faults as they came, the operator's without text."""
+async def refusal_of(exchange: Exchange, *, own_key: bool = False) -> tuple[int, bytes, Headers]:
+    """An upstream's refusal as the caller is told it: the caller's faults as they came, the operator's without text.
+
+    Args:
+        own_key: the call was sent with the caller's own key, so a refused key is the caller's fault.
+    """
     body = await exchange.whole()
     status = exchange.status
-    if status in _OPERATORS_FAULT or not 400 <= status < 500:
+    if (status in _OPERATORS_FAULT and not own_key) or not 400 <= status < 500:
         failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
         return 502, failure.envelope(), (*failure.headers(), *passed_headers(exchange))
     try:
@@ -485,6 +516,26 @@ async def refusal_of(exchange: Exchange) -> tuple[int, bytes, Headers]:
         body = Failure(status, "upstream_refused", f"the upstream refused with status {status}").envelope()
     retried = b"true" if status in (408, 429) else b"false"
     return status, body, ((b"x-should-retry", retried), *passed_headers(exchange))
+
+
+def _own_secret(said: bytes, model: RelayedModel) -> OwnSecret:
+    """A caller's own key, for the upstream it may be sent to."""
+    if model.own_key is None:
+        raise _no_own_key(model.name, "leave Upstream-Authorization out; GET /v1/models says which models take a key")
+    scheme, _, secret = said.decode("latin-1").partition(" ")
+    secret = secret.strip()
+    fine = secret.isascii() and secret.isprintable() and " " not in secret and len(secret) <= _OWN_KEY_CHARS_MAX
+    if scheme.lower() != "bearer" or not secret or not fine:
+        raise InvalidError(
+            "Upstream-Authorization is no bearer key",
+            code="own_key_invalid",
+            fix="write: Bearer KEY, in one line of ASCII",
+        )
+    return OwnSecret(model.own_key.upstream, secret)
+
+
+def _no_own_key(what: str, fix: str) -> InvalidError:
+    return InvalidError(f"{what} takes no key of the caller's for its upstream", code="own_key_not_taken", fix=fix)
 
 
 class _Name(msgspec.Struct):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from headwater.core.errors import HeadwaterError, RefusedError
-from headwater.core.money import format_units
 from headwater.gateway.relay import RelayedModel
 from headwater.models.upstream import Upstreams
 from headwater.store.audit_trail import AuditTrail
@@ -63,6 +62,8 @@ class Reloader:
         changes = _changes(relay.models, models)
         await asyncio.to_thread(self._trail.record, self._now_ns(), actor, "gateway.reload", "upstreams", changes)
         old = relay.take_over(models, upstreams)
+        old.unwatch()
+        upstreams.watch()
         self._keep(asyncio.get_running_loop().create_task(_retire(old)))
         return changes
 
@@ -101,11 +102,9 @@ def _changes(before: Mapping[str, RelayedModel], after: Mapping[str, RelayedMode
 
 
 def _shown(model: RelayedModel) -> dict[str, Any]:
-    prices = model.prices
     return {
-        "request_price": format_units(prices.request_units),
-        "input_token_price": format_units(prices.input_token_units),
-        "output_token_price": format_units(prices.output_token_units),
+        **model.prices.as_json(),
+        "own_key": None if model.own_key is None else model.own_key.prices.as_json(),
         "answer_tokens_max": model.answer_tokens_max,
         "served_as": model.digest,
     }

@@ -4,12 +4,17 @@
     base_url = "http://127.0.0.1:8000/v1"
     key_env = "LOCAL_KEY"                 # or key_file; neither for a server without keys
     connect_s = 5                         # also head_s, silence_s and connections
+    health = "/models"                    # asked every health_every_s = 10; an upstream that is unwell is asked last
 
     [model."qwen"]
     targets = [{ upstream = "local", model = "Qwen/Qwen3-0.6B" }]   # in order of preference
-    request_price = "0.001"               # in the currency; also input_token_price, output_token_price
+    request_price = "0.001"               # in the currency; also input_token_price, output_token_price, minimum_price
     answer_tokens_max = 4096
     sources = 4                           # passages that are put before every question; prompt = "ctb_…" likewise
+
+    [model."qwen".own_key]                # callers may send their own key for one of its upstreams, at these prices
+    upstream = "local"
+    request_price = "0.0001"
 
     [model."qwen".scoring]                # a server that returns log-probabilities of prompts, for grades A and B
     upstream = "local"
@@ -38,15 +43,15 @@ from headwater.core.errors import InvalidError
 from headwater.core.ids import ContributionId
 from headwater.core.limits import SOURCES_MAX
 from headwater.core.money import parse_units
-from headwater.gateway.relay import RelayedModel
+from headwater.gateway.relay import OwnKey, RelayedModel
 from headwater.models.upstream import Limits, Origin, Target, Upstream, Upstreams
 from headwater.serving import OutsideModel
 from headwater.splits import Prices
 
 _LIMITS: Final = tuple(field.name for field in fields(Limits))
-_UPSTREAM: Final = ("base_url", "key_env", "key_file", *_LIMITS)
-_PRICES: Final = ("request_price", "input_token_price", "output_token_price")
-_MODEL: Final = ("targets", "answer_tokens_max", "sources", "prompt", "scoring", *_PRICES)
+_UPSTREAM: Final = ("base_url", "key_env", "key_file", "health", "health_every_s", *_LIMITS)
+_PRICES: Final = ("request_price", "input_token_price", "output_token_price", "minimum_price")
+_MODEL: Final = ("targets", "answer_tokens_max", "sources", "prompt", "scoring", "own_key", *_PRICES)
 _SCORING: Final = ("upstream", "model", "tokenizer", "context_tokens", "weights", "spelling")
 _ANSWER_TOKENS_MAX: Final = 4_096
 _NAME_CHARS_MAX: Final = 200
@@ -97,16 +102,32 @@ def _upstream(name: str, table: dict[str, Any], environment: Mapping[str, str], 
     limits: dict[str, Any] = {}
     for key in _LIMITS:
         if key in table:
-            value = table[key]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
-                raise _wrong(f"{where}.{key} is {value!r}", "give a number above 0")
-            limits[key] = int(value) if key == "connections" else float(value)
+            value = _positive(table, key, where)
+            limits[key] = int(value) if key == "connections" else value
     return Upstream(
         name,
         Origin.parse(_text(table, "base_url", where)),
         Limits(**limits),
         _secret(table, where, environment, folder),
+        health=_health(table, where),
+        health_every_s=_positive(table, "health_every_s", where) if "health_every_s" in table else 10.0,
     )
+
+
+def _health(table: Mapping[str, Any], where: str) -> str | None:
+    if "health" not in table:
+        return None
+    path = _text(table, "health", where)
+    if not path.startswith("/") or any(c <= " " or c > "~" or c == "#" for c in path):
+        raise _wrong(f"{where}.health is {path[:200]!r}", 'give a path below base_url, such as "/models"')
+    return path
+
+
+def _positive(table: Mapping[str, Any], key: str, where: str) -> float:
+    value = table[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
+        raise _wrong(f"{where}.{key} is {value!r}", "give a number above 0")
+    return float(value)
 
 
 def _secret(table: dict[str, Any], where: str, environment: Mapping[str, str], folder: Path) -> str | None:
@@ -146,11 +167,29 @@ def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[
     most = table.get("answer_tokens_max", _ANSWER_TOKENS_MAX)
     if type(most) is not int or not 1 <= most <= 2**20:
         raise _wrong(f"{where}.answer_tokens_max is {most!r}", "give a whole number from 1 to 1048576")
+    said = {"name": name, "targets": [[t.upstream, t.model] for t in targets]}
+    own = _own_key(table.get("own_key"), f"{where}.own_key", targets)
+    return RelayedModel(name, _prices(table, where), most, digest_of(said), own_key=own), tuple(targets)
+
+
+def _prices(table: Mapping[str, Any], where: str) -> Prices:
     units = [parse_units(_text(table, key, where), where=f"{where}.{key}") if key in table else 0 for key in _PRICES]
     if min(units) < 0:
         raise _wrong(f"{where} has a negative price", "prices are >= 0")
-    said = {"name": name, "targets": [[t.upstream, t.model] for t in targets]}
-    return RelayedModel(name, Prices(*units), most, digest_of(said)), tuple(targets)
+    return Prices(*units)
+
+
+def _own_key(table: object, where: str, targets: Sequence[Target]) -> OwnKey | None:
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise _wrong(f"{where} is no table", f"write [{where}]")
+    _known(table, ("upstream", *_PRICES), where)
+    names = [target.upstream for target in targets]
+    upstream = _text(table, "upstream", where) if "upstream" in table or len(names) > 1 else names[0]
+    if upstream not in names:
+        raise _wrong(f"{where} names {upstream!r}, which is no target of the model", _nearest(upstream, names))
+    return OwnKey(upstream, _prices(table, where))
 
 
 def _attributed(model: RelayedModel, table: Mapping[str, Any], scorer: Scorer | None) -> OutsideModel:

@@ -5,6 +5,6 @@ comes. This package does not know what a call costs, who pays it, or what the by
 """
 
 from headwater.models.upstream.pool import Exchange, Limits, Origin
-from headwater.models.upstream.upstreams import Target, Upstream, Upstreams, UpstreamState
+from headwater.models.upstream.upstreams import OwnSecret, Target, Upstream, Upstreams, UpstreamState
 
-__all__ = ["Exchange", "Limits", "Origin", "Target", "Upstream", "UpstreamState", "Upstreams"]
+__all__ = ["Exchange", "Limits", "Origin", "OwnSecret", "Target", "Upstream", "UpstreamState", "Upstreams"]

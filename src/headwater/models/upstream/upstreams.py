@@ -2,8 +2,9 @@
 
 A call goes to the first upstream of its model whose breaker allows it, and to the next one only as
 long as nothing was answered: unreachable, no head in time, or a status that says "not now". After the
-first byte it is never sent again. The operator's keys are put in here and leave this module only
-towards their own upstream. Knows nothing of prices or callers.
+first byte it is never sent again. One that its health check finds unwell is asked last. The operator's
+keys are put in here, or a caller's own, and leave this module only towards their own upstream. Knows
+nothing of prices or callers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from headwater.core.errors import UpstreamError
 from headwater.models.upstream.breaker import Breaker
 from headwater.models.upstream.connection import Headers
+from headwater.models.upstream.health import watch_health
 from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write_request
 
 _NOT_NOW: Final = frozenset((500, 502, 503, 504, 529))
@@ -30,6 +32,8 @@ class Upstream:
     origin: Origin
     limits: Limits
     secret: str | None = None  # its API key; never logged, never shown
+    health: str | None = None  # path below the base URL that is asked now and then; None: it is not
+    health_every_s: float = 10.0
 
     def __repr__(self) -> str:
         return f"Upstream({self.name!r}, {self.origin.authority!r})"
@@ -44,6 +48,17 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSecret:
+    """A caller's own key for one upstream; never logged, never kept."""
+
+    upstream: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"OwnSecret({self.upstream!r})"
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamState:
     """How one upstream is doing; for /readyz and /metrics."""
 
@@ -51,6 +66,7 @@ class UpstreamState:
     open: int  # connections
     failures: int  # in a row
     paused: bool
+    health: str  # "ok", "not checked", or the code of what is wrong
 
 
 class _Line:
@@ -60,12 +76,28 @@ class _Line:
         self.upstream = upstream
         self.breaker = Breaker()
         self.pool: Pool | None = None
+        self.watched: asyncio.Task[None] | None = None
+        self.ill: str | None = None  # what its health check found last
         secret = upstream.secret
         self.headers: Headers = (
             (b"accept", b"application/json, text/event-stream"),
             (b"user-agent", b"headwater"),
             *(((b"authorization", b"Bearer " + secret.encode("ascii")),) if secret else ()),
         )
+
+    def opened(self) -> Pool:
+        """The pool, on this event loop."""
+        if self.pool is None:
+            self.pool = Pool(self.upstream.origin, self.upstream.limits)
+        return self.pool
+
+    def health(self) -> str:
+        """As `UpstreamState.health`."""
+        return self.ill or ("not checked" if self.watched is None else "ok")
+
+    def found(self, ill: str | None) -> None:
+        """A health check came to its end."""
+        self.ill = ill
 
 
 class Upstreams:
@@ -82,19 +114,30 @@ class Upstreams:
     def state(self) -> tuple[UpstreamState, ...]:
         """How they are doing."""
         return tuple(
-            UpstreamState(name, line.pool.open if line.pool else 0, line.breaker.failures, line.breaker.paused)
+            UpstreamState(
+                *(name, line.pool.open if line.pool else 0, line.breaker.failures, line.breaker.paused),
+                health=line.health(),
+            )
             for name, line in self._lines.items()
         )
 
+    def watch(self) -> None:
+        """Begin the health checks of those upstreams that have one, on this event loop; `aclose` ends them."""
+        for line in self._lines.values():
+            one = line.upstream
+            if one.health is not None and line.watched is None:
+                checking = watch_health(line.opened(), one.health, line.headers, one.health_every_s, line.found)
+                line.watched = asyncio.get_running_loop().create_task(checking)
+
     async def ask(
-        self, model: str, route: str, bodies: Mapping[str, bytes], secret: str | None = None
+        self, model: str, route: str, bodies: Mapping[str, bytes], own: OwnSecret | None = None
     ) -> tuple[Exchange, Target]:
         """Send a request to the first upstream that can take it.
 
         Args:
             route: below the base URL, such as ``/chat/completions``.
             bodies: the request's body by the name the model has upstream.
-            secret: the caller's own key for the upstream, used instead of the operator's.
+            own: the caller's own key, which is sent instead of the operator's, and to its own upstream alone.
 
         Returns:
             The exchange, whose status may still be an error of the caller's making, and who answered.
@@ -104,18 +147,19 @@ class Upstreams:
         """
         last: UpstreamError | None = None
         targets = self._targets[model]
+        if own is not None:
+            targets = tuple(target for target in targets if target.upstream == own.upstream)
+        if len(targets) > 1 and any(self._lines[target.upstream].ill for target in targets):
+            targets = tuple(sorted(targets, key=lambda target: self._lines[target.upstream].ill is not None))
         for place, target in enumerate(targets):
             line = self._lines[target.upstream]
             loop = asyncio.get_running_loop()
             if not line.breaker.allows(loop.time()):
                 continue
-            if line.pool is None:
-                line.pool = Pool(line.upstream.origin, line.upstream.limits)
-            headers = line.headers if secret is None else _with_secret(line.headers, secret)
+            pool = line.pool or line.opened()
+            headers = line.headers if own is None else _with_secret(line.headers, own.secret)
             try:
-                exchange = await line.pool.request(
-                    write_request(line.upstream.origin, route, headers, bodies[target.model])
-                )
+                exchange = await pool.request(write_request(line.upstream.origin, route, headers, bodies[target.model]))
             except UpstreamError as error:
                 line.breaker.failed(loop.time())
                 last = error
@@ -137,8 +181,16 @@ class Upstreams:
             fix="try again in a moment",
         )
 
+    def unwatch(self) -> None:
+        """End the health checks."""
+        for line in self._lines.values():
+            if line.watched is not None:
+                line.watched.cancel()
+                line.watched = None
+
     async def aclose(self) -> None:
         """Close every connection."""
+        self.unwatch()
         for line in self._lines.values():
             if line.pool is not None:
                 await line.pool.aclose()
