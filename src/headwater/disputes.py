@@ -41,7 +41,7 @@ from headwater.registry.dispute import (
 )
 from headwater.splits.reassigning import Supplier, held, reassigned, shares_of
 from headwater.store.consent_store import ConsentStore
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.deadline_clock import DeadlineClock
 from headwater.store.dispute_store import DisputeStore
 from headwater.store.unsettled_receipts import UnsettledReceipts, free_units
@@ -55,7 +55,7 @@ class Court:
     """What disputes run on; built by the layer above."""
 
     books: Books
-    database: Database
+    database: Sql
     signer: Signer  # of receipts
     rules: Rules
     clusters: Callable[[], Mapping[ContributorId, str]]  # who acts together

@@ -18,6 +18,7 @@ from headwater.models.factory.recipe import Recipe, projections
 from headwater.registry import parse_expression
 from headwater.registry.contributor import check_name as check_owner
 from headwater.store.datanet_store import DatanetStore, parse_reference
+from headwater.store.exploring import HOLDS, pattern
 from headwater.store.feedback_store import FeedbackStore
 
 CONTRIBUTIONS_MAX: Final = 2_000
@@ -160,11 +161,11 @@ def _seconds(tokens: int, recipe: Recipe, credit: bool) -> int:
 
 def trainable(site: Site, words: str, limit: int) -> list[dict[str, Any]]:
     """Contributions whose licence permits training, the newest first; those whose title holds `words` when given."""
+    named, wanted = (f" AND {HOLDS.format('title')}", (pattern(words),)) if words else ("", ())
     rows = site.db.query(
         "SELECT id, title, kind, size_bytes FROM contributions WHERE ' ' || uses || ' ' LIKE '% train %'"
-        " AND kind IN ('document', 'prompt') AND (?1 = '' OR instr(lower(title), ?1) > 0)"
-        " ORDER BY number DESC LIMIT ?2",
-        (words.lower(), limit),
+        f" AND kind IN ('document', 'prompt'){named} ORDER BY number DESC LIMIT ?",
+        (*wanted, limit),
     )
     return [{"id": row[0], "title": row[1], "kind": row[2], "size_bytes": row[3]} for row in rows]
 

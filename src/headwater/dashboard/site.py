@@ -11,7 +11,7 @@ from headwater.gateway import Gateway
 from headwater.models.adapters import AdapterStore
 from headwater.settings import Settings
 from headwater.settle import Settlement
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.epoch_store import EpochStore
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
@@ -25,7 +25,7 @@ class Site:
     gateway: Gateway
     folder: Path  # of the home
     settings: Settings
-    db: Database
+    db: Sql
     registry: RegistryStore
     ledger: Ledger
     keys: KeyStore

@@ -17,7 +17,7 @@ import msgspec
 from headwater.core.canonical import canonical
 from headwater.core.errors import InvalidError, Problem
 from headwater.core.instants import format_instant
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 NAME_CHARS_MAX: Final = 200
 DETAIL_BYTES_MAX: Final = 16_384
@@ -76,7 +76,7 @@ class AuditEntry:
 class AuditTrail:
     """The trail in `db`; its table is made on first use."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db = db
         db.migrate("audit_trail", _STEPS)
 

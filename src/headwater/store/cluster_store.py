@@ -6,14 +6,17 @@ has to be copied. Knows nothing of what a cluster is capped or kept from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 
 from headwater.core.errors import InvalidError
 from headwater.core.ids import ContributorId
 from headwater.registry.clusters import Cluster, Sign, SignKind, cluster_of, clusters
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 SOURCE_CHARS_MAX = 300
+KEYS_SHOWN = ("ssh", "openpgp", "wallet", "domain")
+"""Kinds of what enrolments show that only one person, or those who act as one, can have."""
 
 _STEPS = (
     """
@@ -39,7 +42,7 @@ _STEPS = (
 class ClusterStore:
     """Signs kept in `database`; its table is made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("clusters", _STEPS)
 
@@ -72,17 +75,11 @@ class ClusterStore:
             Sign(who, kind, value, at)
             for who, kind, value, at in self._database.query("SELECT who, kind, value, at_ns FROM cluster_signs")
         ]
-        tables = {row[0] for row in self._database.query("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if "enrolment_claims" in tables:
-            found += [
-                Sign(who, "key", value, at)
-                for who, value, at in self._database.query(
-                    "SELECT c.contributor_id, json_extract(e.detail, '$.value'), min(e.at_ns) FROM enrolment_events e"
-                    " JOIN enrolment_claims c ON c.id = e.claim WHERE e.kind = 'shown'"
-                    " AND json_extract(e.detail, '$.kind') IN ('ssh', 'openpgp', 'wallet', 'domain') GROUP BY 1, 2"
-                )
-            ]
-        if "contributors" in tables:
+        # Who asks may have opened a database that knows no enrolments, or no registry, yet.
+        kept = {row[0] for row in self._database.query("SELECT module FROM migrations")}
+        if "enrolment" in kept:
+            found += self._shown()
+        if "registry" in kept:
             found += [
                 Sign(who, "address", address.lower(), 0)
                 for who, address in self._database.query(
@@ -90,6 +87,20 @@ class ClusterStore:
                 )
             ]
         return tuple(found)
+
+    def _shown(self) -> Iterator[Sign]:
+        """Keys that enrolments showed control of, each since it was first shown."""
+        first: dict[tuple[str, str], int] = {}
+        for who, detail, at in self._database.query(
+            "SELECT c.contributor_id, e.detail, e.at_ns FROM enrolment_events e"
+            " JOIN enrolment_claims c ON c.id = e.claim WHERE e.kind = 'shown'"
+        ):
+            shown = json.loads(detail)
+            if shown["kind"] in KEYS_SHOWN:
+                pair = who, shown["value"]
+                first[pair] = min(at, first.get(pair, at))
+        for (who, value), at in first.items():
+            yield Sign(who, "key", value, at)
 
     def clusters(self) -> tuple[Cluster, ...]:
         """Everybody whom signs join."""

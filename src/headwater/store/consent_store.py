@@ -16,10 +16,9 @@ from headwater.core.errors import ConflictError, InvalidError, MissingError
 from headwater.core.ids import ContributionId
 from headwater.registry.consent import ADAPTER_RULES, AdapterRule, Standing, Takedown
 from headwater.registry.license import parse_expression
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 REASON_CHARS_MAX = 500
-_IN_MAX = 500
 
 _STEPS = (
     """
@@ -98,7 +97,7 @@ class Consent:
 class ConsentStore:
     """Consents and withdrawals in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("consent", _STEPS)
 
@@ -140,15 +139,10 @@ class ConsentStore:
 
     def withdrawn(self, contribution_ids: Sequence[ContributionId]) -> dict[ContributionId, str]:
         """Those of some contributions that were withdrawn, with the reason."""
-        found: dict[ContributionId, str] = {}
-        for at in range(0, len(contribution_ids), _IN_MAX):
-            part = contribution_ids[at : at + _IN_MAX]
-            marks = ", ".join("?" * len(part))
-            rows = self._database.query(
-                f"SELECT contribution_id, reason FROM withdrawals WHERE contribution_id IN ({marks})", tuple(part)
-            )
-            found |= {ContributionId(row[0]): row[1] or "no reason given" for row in rows}
-        return found
+        rows = self._database.query_in(
+            "SELECT contribution_id, reason FROM withdrawals WHERE contribution_id IN ({})", contribution_ids
+        )
+        return {ContributionId(row[0]): row[1] or "no reason given" for row in rows}
 
     def erased(self, contribution_id: ContributionId, by_whom: str, reason: str, now_ns: int) -> bool:
         """Record that a contribution's bytes are to be erased; whether that is new. It counts as withdrawn too.

@@ -14,7 +14,7 @@ from headwater.core.errors import InvalidError
 from headwater.registry.contribution import check_owners
 from headwater.registry.contributor import Contributor
 from headwater.registry.datanet import license_of
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.datanet_store import DatanetStore, Kept
 from headwater.store.deadline_clock import DeadlineClock
 from headwater.store.registry_store import RegistryStore
@@ -48,7 +48,7 @@ class Progress:
 class Intake:
     """Takes submissions into the datanets of a home."""
 
-    def __init__(self, database: Database, registry: RegistryStore) -> None:
+    def __init__(self, database: Sql, registry: RegistryStore) -> None:
         self.datanets, self.submissions = DatanetStore(database), SubmissionStore(database)
         self._database, self._registry = database, registry
         self._clock = DeadlineClock(database, CLOCK)

@@ -17,7 +17,7 @@ from headwater.receipts.log import LogTree, leaf_hash
 from headwater.registry.datanet import Card, Datanet, DatanetId, Rules, read_datanet
 from headwater.registry.datanet_manifest import Entry, Manifest, read_entry, read_manifest, signing_digest
 from headwater.store.consent_store import ConsentStore
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 _STEPS = (
     """
@@ -91,7 +91,7 @@ class Version:
 class DatanetStore:
     """The datanets in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self.database = database
         database.migrate("datanets", _STEPS)
 
@@ -147,7 +147,7 @@ class DatanetStore:
         [(version,)] = self.database.query(
             "SELECT coalesce(max(version), 0) FROM datanet_versions WHERE datanet = ?", (number,)
         )
-        return Kept(number, read_datanet(charter), members, version)
+        return Kept(number, read_datanet(bytes(charter)), members, version)
 
     def all(self) -> tuple[Kept, ...]:
         """All datanets, by name."""
@@ -301,8 +301,8 @@ class DatanetStore:
     def _keep_charter(self, datanet: Datanet, now_ns: int) -> None:
         self.database.execute(
             "INSERT INTO datanet_charters (datanet, digest, charter, at_ns)"
-            " SELECT number, ?, ?, ? FROM datanets WHERE id = ?",
-            (datanet.digest, datanet.to_bytes(), now_ns, datanet.id),
+            " VALUES ((SELECT number FROM datanets WHERE id = ?), ?, ?, ?)",
+            (datanet.id, datanet.digest, datanet.to_bytes(), now_ns),
         )
 
     def _standing(self, kept: Kept, now_ns: int) -> tuple[Entry, ...]:

@@ -6,7 +6,7 @@ Whoever has deadlines asks `counted` with the machine's clock and compares with 
 from __future__ import annotations
 
 from headwater.registry.deadlines import Clock, moved_on, start
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 _STEPS = (
     """
@@ -22,7 +22,7 @@ _STEPS = (
 class DeadlineClock:
     """The clock called `name` in `database`."""
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Sql, name: str) -> None:
         self._database, self._name = database, name
         database.migrate("deadline_clocks", _STEPS)
 

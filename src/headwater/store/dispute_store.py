@@ -16,7 +16,7 @@ from headwater.core.errors import ConflictError, InvalidError, MissingError
 from headwater.core.ids import AccountId, CallId, ContributorId
 from headwater.ledger import Kind, parse_account
 from headwater.registry.dispute import Case, Event, EventKind, fold
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 _STEPS = (
     """
@@ -61,7 +61,7 @@ _STEPS = (
 class DisputeStore:
     """Disputes kept in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("disputes", _STEPS)
 
@@ -92,7 +92,8 @@ class DisputeStore:
         """Add an event to a case, and give what it has become."""
         with self._database.transaction():
             self._database.execute(
-                "INSERT INTO dispute_events SELECT ?, (SELECT count(*) FROM dispute_events WHERE dispute = ?), ?, ?, ?",
+                "INSERT INTO dispute_events"
+                " VALUES (?, (SELECT count(*) FROM dispute_events WHERE dispute = ?), ?, ?, ?)",
                 (id, id, kind, at_ns, canonical(dict(detail)).decode()),
             )
             if kind == "closed":

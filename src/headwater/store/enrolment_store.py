@@ -34,7 +34,7 @@ from headwater.registry.enrolment import (
     state,
 )
 from headwater.store.cluster_store import ClusterStore
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.deadline_clock import DeadlineClock
 from headwater.store.dispute_store import DisputeStore
 from headwater.store.ledger_store import Ledger
@@ -106,9 +106,7 @@ class Record:
 class Enrolments:
     """The enrolments of a home."""
 
-    def __init__(
-        self, database: Database, registry: RegistryStore, ledger: Ledger, currency: str, seams: Seams
-    ) -> None:
+    def __init__(self, database: Sql, registry: RegistryStore, ledger: Ledger, currency: str, seams: Seams) -> None:
         self._db, self._registry, self._ledger, self._currency = database, registry, ledger, currency
         self._seams, self._clock = seams, DeadlineClock(database, CLOCK)
         self._judges = DisputeStore(database)
@@ -315,9 +313,8 @@ class Enrolments:
 
     def claims(self, now_ns: int, contributor: ContributorId | None = None) -> tuple[Record, ...]:
         """Every claim, oldest first; those of one contributor if given."""
-        rows = self._db.query(
-            "SELECT id FROM enrolment_claims WHERE ?1 IS NULL OR contributor_id = ?1 ORDER BY number", (contributor,)
-        )
+        where, params = ("", ()) if contributor is None else (" WHERE contributor_id = ?", (contributor,))
+        rows = self._db.query(f"SELECT id FROM enrolment_claims{where} ORDER BY number", params)
         return tuple(self.get(row[0], now_ns) for row in rows)
 
     def _still_open(self, id: str, now_ns: int) -> Record:
@@ -331,7 +328,7 @@ class Enrolments:
 
     def _say(self, id: str, kind: str, detail: dict[str, str], now_ns: int) -> None:
         self._db.execute(
-            "INSERT INTO enrolment_events SELECT ?, (SELECT count(*) FROM enrolment_events WHERE claim = ?), ?, ?, ?",
+            "INSERT INTO enrolment_events VALUES (?, (SELECT count(*) FROM enrolment_events WHERE claim = ?), ?, ?, ?)",
             (id, id, kind, canonical(detail).decode(), self._clock.counted(now_ns)),
         )
 

@@ -26,7 +26,7 @@ from headwater.core.errors import HeadwaterError
 from headwater.core.ids import ContributionId
 from headwater.store.call_store import CallStore
 from headwater.store.consent_store import ConsentStore
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.registry_store import RegistryStore
 
 SETTLED = ("attributed",)
@@ -49,7 +49,7 @@ class Erased:
 class Places:
     """Where bytes are kept in a home."""
 
-    db: Database
+    db: Sql
     registry: RegistryStore
     calls: CallStore
     consents: ConsentStore

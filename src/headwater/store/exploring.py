@@ -13,6 +13,19 @@ from headwater.store.database import Sql
 NEWEST = 2**62
 """Behind which everything is."""
 
+HOLDS = r"lower({}) LIKE ? ESCAPE '\'"
+"""Whether a column holds words, in whatever case; its parameter is their `pattern`."""
+
+
+def pattern(words: str) -> str:
+    r"""What `HOLDS` asks for: any text with these words in it, none of whose signs means anything else.
+
+    >>> pattern("50% of A_b")
+    '%50\\% of a\\_b%'
+    """
+    plain = words.lower().replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+    return f"%{plain}%"
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -29,11 +42,13 @@ class Listed:
 
 def contributions(db: Sql, *, kind: str = "", words: str = "", before: int = NEWEST, limit: int) -> tuple[Listed, ...]:
     """Contributions, newest first, from below number `before`; of one kind, or with words in the title, if given."""
+    conditions: dict[str, object] = {"number < ?": before}
+    conditions |= {"kind = ?": kind} if kind else {}
+    conditions |= {HOLDS.format("title"): pattern(words)} if words else {}
     rows = db.query(
         "SELECT number, id, kind, title, license_expression, registered_at_ns, size_bytes FROM contributions"
-        " WHERE number < ?1 AND (?2 = '' OR kind = ?2) AND (?3 = '' OR instr(lower(title), ?3) > 0)"
-        " ORDER BY number DESC LIMIT ?4",
-        (before, kind, words.lower(), limit),
+        f" WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?",
+        (*conditions.values(), limit),
     )
     return tuple(Listed(*row) for row in rows)
 
@@ -47,8 +62,8 @@ def kinds(db: Sql) -> tuple[tuple[str, int], ...]:
 def contributors_named(db: Sql, words: str, limit: int) -> tuple[tuple[str, str], ...]:
     """(id, name) of contributors whose name holds words."""
     rows = db.query(
-        "SELECT id, name FROM contributors WHERE instr(lower(name), ?) > 0 ORDER BY name, id LIMIT ?",
-        (words.lower(), limit),
+        f"SELECT id, name FROM contributors WHERE {HOLDS.format('name')} ORDER BY name, id LIMIT ?",
+        (pattern(words), limit),
     )
     return tuple((id, name) for id, name in rows)
 

@@ -16,7 +16,7 @@ from headwater.registry.contribution import Ownership
 from headwater.registry.contributor import unenrolled
 from headwater.registry.feedback import DAY, PER_DAY_MAX, PER_HOUR_MAX, Feedback, Review, within_quota
 from headwater.registry.intake import Candidate
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 from headwater.store.registry_store import RegistryStore
 
 LICENSE: Final = "LicenseRef-headwater-feedback"
@@ -70,7 +70,7 @@ class FeedbackRecord:
 class FeedbackStore:
     """Feedback in `database`, beside the registry it is registered in."""
 
-    def __init__(self, database: Database, registry: RegistryStore) -> None:
+    def __init__(self, database: Sql, registry: RegistryStore) -> None:
         self._database, self._registry = database, registry
         database.migrate("feedback", _STEPS)
 
@@ -154,9 +154,8 @@ class FeedbackStore:
 
     def list(self, review: Review | None = None) -> tuple[FeedbackRecord, ...]:
         """All feedback, oldest first, in one state of review if given."""
-        rows = self._database.query(
-            f"SELECT {_COLUMNS} FROM feedback WHERE ?1 IS NULL OR review = ?1 ORDER BY number", (review,)
-        )
+        where, params = ("", ()) if review is None else (" WHERE review = ?", (review,))
+        rows = self._database.query(f"SELECT {_COLUMNS} FROM feedback{where} ORDER BY number", params)
         return tuple(map(_record, rows))
 
     def review(self, contribution_id: ContributionId, verdict: Review, by_whom: str, now_ns: int) -> FeedbackRecord:

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 
 from headwater.store.database import Sql
+from headwater.store.exploring import HOLDS, pattern
 
 _STEPS = ("CREATE INDEX contributors_by_name ON contributors (name, id);",)
 _KEPT_MAX = 1_024
@@ -64,13 +65,14 @@ def epoch_lines(db: Sql, *, limit: int) -> tuple[EpochLine, ...]:
 
 def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit: int) -> tuple[Person, ...]:
     """Contributors by name, from behind (name, id) `after`; those whose name holds `words` when given."""
+    named, wanted = (f" AND {HOLDS.format('name')}", (pattern(words),)) if words else ("", ())
     rows = db.query(
         "SELECT id, name, namespace, payout_address IS NOT NULL FROM contributors"
-        " WHERE (name, id) > (?, ?) AND (?3 = '' OR instr(lower(name), ?3) > 0) ORDER BY name, id LIMIT ?4",
-        (*after, words.lower(), limit),
+        f" WHERE (name, id) > (?, ?){named} ORDER BY name, id LIMIT ?",
+        (*after, *wanted, limit),
     )
     # One by one: the engine finds what one owns by its index, and reads everything for a list.
-    owned = f"SELECT count(*) FROM (SELECT 1 FROM present_owners WHERE contributor_id = ? LIMIT {COUNTED_MAX}) AS some"
+    owned = f"SELECT count(*) FROM (SELECT 1 FROM present_owners WHERE contributor_id = ? LIMIT {COUNTED_MAX}) AS owned"
     return tuple(Person(row[0], row[1], row[2], bool(row[3]), db.query(owned, (row[0],))[0][0]) for row in rows)
 
 
@@ -115,7 +117,8 @@ class Holdings:
 def holding(db: Sql, contributor: str) -> Holding:
     """What a contributor owns."""
     rows = db.query(
-        "SELECT kind, count(*), sum(' ' || uses || ' ' NOT LIKE '% ground %'), sum(price_floor_units <> '0')"
+        "SELECT kind, count(*), count(*) FILTER (WHERE ' ' || uses || ' ' NOT LIKE '% ground %'),"
+        " count(*) FILTER (WHERE price_floor_units <> '0')"
         " FROM present_owners JOIN contributions ON id = contribution_id WHERE contributor_id = ?"
         " GROUP BY kind ORDER BY 2 DESC, 1",
         (contributor,),

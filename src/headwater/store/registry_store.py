@@ -8,7 +8,7 @@ enrols, what waits in escrow is the ledger's to release.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -26,7 +26,7 @@ from headwater.registry.contribution import (
 from headwater.registry.contributor import Contributor, checksum_address
 from headwater.registry.intake import Admitted, Candidate, Intake, Known, admit, content_digest
 from headwater.registry.license import License, Use
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 _STEPS = (
     """
@@ -139,13 +139,12 @@ _COLUMNS = (
     "id, kind, title, content_digest, size_bytes, license_expression, uses, price_floor_units, "
     "expires_at_ns, terms, registered_at_ns, source"
 )
-_IN_MAX = 500  # values in one IN (…)
 
 
 class RegistryStore:
     """The registry kept in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("registry", _STEPS)
         self._digested: tuple[Row, str] = (
@@ -249,15 +248,17 @@ class RegistryStore:
         """What the registry holds, as far as checking `candidates` needs it."""
         batch = tuple(candidates)
         wanted_owners = sorted({owner.contributor_id for c in batch for owner in c.owners})
-        owners = self._select("SELECT id FROM contributors WHERE id IN", wanted_owners)
+        owners = self._database.query_in("SELECT id FROM contributors WHERE id IN ({})", wanted_owners)
         digests = sorted({content_digest(candidate) for candidate in batch})
         return Known(frozenset(ContributorId(row[0]) for row in owners), self.by_content(digests))
 
     def by_content(self, digests: Sequence[str]) -> dict[str, tuple[Contribution, ...]]:
         """What is registered of each of these contents, for those that something is registered of."""
         by_digest: dict[str, tuple[Contribution, ...]] = {}
-        rows = self._select(f"SELECT {_COLUMNS} FROM contributions WHERE content_digest IN", digests)
-        for contribution in self._built(rows):
+        rows = self._database.query_in(
+            f"SELECT {_COLUMNS} FROM contributions WHERE content_digest IN ({{}}) ORDER BY number", digests
+        )
+        for contribution in self._built(tuple(rows)):
             same = by_digest.get(contribution.content_digest, ())
             by_digest[contribution.content_digest] = (*same, contribution)
         return by_digest
@@ -322,8 +323,10 @@ class RegistryStore:
 
     def get_many(self, contribution_ids: Sequence[ContributionId]) -> tuple[Contribution, ...]:
         """Those of the contributions that exist, in the order asked for, each once."""
-        rows = self._select(f"SELECT {_COLUMNS} FROM contributions WHERE id IN", list(dict.fromkeys(contribution_ids)))
-        found = {contribution.id: contribution for contribution in self._built(rows)}
+        rows = self._database.query_in(
+            f"SELECT {_COLUMNS} FROM contributions WHERE id IN ({{}})", list(dict.fromkeys(contribution_ids))
+        )
+        found = {contribution.id: contribution for contribution in self._built(tuple(rows))}
         return tuple(found[i] for i in dict.fromkeys(contribution_ids) if i in found)
 
     def content(self, contribution_id: ContributionId) -> bytes:
@@ -360,10 +363,11 @@ class RegistryStore:
         self, *, kind: Kind | None = None, owner: ContributorId | None = None
     ) -> tuple[Contribution, ...]:
         """Contributions in the order they were recorded, of one kind or one owner if given."""
+        owned = "id IN (SELECT contribution_id FROM present_owners WHERE contributor_id = ?)"
+        conditions = {text: value for text, value in (("kind = ?", kind), (owned, owner)) if value is not None}
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = self._database.query(
-            f"SELECT {_COLUMNS} FROM contributions WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR id IN"
-            " (SELECT contribution_id FROM present_owners WHERE contributor_id = ?2)) ORDER BY number",
-            (kind, owner),
+            f"SELECT {_COLUMNS} FROM contributions{where} ORDER BY number", tuple(conditions.values())
         )
         return self._built(rows)
 
@@ -412,7 +416,9 @@ class RegistryStore:
     def _records(self, contributions: int, owner_changes: int) -> tuple[tuple[ContributionId, str], ...]:
         """What the registry held up to these numbers; owners as the last change up to there left them."""
         records: dict[str, str] = dict(
-            self._database.query("SELECT id, record_digest FROM contributions WHERE number <= ?", (contributions,))
+            self._database.query(
+                "SELECT id, record_digest FROM contributions WHERE number <= ? ORDER BY number", (contributions,)
+            )
         )
         records |= dict(
             self._database.query(
@@ -456,11 +462,11 @@ class RegistryStore:
             for owner in owners:
                 self.contributor(owner.contributor_id)
             changed = replace(self.get(contribution_id), owners=tuple(owners))
-            self._database.execute(
-                "INSERT INTO owner_changes (contribution_id, cause, at_ns, record_digest) VALUES (?, ?, ?, ?)",
+            [(number,)] = self._database.query(
+                "INSERT INTO owner_changes (contribution_id, cause, at_ns, record_digest) VALUES (?, ?, ?, ?)"
+                " RETURNING number",
                 (contribution_id, cause, now_ns, digest_of(describe(changed))),
             )
-            [(number,)] = self._database.query("SELECT max(number) FROM owner_changes")
             self._database.executemany(
                 "INSERT INTO changed_owners VALUES (?, ?, ?, ?)",
                 [(number, place, owner.contributor_id, owner.share_ppb) for place, owner in enumerate(owners)],
@@ -495,7 +501,9 @@ class RegistryStore:
             self._database.execute(
                 "INSERT INTO emptied_contents VALUES (?, ?) ON CONFLICT DO NOTHING", (content, now_ns)
             )
-            self._database.execute("UPDATE contents SET bytes = x'' WHERE digest = ? AND length(bytes) > 0", (content,))
+            self._database.execute(
+                "UPDATE contents SET bytes = ? WHERE digest = ? AND length(bytes) > 0", (b"", content)
+            )
             rows = self._database.query(
                 "SELECT id FROM contributions WHERE content_digest = ? ORDER BY number", (content,)
             )
@@ -504,31 +512,20 @@ class RegistryStore:
     def _built(self, rows: Sequence[Row]) -> tuple[Contribution, ...]:
         ids = [row[0] for row in rows]
         owners: dict[str, list[Ownership]] = {}
-        selected = self._select(
-            "SELECT contribution_id, contributor_id, share_ppb, position FROM present_owners WHERE contribution_id IN",
+        selected = self._database.query_in(
+            "SELECT contribution_id, contributor_id, share_ppb, position FROM present_owners"
+            " WHERE contribution_id IN ({})",
             ids,
         )
         for contribution_id, contributor, share, _ in sorted(selected, key=lambda row: (row[0], row[3])):
             owners.setdefault(contribution_id, []).append(Ownership(ContributorId(contributor), share))
         metadata: dict[str, list[tuple[str, str]]] = {}
-        pairs = self._select(
-            "SELECT contribution_id, key, value FROM contribution_metadata WHERE contribution_id IN", ids
+        pairs = self._database.query_in(
+            "SELECT contribution_id, key, value FROM contribution_metadata WHERE contribution_id IN ({})", ids
         )
-        for contribution_id, key, value in pairs:
+        for contribution_id, key, value in sorted(pairs):
             metadata.setdefault(contribution_id, []).append((key, value))
         return tuple(_contribution(row, owners[row[0]], metadata.get(row[0], [])) for row in rows)
-
-    def _select(self, sql_in: str, values: Sequence[str]) -> list[Row]:
-        """Rows of `sql_in`, which ends in ``IN``, over as many values as there are."""
-        rows: list[Row] = []
-        for part in _parts(values):
-            rows.extend(self._database.query(f"{sql_in} ({','.join('?' * len(part))})", part))
-        return rows
-
-
-def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), _IN_MAX):
-        yield values[start : start + _IN_MAX]
 
 
 def _contributor(row: Row) -> Contributor:

@@ -27,7 +27,7 @@ from headwater.registry.review import (
 )
 from headwater.registry.review_gold import Slash
 from headwater.registry.submission import ENDS, State
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.datanet_intake import CLOCK
 from headwater.store.datanet_store import DatanetStore, Kept
 from headwater.store.deadline_clock import DeadlineClock
@@ -73,7 +73,7 @@ class Question:
 class Reviewing:
     """The reviews of a home."""
 
-    def __init__(self, database: Database, registry: RegistryStore, reviews: ReviewStore | None = None) -> None:
+    def __init__(self, database: Sql, registry: RegistryStore, reviews: ReviewStore | None = None) -> None:
         self.datanets, self.submissions = DatanetStore(database), SubmissionStore(database)
         self.reviews = reviews or ReviewStore(database)
         self._database, self._registry = database, registry

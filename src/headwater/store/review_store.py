@@ -18,7 +18,7 @@ from headwater.registry.review import NOTE_CHARS_MAX, Verdict, Vote, seed_of
 from headwater.registry.review_gold import GoldRecord, Slash, commitment, is_gold, slash
 from headwater.registry.review_scores import Task
 from headwater.registry.submission import State
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 _STEPS = (
     """
@@ -187,7 +187,7 @@ class ReviewStore:
         random_bytes: makes the secret that hides gold, once for each datanet.
     """
 
-    def __init__(self, database: Database, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, database: Sql, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self.database, self._random_bytes = database, random_bytes
         database.migrate("reviews", _STEPS)
 
@@ -289,12 +289,11 @@ class ReviewStore:
         """Keep a public value and whom it can draw."""
         seed_of(public_value)
         named = {name: clusters[name] for name in sorted(clusters)}
-        self.database.execute(
+        [(number,)] = self.database.query(
             "INSERT INTO review_draws (datanet, public_value, source, reviewers, clusters, at_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?) RETURNING number",
             (datanet, public_value, source, json.dumps(list(reviewers)), json.dumps(named), now_ns),
         )
-        [(number,)] = self.database.query("SELECT max(number) FROM review_draws")
         return self.draw(number)
 
     def draw(self, number: int) -> Draw:
@@ -394,8 +393,8 @@ class ReviewStore:
         """What a reviewer has in hand; in an order that says nothing of which tasks are gold."""
         rows = self.database.query(
             f"SELECT {_TASK} FROM review_assignments a JOIN review_tasks t ON t.number = a.task"
-            " WHERE a.reviewer = ?1 AND a.state = 'open' AND (?2 IS NULL OR t.datanet = ?2) ORDER BY t.id LIMIT ?3",
-            (reviewer, datanet, limit),
+            f" WHERE a.reviewer = ? AND a.state = 'open'{_of(datanet)} ORDER BY t.id LIMIT ?",
+            (reviewer, *_given(datanet), limit),
         )
         return tuple(map(_task, rows))
 
@@ -442,9 +441,9 @@ class ReviewStore:
         found: dict[str, dict[ContributorId, Verdict]] = {}
         for id, reviewer, verdict in self.database.query(
             "SELECT t.id, a.reviewer, a.verdict FROM review_tasks t JOIN review_assignments a ON a.task = t.number"
-            " WHERE t.submission IS NOT NULL AND t.outcome IS NOT NULL AND a.state = 'voted'"
-            " AND (?1 IS NULL OR t.datanet = ?1) ORDER BY t.number, a.place",
-            (datanet,),
+            f" WHERE t.submission IS NOT NULL AND t.outcome IS NOT NULL AND a.state = 'voted'{_of(datanet)}"
+            " ORDER BY t.number, a.place",
+            _given(datanet),
         ):
             found.setdefault(id, {})[ContributorId(reviewer)] = verdict
         return tuple(Task(id, reports) for id, reports in found.items())
@@ -452,7 +451,7 @@ class ReviewStore:
     def gold_record(self, reviewer: ContributorId) -> GoldRecord:
         """How a reviewer has done on gold, everywhere."""
         [(answered, right)] = self.database.query(
-            "SELECT count(*), coalesce(sum(a.verdict = g.verdict), 0) FROM review_assignments a"
+            "SELECT count(*), count(*) FILTER (WHERE a.verdict = g.verdict) FROM review_assignments a"
             " JOIN review_tasks t ON t.number = a.task JOIN review_gold g ON g.number = t.gold"
             " WHERE a.reviewer = ? AND a.state = 'voted'",
             (reviewer,),
@@ -462,7 +461,7 @@ class ReviewStore:
     def agreement(self, reviewer: ContributorId) -> tuple[int, int]:
         """(votes that were as the outcome, votes on tasks that were decided)."""
         [(right, answered)] = self.database.query(
-            "SELECT coalesce(sum(a.verdict = t.outcome), 0), count(*) FROM review_assignments a"
+            "SELECT count(*) FILTER (WHERE a.verdict = t.outcome), count(*) FROM review_assignments a"
             " JOIN review_tasks t ON t.number = a.task WHERE a.reviewer = ? AND a.state = 'voted'"
             " AND t.outcome IN ('accept', 'refuse')",
             (reviewer,),
@@ -471,10 +470,10 @@ class ReviewStore:
 
     def slashes(self, reviewer: ContributorId | None = None) -> tuple[tuple[Slash, int], ...]:
         """Decisions to slash, each with its instant; of everybody, or of one."""
+        where, params = ("", ()) if reviewer is None else (" WHERE reviewer = ?", (reviewer,))
         rows = self.database.query(
-            "SELECT reviewer, bps, answered, right, chance_ppm, at_ns FROM review_slashes"
-            " WHERE ?1 IS NULL OR reviewer = ?1 ORDER BY number",
-            (reviewer,),
+            f'SELECT reviewer, bps, answered, "right", chance_ppm, at_ns FROM review_slashes{where} ORDER BY number',
+            params,
         )
         return tuple((Slash(ContributorId(row[0]), *row[1:5]), row[5]) for row in rows)
 
@@ -484,8 +483,8 @@ class ReviewStore:
         """Tasks that each reviewer has answered and no share of a line has counted; gold counts like any other."""
         rows = self.database.query(
             "SELECT a.reviewer, count(*) FROM review_assignments a JOIN review_tasks t ON t.number = a.task"
-            " WHERE a.state = 'voted' AND a.share IS NULL AND (?1 IS NULL OR t.datanet = ?1) GROUP BY a.reviewer",
-            (datanet,),
+            f" WHERE a.state = 'voted' AND a.share IS NULL{_of(datanet)} GROUP BY a.reviewer",
+            _given(datanet),
         )
         return {ContributorId(name): count for name, count in sorted(rows)}
 
@@ -499,15 +498,16 @@ class ReviewStore:
     ) -> int:
         """Keep how a line is shared from now on, and whose tasks that counted; gives its number."""
         with self.database.transaction():
-            self.database.execute(
-                "INSERT INTO review_shares (datanet, shares, policy_digest, at_ns) VALUES (?, ?, ?, ?)",
+            [(number,)] = self.database.query(
+                "INSERT INTO review_shares (datanet, shares, policy_digest, at_ns) VALUES (?, ?, ?, ?)"
+                " RETURNING number",
                 (datanet, json.dumps([list(one) for one in shares]), policy_digest, now_ns),
             )
-            [(number,)] = self.database.query("SELECT max(number) FROM review_shares")
+            here = "" if datanet is None else " AND task IN (SELECT number FROM review_tasks WHERE datanet = ?)"
             self.database.executemany(
-                "UPDATE review_assignments SET share = ?1 WHERE reviewer = ?2 AND state = 'voted' AND share IS NULL"
-                " AND (?3 IS NULL OR task IN (SELECT number FROM review_tasks WHERE datanet = ?3))",
-                [(number, reviewer, datanet) for reviewer in counted],
+                "UPDATE review_assignments SET share = ?"
+                f" WHERE reviewer = ? AND state = 'voted' AND share IS NULL{here}",
+                [(number, reviewer, *_given(datanet)) for reviewer in counted],
             )
         return int(number)
 
@@ -575,7 +575,7 @@ class ReviewStore:
         decision = None if self.slashes(reviewer) else slash(self.gold_record(reviewer))
         if decision is not None:
             self.database.execute(
-                "INSERT INTO review_slashes (reviewer, bps, answered, right, chance_ppm, at_ns)"
+                'INSERT INTO review_slashes (reviewer, bps, answered, "right", chance_ppm, at_ns)'
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (reviewer, decision.bps, decision.answered, decision.right, decision.chance_ppm, now_ns),
             )
@@ -586,6 +586,15 @@ class ReviewStore:
                 "UPDATE review_assignments SET state = 'lapsed' WHERE reviewer = ? AND state = 'open'", (reviewer,)
             )
         return decision
+
+
+def _of(datanet: int | None) -> str:
+    """Narrows a question about tasks `t` to a datanet, if one is meant; `_given` is its parameter."""
+    return "" if datanet is None else " AND t.datanet = ?"
+
+
+def _given(datanet: int | None) -> tuple[int, ...]:
+    return () if datanet is None else (datanet,)
 
 
 def _task(row: Row) -> ReviewTask:

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from headwater.core.errors import RefusedError
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 _STEPS = (
     """
@@ -48,7 +48,7 @@ class SessionRecord:
 class SessionStore:
     """Sessions and one-time words in `database`; what has ended is deleted when something new begins."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("page_sessions", _STEPS)
 

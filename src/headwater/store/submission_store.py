@@ -18,7 +18,7 @@ from headwater.core.ids import ContributionId, ContributorId
 from headwater.registry.contribution import Kind, Ownership
 from headwater.registry.license import License
 from headwater.registry.submission import State, SubmissionId, batch_id, check_step, read_submission_id, submission_id
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 _STEPS = (
     """
@@ -157,7 +157,7 @@ class Submission:
 class SubmissionStore:
     """The submissions in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self.database = database
         database.migrate("submissions", _STEPS)
 
@@ -283,10 +283,12 @@ class SubmissionStore:
         self, datanet: int, *, state: State | None = None, batch: int | None = None, after: int = 0, limit: int = 100
     ) -> tuple[Submission, ...]:
         """Submissions to a datanet in the order they came."""
+        conditions: dict[str, object] = {"s.datanet = ?": datanet, "s.number > ?": after}
+        conditions |= {"s.state = ?": state} if state is not None else {}
+        conditions |= {"s.batch = ?": batch} if batch is not None else {}
         rows = self.database.query(
-            f"SELECT {_ROW} {_FROM} WHERE s.datanet = ?1 AND s.number > ?2 AND (?3 IS NULL OR s.state = ?3)"
-            " AND (?4 IS NULL OR s.batch = ?4) ORDER BY s.number LIMIT ?5",
-            (datanet, after, state, batch, limit),
+            f"SELECT {_ROW} {_FROM} WHERE {' AND '.join(conditions)} ORDER BY s.number LIMIT ?",
+            (*conditions.values(), limit),
         )
         return tuple(map(_submission, rows))
 
@@ -337,9 +339,9 @@ class SubmissionStore:
     def reviewed(self, batch: int) -> tuple[int, int, int]:
         """Of a batch's rows that were given to reviewers: accepted first, refused first, and still open."""
         [(accepted, refused, open_)] = self.database.query(
-            "SELECT coalesce(sum(t.outcome = 'accept'), 0), coalesce(sum(t.outcome = 'refuse'), 0),"
-            " coalesce(sum(t.outcome IS NULL), 0) FROM review_tasks t JOIN submissions s ON s.number = t.submission"
-            " WHERE s.batch = ? AND t.appeal = 0",
+            "SELECT count(*) FILTER (WHERE t.outcome = 'accept'), count(*) FILTER (WHERE t.outcome = 'refuse'),"
+            " count(*) FILTER (WHERE t.outcome IS NULL) FROM review_tasks t"
+            " JOIN submissions s ON s.number = t.submission WHERE s.batch = ? AND t.appeal = 0",
             (batch,),
         )
         return accepted, refused, open_

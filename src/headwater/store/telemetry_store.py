@@ -14,7 +14,7 @@ import msgspec
 
 from headwater.core.errors import InvalidError
 from headwater.receipts.content_telemetry import Document
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 PAGE_MAX: Final = 1_000
 
@@ -51,7 +51,7 @@ class ReportedEvent:
 class TelemetryStore:
     """Reported events in `db`; its table is made on first use."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db = db
         db.migrate("telemetry", _STEPS)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.instants import SECOND_NS
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 ENDPOINTS_MAX: Final = 10
 """Endpoints of one key."""
@@ -96,7 +96,7 @@ class Message:
 class WebhookStore:
     """Endpoints and messages in `db`; its tables are made on first use."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db = db
         db.migrate("webhooks", _STEPS)
 
@@ -123,7 +123,11 @@ class WebhookStore:
                     f"{key_id} has {ENDPOINTS_MAX} endpoints", code="webhooks_too_many", fix="delete one first"
                 )
             if not self.db.query("SELECT 1 FROM webhook_endpoints WHERE state = 'on' LIMIT 1"):
-                self.db.execute("INSERT OR REPLACE INTO webhook_cursor VALUES (1, ?)", (start,))
+                self.db.execute(
+                    'INSERT INTO webhook_cursor ("only", next_index) VALUES (1, ?)'
+                    ' ON CONFLICT ("only") DO UPDATE SET next_index = excluded.next_index',
+                    (start,),
+                )
             self.db.execute(
                 f"INSERT INTO webhook_endpoints ({_ENDPOINT}) VALUES (?, ?, ?, ?, ?, ?, 'on')",
                 (endpoint_id, key_id, url, " ".join(chosen), random_bytes[:32], now_ns),
@@ -236,8 +240,8 @@ class WebhookStore:
             if last:
                 self.db.execute(
                     "UPDATE webhook_endpoints SET given_up = given_up + 1,"
-                    " state = CASE WHEN ?1 OR given_up + 1 >= ?2 THEN 'off' ELSE state END WHERE endpoint_id = ?3",
-                    (int(gone), GIVEN_UP_MAX, message.endpoint_id),
+                    " state = CASE WHEN given_up + 1 >= ? THEN 'off' ELSE state END WHERE endpoint_id = ?",
+                    (0 if gone else GIVEN_UP_MAX, message.endpoint_id),
                 )
 
     def messages(self, endpoint_id: str, *, limit: int = 100) -> tuple[Message, ...]:
