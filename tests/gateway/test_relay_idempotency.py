@@ -25,7 +25,7 @@ ASK = [{"role": "user", "content": "Who is paid?"}]
 def config(server: Upstream) -> str:
     """An upstream and a model for each of its behaviours, at one price a call."""
     return f'[upstream.real]\nbase_url = "{server.url}"\nhead_s = 0.6\nsilence_s = 0.6\n' + "".join(
-        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
+        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\nretries = 0\n'
         for name in MODELS
     )
 

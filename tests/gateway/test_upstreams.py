@@ -45,6 +45,12 @@ CONFIG = """
     targets = [{{ upstream = "second", model = "fine" }}]
     output_token_price = "0.000001"
     minimum_price = "0.02"
+    [model.blip]
+    targets = [{{ upstream = "second", model = "once-503" }}]
+    request_price = "0.5"
+    [model.strict]
+    targets = [{{ upstream = "second", model = "once-503" }}]
+    retries = 0
     [model.gone]
     targets = [{{ upstream = "dead", model = "fine" }}]
 """
@@ -112,6 +118,20 @@ def test_a_model_whose_only_upstream_is_unwell_is_still_asked(desk: Desk, server
     with pytest.raises(openai.APIStatusError) as caught:
         desk.client().chat.completions.create(model="locked", messages=ASK)
     assert (caught.value.status_code, len(first.asked)) == (502, 1)
+
+
+def test_an_upstream_that_says_not_now_is_asked_again_as_often_as_the_model_says(
+    desk: Desk, servers: tuple[Upstream, Upstream]
+):
+    """Once by default, before the first byte, for one price; never with `retries = 0`."""
+    assert desk.client().chat.completions.create(model="blip", messages=ASK).choices[0].message.content
+    assert len(servers[1].asked) == 2
+    assert spent(desk) == NANO // 2
+    assert list(desk.client().chat.completions.create(model="blip", messages=ASK, stream=True))
+    assert len(servers[1].asked) == 4
+    with pytest.raises(openai.APIStatusError) as caught:
+        desk.client().chat.completions.create(model="strict", messages=[{"role": "user", "content": "Another"}])
+    assert (caught.value.status_code, len(servers[1].asked)) == (502, 5)
 
 
 def test_readyz_and_metrics_tell_of_models_whose_upstreams_are_left_alone(desk: Desk):
@@ -202,6 +222,7 @@ def test_an_answered_call_costs_at_least_the_minimum(desk: Desk):
         ('health = "/a b"', "health"),
         ("health_every_s = 0", "health_every_s"),
         ('[model.m.own_key]\nupstream = "other"', "no target"),
+        ('[model.m]\ntargets = [{ upstream = "u", model = "x" }]\nretries = 9', "retries"),
         ('[model.m.own_key]\nprice = "1"', "unknown"),
         ('[model.m]\ntargets = [{ upstream = "u", model = "x" }]\nminimum_price = "-1"', "negative"),
     ],

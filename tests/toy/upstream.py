@@ -52,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour = body["model"]
         if behaviour.startswith("status-"):
             self._json({"error": {"message": "no", "type": "x", "param": None, "code": "mine"}}, int(behaviour[7:]))
+        elif behaviour == "once-503" and self.server.asked.count(body) % 2:
+            self._json({"error": {"message": "not now", "type": "x", "param": None, "code": "mine"}}, 503)
         elif behaviour == "locked" and self.server.keys[-1] != "Bearer theirs":
             self._json({"error": {"message": "no such key", "type": "x", "param": None, "code": "mine"}}, 401)
         elif behaviour == "garbage":

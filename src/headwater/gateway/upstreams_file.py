@@ -10,6 +10,7 @@
     targets = [{ upstream = "local", model = "Qwen/Qwen3-0.6B" }]   # in order of preference
     request_price = "0.001"               # in the currency; also input_token_price, output_token_price, minimum_price
     answer_tokens_max = 4096
+    retries = 1                           # times that all targets are asked again when none of them would answer
     sources = 4                           # passages that are put before every question; prompt = "ctb_…" likewise
 
     [model."qwen".own_key]                # callers may send their own key for one of its upstreams, at these prices
@@ -51,10 +52,11 @@ from headwater.splits import Prices
 _LIMITS: Final = tuple(field.name for field in fields(Limits))
 _UPSTREAM: Final = ("base_url", "key_env", "key_file", "health", "health_every_s", *_LIMITS)
 _PRICES: Final = ("request_price", "input_token_price", "output_token_price", "minimum_price")
-_MODEL: Final = ("targets", "answer_tokens_max", "sources", "prompt", "scoring", "own_key", *_PRICES)
+_MODEL: Final = ("targets", "answer_tokens_max", "sources", "prompt", "scoring", "own_key", "retries", *_PRICES)
 _SCORING: Final = ("upstream", "model", "tokenizer", "context_tokens", "weights", "spelling")
 _ANSWER_TOKENS_MAX: Final = 4_096
 _NAME_CHARS_MAX: Final = 200
+_RETRIES_MAX: Final = 5
 
 
 def read_upstreams(
@@ -83,7 +85,9 @@ def read_upstreams(
         models[name], targets[name] = _model(name, table, names)
         scorer = _scorer(f"model.{name}.scoring", table.get("scoring"), {u.name: u for u in upstreams}, folder)
         models[name] = replace(models[name], attributed=_attributed(models[name], table, scorer))
-    return models, Upstreams(upstreams, targets)
+    return models, Upstreams(
+        upstreams, targets, {name: _retries(name, table) for name, table in _tables(file, "model")}
+    )
 
 
 def _tables(file: Mapping[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -170,6 +174,13 @@ def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[
     said = {"name": name, "targets": [[t.upstream, t.model] for t in targets]}
     own = _own_key(table.get("own_key"), f"{where}.own_key", targets)
     return RelayedModel(name, _prices(table, where), most, digest_of(said), own_key=own), tuple(targets)
+
+
+def _retries(name: str, table: Mapping[str, Any]) -> int:
+    wanted = table.get("retries", 1)
+    if type(wanted) is not int or not 0 <= wanted <= _RETRIES_MAX:
+        raise _wrong(f"model.{name}.retries is {wanted!r}", f"give a whole number from 0 to {_RETRIES_MAX}")
+    return wanted
 
 
 def _prices(table: Mapping[str, Any], where: str) -> Prices:

@@ -1,8 +1,8 @@
 """Several OpenAI-compatible upstreams, by model name, in order of preference.
 
-A call goes to the first upstream of its model whose breaker allows it, and to the next one only as
-long as nothing was answered: unreachable, no head in time, or a status that says "not now". After the
-first byte it is never sent again. One that its health check finds unwell is asked last. The operator's
+A call goes to the first upstream of its model whose breaker allows it, and to the next one, or to all of
+them again, only as long as nothing was answered: unreachable, no head in time, or a status that says "not
+now". After the first byte it is never sent again. One that its health check finds unwell is asked last. The operator's
 keys are put in here, or a caller's own, and leave this module only towards their own upstream. Knows
 nothing of prices or callers.
 """
@@ -10,6 +10,7 @@ nothing of prices or callers.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,10 @@ from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write
 
 _NOT_NOW: Final = frozenset((500, 502, 503, 504, 529))
 _BUSY: Final = 429
+PAUSED: Final = "upstream_paused"
+_NOT_AGAIN: Final = (PAUSED, "upstream_timeout")  # who was silent for its whole time may still be at it
+RETRY_S: Final = 0.2
+"""How long to wait, about, before all targets of a model are gone through again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +106,20 @@ class _Line:
 
 
 class Upstreams:
-    """Where each model is asked. Pools are opened on the event loop that asks first."""
+    """Where each model is asked. Pools are opened on the event loop that asks first.
 
-    def __init__(self, upstreams: Sequence[Upstream], targets: Mapping[str, Sequence[Target]]) -> None:
+    Args:
+        targets: by model, in order of preference.
+        retries: how often all targets of a model are gone through again, when none of them would answer.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        targets: Mapping[str, Sequence[Target]],
+        retries: Mapping[str, int] | None = None,
+    ) -> None:
+        self._retries = dict(retries or {})
         self._lines = {upstream.name: _Line(upstream) for upstream in upstreams}
         self._targets = {model: tuple(wanted) for model, wanted in targets.items()}
 
@@ -145,12 +161,35 @@ class Upstreams:
         Raises:
             UpstreamError: nobody could be reached; ``upstream_paused`` when all are being left alone.
         """
-        last: UpstreamError | None = None
         targets = self._targets[model]
         if own is not None:
             targets = tuple(target for target in targets if target.upstream == own.upstream)
         if len(targets) > 1 and any(self._lines[target.upstream].ill for target in targets):
             targets = tuple(sorted(targets, key=lambda target: self._lines[target.upstream].ill is not None))
+        left = self._retries.get(model, 0)
+        while True:
+            try:
+                found = await self._ask(targets, route, bodies, own, last=not left)
+                if found is not None:
+                    return found
+            except UpstreamError as error:
+                if not left or error.code in _NOT_AGAIN:
+                    raise
+            left -= 1
+            await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # so that they do not all come back at once
+
+    async def _ask(
+        self,
+        targets: Sequence[Target],
+        route: str,
+        bodies: Mapping[str, bytes],
+        own: OwnSecret | None,
+        *,
+        last: bool,
+    ) -> tuple[Exchange, Target] | None:
+        """Go through the targets once; None when all said "not now" and it is not the `last` time."""
+        unreached: UpstreamError | None = None
+        refused = False
         for place, target in enumerate(targets):
             line = self._lines[target.upstream]
             loop = asyncio.get_running_loop()
@@ -162,22 +201,27 @@ class Upstreams:
                 exchange = await pool.request(write_request(line.upstream.origin, route, headers, bodies[target.model]))
             except UpstreamError as error:
                 line.breaker.failed(loop.time())
-                last = error
+                unreached = error
                 continue
             except BaseException:
                 line.breaker.abandoned()
                 raise
-            if exchange.status in _NOT_NOW:
+            not_now = exchange.status in _NOT_NOW
+            if not_now:
                 line.breaker.failed(loop.time())
             else:
                 line.breaker.succeeded()
-            if (exchange.status in _NOT_NOW or exchange.status == _BUSY) and place + 1 < len(targets):
+            more = place + 1 < len(targets)
+            if (not_now and (more or not last)) or (exchange.status == _BUSY and more):
+                refused = True
                 async with exchange:
                     continue
             return exchange, target
-        raise last or UpstreamError(
-            f"every upstream of {model} is being left alone after failures",
-            code="upstream_paused",
+        if refused and not last:
+            return None
+        raise unreached or UpstreamError(
+            "every upstream of this model is being left alone after failures",
+            code=PAUSED,
             fix="try again in a moment",
         )
 
