@@ -66,11 +66,7 @@ class Strict(PostgresDatabase):
     def __init__(self, url: str, *, schema: str) -> None:
         self.repeated = 0
         super().__init__(url, schema=schema)
-
-    def _run(self, sql, params):
-        if sql.startswith("SELECT pg_advisory_xact_lock"):
-            super()._run("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", ())
-        return super()._run(sql, params)
+        self._begin_writing = self._begin_writing.replace("BEGIN", "BEGIN ISOLATION LEVEL SERIALIZABLE")
 
     def _once(self, work):
         try:
@@ -151,27 +147,60 @@ def test_constraints_that_were_switched_off_are_found(db) -> None:
     """A ledger whose triggers sleep is not sound, even while its numbers are."""
     Ledger(db)
     assert db.integrity() == ()
-    db.execute("ALTER TABLE transfers DISABLE TRIGGER transfers_kept")
+    db.execute("ALTER TABLE transfers DISABLE TRIGGER transfers_stay")
     assert [problem.code for problem in db.integrity()] == ["constraint_off"]
 
 
-def test_opening_again_applies_no_revision_twice(db, schema) -> None:
-    """Alembic's record of revisions lives beside the tables."""
-    Ledger(db)
-    Ledger(db)
-    assert db.query("SELECT version_num FROM revisions") == [("0001",)]
+LEDGER_BEFORE = """
+    CREATE TABLE accounts (account bigint PRIMARY KEY, name text COLLATE "C" NOT NULL, asset text COLLATE "C" NOT NULL,
+      UNIQUE (name, asset));
+    CREATE TABLE balances (account bigint PRIMARY KEY REFERENCES accounts, balance_units bigint NOT NULL,
+      reserved_out_units bigint NOT NULL, reserved_in_units bigint NOT NULL) WITH (fillfactor = 70);
+    CREATE TABLE batches (batch bigint PRIMARY KEY, key text COLLATE "C" NOT NULL UNIQUE,
+      body_digest text COLLATE "C" NOT NULL, first bigint NOT NULL, size bigint NOT NULL, at_ns bigint NOT NULL);
+    CREATE TABLE transfers (transfer bigint PRIMARY KEY, batch bigint NOT NULL REFERENCES batches,
+      debit bigint NOT NULL REFERENCES accounts, credit bigint NOT NULL REFERENCES accounts,
+      amount_units bigint NOT NULL, code smallint NOT NULL, cause text COLLATE "C" NOT NULL,
+      pending bigint REFERENCES transfers);
+    CREATE TABLE deadlines (transfer bigint PRIMARY KEY REFERENCES transfers, expires_at_ns bigint NOT NULL);
+    CREATE TABLE revisions (version_num varchar(32) PRIMARY KEY);
+    INSERT INTO revisions VALUES ('0001');
+    INSERT INTO accounts VALUES (1, 'cash', 'USD'), (2, 'payer:key_0', 'USD');
+    INSERT INTO balances VALUES (1, 7, 0, 0), (2, 7, 0, 0);
+    INSERT INTO batches VALUES (1, 'first', 'sha256:x', 1, 1, 5);
+    INSERT INTO transfers VALUES (1, 1, 1, 2, 7, 1, 'd', NULL);
+"""
+"""A ledger as it was made before its tables came from the stores' own steps."""
+
+
+def test_a_ledger_whose_tables_another_tool_made_is_taken_over(postgres, schema) -> None:
+    """Its money stays, it goes on, and from then on it is known by its steps; opening it again changes nothing."""
+    import psycopg
+
+    with psycopg.connect(postgres.url(), autocommit=True) as before:
+        before.execute(f"CREATE SCHEMA {schema}; SET search_path TO {schema}; {LEDGER_BEFORE}")
+    for _ in range(2):
+        with PostgresDatabase(postgres.url(), schema=schema) as db:
+            ledger = Ledger(db)
+            assert ledger.balance("payer:key_0", USD).balance_units == 7
+            assert db.query("SELECT step FROM migrations WHERE module = 'ledger' ORDER BY step") == [(0,), (1,)]
+            assert db.query("SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'revisions'", (schema,)) == []
+    with PostgresDatabase(postgres.url(), schema=schema) as db:
+        Ledger(db).post(drafts(3), key="second", at_ns=6)
+        assert Ledger(db).balance(CASH, USD).balance_units == 10
+        assert Ledger(db).check() == ()
 
 
 def test_what_cannot_be_is_said_with_a_fix(postgres, schema) -> None:
-    """An unreachable server, a bad schema and a module that lives elsewhere."""
+    """An unreachable server, a bad schema and one that is not there."""
     with pytest.raises(UpstreamError) as unreachable:
         PostgresDatabase("postgresql://headwater@/postgres?host=/nonexistent")
     assert unreachable.value.code == "database_unreachable"
     with pytest.raises(InvalidError):
         PostgresDatabase(postgres.url(), schema="x; DROP")
-    with PostgresDatabase(postgres.url(), schema=schema) as db, pytest.raises(InvalidError) as elsewhere:
-        db.migrate("calls", ())
-    assert elsewhere.value.code == "module_not_on_postgres"
+    with pytest.raises(InvalidError) as missing:
+        PostgresDatabase(postgres.url(), schema=schema, create=False)
+    assert missing.value.code == "database_missing"
 
 
 def test_without_the_driver_the_error_names_the_extra(monkeypatch) -> None:
@@ -182,6 +211,8 @@ def test_without_the_driver_the_error_names_the_extra(monkeypatch) -> None:
 
 
 def test_placeholders_keep_their_numbers() -> None:
-    """Numbered and plain parameters both find their value, and a percent sign stays one."""
+    """Numbered and plain parameters both find their value; percent signs stay what they are, and so do texts."""
     assert _translated("a = ? AND b % 2 = ?") == ("a = %s AND b %% 2 = %s", (0, 1))
+    assert _translated("a LIKE '%?' AND b = ?") == ("a LIKE '%%?' AND b = %s", (0,))
+    assert _translated("a LIKE '%'") == ("a LIKE '%'", ())
     assert _translated("a = ?2 OR b = ?1 OR c = ?2") == ("a = %s OR b = %s OR c = %s", (1, 0, 1))

@@ -192,7 +192,7 @@ class CallStore:
 
     def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, *, run_id: str | None = None) -> None:
         self.db, self._ledger, self._keys, self._run_id = db, ledger, keys, run_id
-        self._runs = db.path.parent / "runs"
+        self._runs = db.folder / "runs"
         self._texts = EvidenceCipher(db)
         db.migrate("calls", _STEPS)
         self._run_lock = None if run_id is None else take_run(self._runs, run_id)

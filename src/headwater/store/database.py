@@ -20,11 +20,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, InvariantError, Problem, UpstreamError
+from headwater.store.migration_steps import MIGRATIONS, bring_up
 
 Params = Sequence[Any]
 Row = tuple[Any, ...]
@@ -32,15 +32,6 @@ Result = TypeVar("Result")
 
 INT64_MAX = 2**63 - 1
 """Largest integer a column holds."""
-
-_MIGRATIONS = """
-CREATE TABLE IF NOT EXISTS migrations (
-  module TEXT NOT NULL,
-  step INTEGER NOT NULL,
-  digest TEXT NOT NULL,
-  PRIMARY KEY (module, step)
-)
-"""
 
 
 class ConstraintError(ConflictError):
@@ -53,6 +44,11 @@ class ConstraintError(ConflictError):
 
 class Sql(Protocol):
     """What a store needs of a database: transactions that queue for one writer, statements, sets of rows."""
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to this database and is no part of it is kept: keys of texts, marks of processes."""
+        ...
 
     def transaction(self) -> AbstractContextManager[None]:
         """Everything inside is written, durably, or nothing is; one writer at a time; may be nested."""
@@ -91,11 +87,26 @@ class Sql(Protocol):
         ...
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
-        """Bring the tables of `module` to the newest step; `steps` are SQLite's, other engines keep their own."""
+        """Bring the tables of `module` to the newest step; each step (one or more statements) is applied once.
+
+        Steps are written in SQLite's words; another engine translates them (`postgres_words`).
+
+        Raises:
+            InvalidError: ``database_newer``, the database was written by a newer version.
+            InvariantError: ``migration_changed``, a step that was applied has since been edited.
+        """
         ...
 
     def integrity(self) -> tuple[Problem, ...]:
         """What is damaged."""
+        ...
+
+    def scrub(self) -> None:
+        """Overwrite or drop old copies of values that were erased, as far as the engine can and others allow."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back; what was committed stays."""
         ...
 
 
@@ -127,6 +138,11 @@ class Database:
             self._connection.close()
             raise
 
+    @property
+    def folder(self) -> Path:
+        """As `Sql.folder`: the folder that holds the file."""
+        return self.path.parent
+
     def _configure(self) -> None:
         # Switching to the write-ahead log takes a lock; it is a no-op when the file already uses it.
         if self.query("PRAGMA journal_mode") != [("wal",)] and self.query("PRAGMA journal_mode = wal") != [("wal",)]:
@@ -148,7 +164,7 @@ class Database:
             self.query(f"PRAGMA {pragma}")
         # Opening a file that is already set up takes no write lock: readers never wait for a writer.
         if not self.query("SELECT 1 FROM sqlite_master WHERE name = 'migrations'"):
-            self.execute(_MIGRATIONS)
+            self.execute(MIGRATIONS)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -241,38 +257,8 @@ class Database:
         self.executemany(f"UPDATE {table} SET {changes} WHERE {key} = ?", rows)
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
-        """Bring `module`'s tables to the newest step; each step (one or more statements) is applied once.
-
-        Raises:
-            InvalidError: the file was written by a newer version (more steps than given here).
-            InvariantError: a step that was applied has since been edited.
-        """
-        digests = [sha256(step.encode()).hexdigest() for step in steps]
-        if self._applied(module, digests) == len(steps):
-            return
-        with self.transaction():
-            # Asked again under the write lock: another process may have come first.
-            for number in range(self._applied(module, digests), len(steps)):
-                for statement in _statements(steps[number]):
-                    self.execute(statement)
-                self.execute("INSERT INTO migrations VALUES (?, ?, ?)", (module, number, digests[number]))
-
-    def _applied(self, module: str, digests: Sequence[str]) -> int:
-        rows = self.query("SELECT digest FROM migrations WHERE module = ? ORDER BY step", (module,))
-        if len(rows) > len(digests):
-            raise InvalidError(
-                f"{self.path}: {module} is at step {len(rows)}, this version knows {len(digests)}",
-                code="database_newer",
-                fix="run the headwater version that wrote this file, or a later one",
-            )
-        for number, (applied, known) in enumerate(zip(rows, digests, strict=False)):
-            if applied[0] != known:
-                raise InvariantError(
-                    f"migration {module} step {number} was edited after it was applied to {self.path}",
-                    code="migration_changed",
-                    fix="restore the step and add a new one after it",
-                )
-        return len(rows)
+        """As `Sql.migrate`."""
+        bring_up(self, str(self.path), module, steps, lambda statement: (statement,))
 
     def integrity(self) -> tuple[Problem, ...]:
         """What is damaged in the file: pages, indexes, checks and references; empty when it is sound."""
@@ -321,19 +307,6 @@ def _make_file(path: Path, create: bool) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, in order; triggers, which hold semicolons themselves, stay whole."""
-    statement = ""
-    for piece in script.split(";"):
-        statement += piece + ";"
-        if sqlite3.complete_statement(statement):
-            if statement.strip(" \n\t;"):
-                yield statement
-            statement = ""
-    if statement.strip(" \n\t;"):
-        raise InvariantError(f"unfinished statement in migration: {statement[:80]!r}", code="migration_unfinished")
 
 
 @contextmanager

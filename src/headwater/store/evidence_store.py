@@ -44,7 +44,7 @@ class EvidenceCipher:
 
     def __init__(self, db: Database, *, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._db, self._random = db, random_bytes
-        self._key_file: Path = db.path.parent / KEY_FILE
+        self._key_file: Path = db.folder / KEY_FILE
         self._home: AESGCM | None = None
         # The owner's key that was used last: as it is wrapped, itself, and what it encrypts with.
         self._opened: tuple[bytes, bytes, AESGCM] = (b"", bytes(KEY_BYTES), AESGCM(bytes(KEY_BYTES)))

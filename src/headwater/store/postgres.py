@@ -1,12 +1,13 @@
 """PostgreSQL behind the seam of the SQLite file: the same statements, the same refusals, the same order of writers.
 
-SQLAlchemy holds the connections, psycopg 3 speaks to the server, Alembic keeps the tables (`store/migrations`).
-Writers queue for one advisory lock, as they do for SQLite's write lock, so numbers have no gaps and balances are
-read as they are; rows go in by COPY and balances by one UPDATE over arrays. What the server asks to be repeated (a
-serialisation failure, a deadlock) is repeated by `run`; a connection that was lost is an `UpstreamError`, and the
-caller's idempotency key makes its retry safe.
+psycopg 3 speaks to the server over one connection, which threads share one transaction at a time; a connection that
+was lost is made anew before the next transaction. Writers of all processes queue for one advisory lock, as they do for
+SQLite's write lock, so numbers have no gaps and balances are read as they are; whole rows go in by COPY and balances
+by one UPDATE over arrays. What the server asks to be repeated (a serialisation failure, a deadlock) is repeated by
+`run`; a connection that was lost on the way is an `UpstreamError`, and the caller's idempotency key makes its retry
+safe. Tables are made from the steps that SQLite's are made from, see `postgres_words`.
 
-Needs the extra `postgres`. Knows nothing of ledgers.
+Needs the extra `postgres`. Knows nothing of ledgers, keys or calls.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headwater.core.errors import HeadwaterError, InvalidError, InvariantError, MissingError, Problem, UpstreamError
 from headwater.store.database import INT64_MAX, ConstraintError, Params, Result, Row
+from headwater.store.migration_steps import MIGRATIONS, bring_up
+from headwater.store.postgres_words import FUNCTIONS, postgres_statements
 
-WRITE_LOCK = zlib.crc32(b"headwater writers")
-"""The advisory lock that writers queue for; one number for every database of ours."""
+if TYPE_CHECKING:
+    import psycopg
 
+LOCK_WAIT_MS = 30_000
+"""How long a writer waits for its turn."""
 REPEATS_MAX = 8
 COPY_ROWS_MIN = 16
 """From so many rows on COPY is cheaper than a statement."""
+_PREPARED_MAX = 512
 
-_PARAMETER = re.compile(r"\?(\d*)")
+_PARAMETER = re.compile(r"'(?:[^']|'')*'|\?(\d*)|%")
+_READS = re.compile(r"\s*(SELECT|WITH|VALUES|SHOW)\b")
 _REPEAT = ("40001", "40P01")  # serialisation failure, deadlock
 _CONSTRAINTS = {"23505": "unique", "23514": "check", "23503": "foreignkey", "23502": "notnull", "P0001": "trigger"}
 _LOST = ("08", "57P")  # connection failures, shutdown by the operator
+_LEDGER_BEFORE = "revisions"
+"""The table by which ledgers are known whose tables another tool made, before steps were translated."""
 
 
 class RepeatError(UpstreamError):
@@ -41,66 +50,83 @@ class RepeatError(UpstreamError):
 
 
 class PostgresDatabase:
-    """A PostgreSQL database, opened for this process; threads take turns, processes queue for the write lock.
+    """A schema of a PostgreSQL database, opened for this process; threads take turns, processes queue to write.
 
     Args:
-        url: such as ``postgresql://user@host/name``.
-        schema: where the tables live; made when it is missing.
+        url: such as ``postgresql://user@host/name``; whatever libpq takes.
+        schema: where the tables live.
+        folder: as `Sql.folder`; needed by stores that keep something there.
+        create: make the schema if it is missing; with false, that is an `InvalidError` ``database_missing``.
 
     Raises:
         MissingError: the driver is not installed.
         UpstreamError: the server cannot be reached.
     """
 
-    def __init__(self, url: str, *, schema: str = "headwater") -> None:
+    def __init__(self, url: str, *, schema: str = "headwater", folder: Path | None = None, create: bool = True) -> None:
         try:
             import psycopg
-            import sqlalchemy
+
+            from headwater.store.postgres_values import adapt
         except ImportError:
             raise MissingError(
                 "the PostgreSQL driver is not installed",
                 code="postgres_missing",
                 fix="pip install 'headwater[postgres]'",
             ) from None
-        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema) or schema.startswith("pg_"):
             raise InvalidError(f"schema {schema[:80]!r}", code="schema_invalid", fix="use lower-case letters and _")
-        self.url, self.schema = url, schema
+        self.schema = schema
+        self._url, self._folder, self._psycopg, self._adapt = url, folder, psycopg, adapt
         self._lock = threading.RLock()
         self._depth = 0
-        self._connection: Any = None
-        self._psycopg = psycopg
-        plain = url.replace("postgresql://", "postgresql+psycopg://", 1).replace("postgres://", "postgresql+psycopg://")
-        self.engine = sqlalchemy.create_engine(
-            plain,
-            pool_size=1,
-            max_overflow=0,
-            pool_pre_ping=True,  # a server that was restarted is met with a new connection
-            connect_args={"options": f"-c search_path={schema} -c synchronous_commit=on"},
-        )
-        self.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        self._connection: psycopg.Connection[Any] | None = None
+        self._begin_writing = f"BEGIN; SELECT pg_advisory_xact_lock({zlib.crc32(f'headwater {schema}'.encode())})"
+        self._open(create)
+
+    def _open(self, create: bool) -> None:
+        if not self.query("SELECT 1 FROM pg_namespace WHERE nspname = ?", (self.schema,)):
+            if not create:
+                raise InvalidError(
+                    f"there is no schema {self.schema} in the database",
+                    code="database_missing",
+                    fix="check the setting `database`, or make the home first",
+                )
+            self.execute(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
+        # Opening a schema that is already set up takes no write lock: readers never wait for a writer.
+        if not self.query("SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'migrations'", (self.schema,)):
+            with self.transaction():
+                for statement in postgres_statements(MIGRATIONS):
+                    self.execute(statement)
+        bring_up(self, self._where, "postgres", FUNCTIONS, lambda statement: (statement,))
+
+    @property
+    def folder(self) -> Path:
+        """As `Sql.folder`."""
+        if self._folder is None:
+            raise InvariantError(f"schema {self.schema} was opened without a folder", code="database_misused")
+        return self._folder
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """As `Sql.transaction`."""
         with self._lock:
             if self._depth:
-                with self._savepoint():
+                with self._nested():
                     yield
-                return
-            with self._connected(), self._explained():
-                self._run("SELECT pg_advisory_xact_lock(?)", (WRITE_LOCK,))
-                yield
+            else:
+                with self._outermost(self._begin_writing):
+                    yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """As `Sql.snapshot`."""
         with self._lock:
-            if self._depth:
+            if self._depth:  # a writer is alone with its schema
                 yield
-                return
-            with self._connected(), self._explained():
-                self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
-                yield
+            else:
+                with self._outermost("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+                    yield
 
     def run(self, work: Callable[[], Result]) -> Result:
         """As `Sql.run`."""
@@ -118,24 +144,32 @@ class PostgresDatabase:
 
     def execute(self, sql: str, params: Params = ()) -> int:
         """As `Sql.execute`."""
-        with self._lock, self._standing():
-            return int(self._run(sql, params).rowcount)
+        with self._lock:
+            if self._depth:
+                return self._run(sql, params).rowcount
+            with self._outermost(self._begin_writing):
+                return self._run(sql, params).rowcount
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> int:
         """As `Sql.executemany`."""
+        statement, order = _translated(sql)
+        values = [[row[at] for at in order] for row in rows]
+        if not values:
+            return 0
         with self.transaction(), self._explained():
-            statement, order = _translated(sql)
-            values = [[row[at] for at in order] for row in rows]
-            if not values:
-                return 0
-            cursor = self._cursor()
+            cursor = self._connected().cursor()
             cursor.executemany(statement, values)
-            return int(cursor.rowcount)
+            return cursor.rowcount
 
     def query(self, sql: str, params: Params = ()) -> list[Row]:
         """As `Sql.query`."""
-        with self._lock, self._standing():
-            return [tuple(row) for row in self._run(sql, params).fetchall()]
+        with self._lock:
+            if self._depth:
+                return self._run(sql, params).fetchall()
+            if _READS.match(sql):  # a statement of its own; reading it again harms nobody
+                return self._surely(lambda: self._run(sql, params)).fetchall()
+            with self._outermost(self._begin_writing):
+                return self._run(sql, params).fetchall()
 
     def query_in(self, sql: str, values: Sequence[object], *before: object) -> Iterator[Row]:
         """As `Sql.query_in`."""
@@ -148,7 +182,12 @@ class PostgresDatabase:
             if rows:
                 self.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
             return
-        with self.transaction(), self._explained(), self._cursor().copy(f"COPY {table} FROM STDIN") as copy:
+        with (
+            self.transaction(),
+            self._explained(),
+            self._connected().cursor() as cursor,
+            cursor.copy(f"COPY {table} FROM STDIN") as copy,
+        ):
             for row in rows:
                 copy.write_row(row)
 
@@ -165,22 +204,18 @@ class PostgresDatabase:
             [list(column) for column in zip(*rows, strict=True)],
         )
 
-    def migrate(self, module: str, steps: Sequence[str]) -> None:  # noqa: ARG002 - steps are SQLite's
-        """Bring the tables to the newest revision of `store/migrations`; they hold every module that may live here."""
-        from alembic import command
-        from alembic.config import Config
+    def migrate(self, module: str, steps: Sequence[str]) -> None:
+        """As `Sql.migrate`."""
 
-        if module != "ledger":
-            raise InvalidError(
-                f"the tables of {module} live in the home folder's SQLite file",
-                code="module_not_on_postgres",
-                fix="only the ledger may live on PostgreSQL",
-            )
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-        with self.transaction():
-            config.attributes.update(connection=self._connection, schema=self.schema)
-            command.upgrade(config, "head")
+        def adopted() -> int:
+            if module != "ledger" or not self.query(
+                "SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = ?", (self.schema, _LEDGER_BEFORE)
+            ):
+                return 0
+            self.execute(f"DROP TABLE {_LEDGER_BEFORE}")
+            return 2  # all that there was of the ledger then
+
+        bring_up(self, self._where, module, steps, postgres_statements, adopted)
 
     def integrity(self) -> tuple[Problem, ...]:
         """As `Sql.integrity`: constraints that somebody switched off; the server checks its own pages."""
@@ -196,10 +231,19 @@ class PostgresDatabase:
             Problem(table, "constraint_off", f"{name} of {table} is not enforced", fix) for table, name in rows
         )
 
-    def close(self) -> None:
-        """Give the connections back."""
+    def scrub(self) -> None:
+        """As `Sql.scrub`: dead rows are taken out of the tables; what the server logged and kept is the server's."""
         with self._lock:
-            self.engine.dispose()
+            if not self._depth:
+                tables = self.query("SELECT tablename FROM pg_tables WHERE schemaname = ?", (self.schema,))
+                self._surely(lambda: self._tell(f"VACUUM {', '.join(name for (name,) in tables)}"))
+
+    def close(self) -> None:
+        """Give the connection back; what was committed stays."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def __enter__(self) -> PostgresDatabase:
         return self
@@ -207,65 +251,105 @@ class PostgresDatabase:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """One connection and one server transaction for the outermost block."""
-        with self._explained(), self.engine.begin() as connection:
-            self._connection, self._depth = connection, 1
-            try:
-                yield
-            finally:
-                self._connection, self._depth = None, 0
+    @property
+    def _where(self) -> str:
+        return f"schema {self.schema}"
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None or self._connection.closed:
+            if self._depth:
+                raise UpstreamError(
+                    "the connection to the database was lost, and with it the transaction",
+                    code="database_unreachable",
+                    fix="check that the server runs, then repeat; the key makes that safe",
+                )
+            self._connection = self._psycopg.connect(self._url, autocommit=True, client_encoding="utf8")
+            self._connection.prepared_max = _PREPARED_MAX
+            self._adapt(self._connection.adapters)
+            self._tell(
+                f"SET search_path TO {self.schema}; SET synchronous_commit TO on; SET lock_timeout TO {LOCK_WAIT_MS};"
+                " SET standard_conforming_strings TO on; SET client_min_messages TO warning"
+            )
+        return self._connection
+
+    def _surely(self, ask: Callable[[], Result]) -> Result:
+        """`ask`, which changes nothing, and once more over a new connection when the old one was lost meanwhile."""
+        fresh = self._connection is None
+        try:
+            return ask()
+        except UpstreamError as error:
+            if fresh or error.code != "database_unreachable":
+                raise
+            self.close()
+            return ask()
 
     @contextmanager
-    def _savepoint(self) -> Iterator[None]:
-        with self._explained(), self._connection.begin_nested():
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
+    def _outermost(self, begin: str) -> Iterator[None]:
+        """A transaction of the server."""
+        self._surely(lambda: self._tell(begin))
+        self._depth = 1
+        try:
+            yield
+            ended = self._tell("COMMIT")
+        except BaseException:
+            with suppress(HeadwaterError):
+                self._tell("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+        if ended != "COMMIT":  # a statement failed, and its error was not heeded
+            raise UpstreamError(
+                f"{self._where}: the transaction was already undone", code="transaction_undone", fix="retry all of it"
+            )
 
     @contextmanager
-    def _standing(self) -> Iterator[None]:
-        """Inside the transaction that is open, or one of its own."""
-        if self._depth:
-            with self._explained():
-                yield
-        else:
-            with self._connected(), self._explained():
-                yield
+    def _nested(self) -> Iterator[None]:
+        savepoint = f"level_{self._depth}"
+        self._tell(f"SAVEPOINT {savepoint}")
+        self._depth += 1
+        try:
+            yield
+            self._tell(f"RELEASE {savepoint}")
+        except BaseException:
+            with suppress(HeadwaterError):
+                self._tell(f"ROLLBACK TO {savepoint}; RELEASE {savepoint}")
+            raise
+        finally:
+            self._depth -= 1
 
-    def _cursor(self) -> Any:
-        return self._connection.connection.cursor()
+    def _tell(self, command: str) -> str | None:
+        """A command without values or rows, and what the server says it did."""
+        with self._explained():
+            return self._connected().execute(command, prepare=False).statusmessage
 
-    def _run(self, sql: str, params: Params) -> Any:
+    def _run(self, sql: str, params: Params) -> psycopg.Cursor[Any]:
         statement, order = _translated(sql)
-        return self._connection.exec_driver_sql(statement, tuple(params[at] for at in order))
+        with self._explained():
+            return self._connected().execute(statement, [params[at] for at in order] if order else None)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except HeadwaterError:
-            raise
-        except Exception as error:
-            cause = getattr(error, "orig", None) or error
-            if isinstance(cause, self._psycopg.Error):
-                raise _as_ours(cause) from error
-            raise
+        except self._psycopg.Error as error:
+            raise _as_ours(error) from error
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2_048)
 def _translated(sql: str) -> tuple[str, tuple[int, ...]]:
-    """A statement with psycopg's placeholders, and which parameter each of them takes."""
+    """A statement with psycopg's placeholders, and which parameter each of them takes; texts within it stay whole."""
     order: list[int] = []
 
     def place(match: re.Match[str]) -> str:
+        found = match[0]
+        if not found.startswith("?"):
+            return found.replace("%", "%%")
         order.append(int(match[1]) - 1 if match[1] else len(order))
         return "%s"
 
-    return _PARAMETER.sub(place, sql.replace("%", "%%")), tuple(order)
+    made = _PARAMETER.sub(place, sql)
+    # Without parameters psycopg leaves percent signs alone.
+    return (made if order else sql), tuple(order)
 
 
 def _as_ours(error: Any) -> HeadwaterError:
@@ -283,6 +367,10 @@ def _as_ours(error: Any) -> HeadwaterError:
         )
     if state == "53100":
         return UpstreamError(text, code="disk_full", fix="free some space; nothing of this transaction was written")
+    if state == "55P03":
+        return UpstreamError(
+            text, code="database_locked", fix="another process is writing; retry, or stop the other process"
+        )
     if state.startswith(_LOST) or not state:
         return UpstreamError(
             text, code="database_unreachable", fix="check that the server runs, then repeat; the key makes that safe"

@@ -1,1 +1,0 @@
-"""One file a revision, in order; a revision that was released is never edited."""

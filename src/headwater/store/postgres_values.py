@@ -1,0 +1,64 @@
+"""Values as they cross to PostgreSQL and back: what a statement gives is what SQLite would have given.
+
+    int, bool    to bigint, whatever their size, so that a statement is prepared once; beyond 64 bits they are refused
+    str          to text, never to a type that the server guesses; a NUL character, which it cannot hold, is refused
+    boolean      from a comparison: 0 or 1
+    numeric      from a sum of integers: `int`
+
+Knows nothing of connections. Needs the extra `postgres`.
+"""
+
+from __future__ import annotations
+
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Dumper, Loader
+from psycopg.postgres import types
+from psycopg.types.string import StrDumper
+
+from headwater.core.errors import InvalidError
+from headwater.store.database import INT64_MAX
+
+
+class _IntDumper(Dumper):
+    oid = types["int8"].oid
+
+    def dump(self, obj: int) -> Buffer:
+        number = int(obj)
+        if not -INT64_MAX - 1 <= number <= INT64_MAX:
+            raise InvalidError(
+                f"a number does not fit in 64 bits ({number})",
+                code="amount_out_of_range",
+                fix=f"keep amounts and their sums within {INT64_MAX} nano units",
+            )
+        return b"%d" % number
+
+
+class _TextDumper(StrDumper):
+    def dump(self, obj: str) -> Buffer | None:
+        if "\0" in obj:
+            raise InvalidError(
+                f"a text with a NUL character, which PostgreSQL does not hold: {obj[:80]!r}",
+                code="text_invalid",
+                fix="leave the character out",
+            )
+        return super().dump(obj)
+
+
+class _FlagLoader(Loader):
+    def load(self, data: Buffer) -> int:
+        return int(bytes(data) == b"t")
+
+
+class _NumericLoader(Loader):
+    def load(self, data: Buffer) -> int | float:
+        text = bytes(data)
+        return int(text) if text.lstrip(b"-").isdigit() else float(text)
+
+
+def adapt(adapters: AdaptersMap) -> None:
+    """Let a connection with these adapters give and take values as SQLite does."""
+    adapters.register_dumper(int, _IntDumper)
+    adapters.register_dumper(bool, _IntDumper)
+    adapters.register_dumper(str, _TextDumper)
+    adapters.register_loader("bool", _FlagLoader)
+    adapters.register_loader("numeric", _NumericLoader)
