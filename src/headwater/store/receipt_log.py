@@ -150,6 +150,11 @@ class ReceiptLog:
     def __iter__(self) -> Iterator[LoggedReceipt]:
         return self.entries()
 
+    @property
+    def broken(self) -> bool:
+        """Whether it takes no more receipts until it is opened again; what was written last may or may not be in it."""
+        return self._broken is not None
+
     def append(self, raw: bytes, signature: str) -> Entry:
         """Store one receipt; when this returns it is on the disk. See `append_many`."""
         return self.append_many(((raw, signature),))[0]

@@ -11,11 +11,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
-from headwater.core.errors import RefusedError
+from headwater.core.errors import HeadwaterError, RefusedError
 from headwater.store.receipt_admission import Entry
-from headwater.store.receipt_log import ReceiptLog
 
 BATCH_MAX = 2_000
 """Receipts written at once: enough to make a sync cheap, few enough to be done in some milliseconds."""
@@ -25,6 +24,24 @@ GATHER_S: Final = 0.003
 
 Told = Callable[[Entry | None], None]
 """Is told on the event loop, always and once, where a receipt stands, or nothing when it could not be written."""
+
+
+class Receipts(Protocol):
+    """A receipt log to append to: the one this process owns, or another process's (`remote_log`)."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it takes no more receipts, and those it was given last may or may not be in it."""
+        ...
+
+    def append_each(self, receipts: Sequence[tuple[bytes, str]]) -> Sequence[Entry | HeadwaterError]:
+        """Store receipts, (canonical bytes, signature) each: on the disk when this returns, or each with its error."""
+        ...
+
+    def __len__(self) -> int:
+        """How many receipts it holds."""
+        ...
+
 
 _Waiting = tuple[asyncio.Future[Entry], Told | None]
 
@@ -40,7 +57,7 @@ class ReceiptQueue:
 
     def __init__(
         self,
-        log: ReceiptLog,
+        log: Receipts,
         *,
         batch_max: int = BATCH_MAX,
         waiting_max: int = 100_000,

@@ -1,16 +1,33 @@
 """Lives of processes: a file locked for as long as its process lives. The kernel drops the lock however it dies.
 
+Several processes may look at once: looking takes a shared lock for a moment, so no look is mistaken for a life; who
+takes a run waits out such moments. A lock goes to forks of its process too: start processes by executing them.
+
 Knows nothing of what a process had at work.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from headwater.core.errors import ConflictError, InvalidError
+
+MARK_BYTES: Final = 6
+"""What call ids of a run begin with: enough that two lives of one home never share it."""
+
+_TRIES: Final = 100
+_TRY_S: Final = 0.005
+
+
+def run_mark(run_id: str) -> str:
+    """The 12 hex digits that call ids of a run begin with, so that a receipt tells whose it is."""
+    return hashlib.sha256(b"headwater run\x00" + run_id.encode()).hexdigest()[: 2 * MARK_BYTES]
 
 
 def take_run(folder: Path, run_id: str) -> int:
@@ -26,20 +43,27 @@ def take_run(folder: Path, run_id: str) -> int:
         )
     folder.mkdir(exist_ok=True, mode=0o700)
     path = folder / run_id
+    tries = 0
     while True:
         lock = _locked(path, os.O_CREAT | os.O_RDWR)
         if lock is None:
-            raise ConflictError(f"run {run_id} is alive", code="run_in_use", fix="give every process its own run id")
+            tries += 1
+            if tries == _TRIES:
+                raise ConflictError(
+                    f"run {run_id} is alive", code="run_in_use", fix="give every process its own run id"
+                )
+            time.sleep(_TRY_S)  # perhaps somebody only looks whether it lives
+            continue
         with suppress(FileNotFoundError):
             if os.fstat(lock).st_ino == path.stat().st_ino:
                 return lock
         os.close(lock)  # swept away between opening and locking it: make it again
 
 
-def _locked(path: Path, flags: int) -> int | None:
+def _locked(path: Path, flags: int, kind: int = fcntl.LOCK_EX) -> int | None:
     lock = os.open(path, flags, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         return None
@@ -49,7 +73,7 @@ def _locked(path: Path, flags: int) -> int | None:
 def alive(folder: Path, run_id: str) -> bool:
     """Whether the process that took `run_id` still lives."""
     try:
-        lock = _locked(folder / run_id, os.O_RDWR)
+        lock = _locked(folder / run_id, os.O_RDWR, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
     if lock is None:
