@@ -5,7 +5,7 @@ Kept by call; what a call's text loses, this loses in the same statement. Knows 
 
 from __future__ import annotations
 
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.evidence_store import EvidenceCipher
 
 _KIND = "token account"
@@ -27,7 +27,7 @@ _STEPS = (
 class AccountStore:
     """Token accounts in `db`, which already has the journal of calls."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self._db, self._cipher = db, EvidenceCipher(db)
         db.migrate("token_accounts", _STEPS)
 
@@ -35,7 +35,11 @@ class AccountStore:
         """Keep a call's account; a second one, of an attribution that was repeated, takes the place of the first."""
         with self._db.transaction():
             sealed = self._cipher.seal(key_id, call_id, _KIND, account)
-            self._db.execute("INSERT OR REPLACE INTO token_accounts VALUES (?, ?, ?)", (call_id, key_id, sealed))
+            self._db.execute(
+                "INSERT INTO token_accounts VALUES (?, ?, ?)"
+                " ON CONFLICT (call_id) DO UPDATE SET key_id = excluded.key_id, sealed = excluded.sealed",
+                (call_id, key_id, sealed),
+            )
 
     def get(self, call_id: str) -> bytes | None:
         """A call's account; None when there is none, or it was erased."""

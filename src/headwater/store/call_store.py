@@ -29,7 +29,7 @@ from headwater.core.errors import ConflictError, InvalidError, InvariantError, M
 from headwater.core.ids import AccountId, CallId, ReceiptId, check_receipt_id, is_call_id
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX, TRANSFER_UNITS_MAX
 from headwater.ledger import CallFact, Code, TransferDraft
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 from headwater.store.evidence_store import EvidenceCipher
 from headwater.store.kept_store import conflict
 from headwater.store.key_store import KeyStore
@@ -190,7 +190,7 @@ class CallStore:
         run_id: names this life of this process and marks it alive while the store is open. None to read only.
     """
 
-    def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, *, run_id: str | None = None) -> None:
+    def __init__(self, db: Sql, ledger: Ledger, keys: KeyStore, *, run_id: str | None = None) -> None:
         self.db, self._ledger, self._keys, self._run_id = db, ledger, keys, run_id
         self._runs = db.folder / "runs"
         self._texts = EvidenceCipher(db)
@@ -384,7 +384,8 @@ class CallStore:
                 (sealed[0], digest(answer), sealed[1], digest(evidence), price_units, at_ns, call_id),
             )
             self.db.executemany(
-                "INSERT OR REPLACE INTO answer_marks VALUES (?, ?, ?)",
+                "INSERT INTO answer_marks VALUES (?, ?, ?)"
+                " ON CONFLICT (key_id, mark) DO UPDATE SET call_id = excluded.call_id",
                 [(call.key_id, self._texts.mark(call.key_id, text), call_id) for text in set(texts) if text],
             )
             return self.get(call_id)

@@ -19,7 +19,7 @@ from headwater.core.ids import AccountId
 from headwater.receipts import manifest_hash
 from headwater.settlement.disputes import Span
 from headwater.settlement.epoch import Epoch, Payee, Window
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 
 _STEPS = (
     """
@@ -94,7 +94,7 @@ class EpochRecord:
 class EpochStore:
     """Epochs kept in `database`; its tables are made on first use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Sql) -> None:
         self._database = database
         database.migrate("epochs", _STEPS)
 

@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from headwater.core.errors import UpstreamError
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.key_file import load_or_create_secret
 
 KEY_FILE: Final = "evidence.key"
@@ -42,7 +42,7 @@ _STEPS = (
 class EvidenceCipher:
     """Encrypts and reads texts by owner; keys are rows of `db`, wrapped by the key file beside it."""
 
-    def __init__(self, db: Database, *, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, db: Sql, *, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._db, self._random = db, random_bytes
         self._key_file: Path = db.folder / KEY_FILE
         self._home: AESGCM | None = None

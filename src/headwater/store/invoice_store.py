@@ -14,7 +14,7 @@ import msgspec
 from headwater.core.errors import ConflictError, InvalidError, MissingError
 from headwater.core.instants import SECOND_NS, format_instant
 from headwater.core.limits import TRANSFER_UNITS_MAX
-from headwater.store.database import Database
+from headwater.store.database import Sql
 
 SETTLED_NS: Final = 3_600 * SECOND_NS
 """After so long a call that began is booked or given up."""
@@ -85,7 +85,7 @@ class InvoicedCall:
 class InvoiceStore:
     """The invoices in `db`, which holds the calls too."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db = db
         db.migrate("invoices", _STEPS)
 

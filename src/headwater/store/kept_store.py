@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from headwater.core.errors import ConflictError, InvalidError
 from headwater.core.ids import CallId
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX
-from headwater.store.database import ConstraintError, Database
+from headwater.store.database import ConstraintError, Sql
 from headwater.store.evidence_store import EvidenceCipher
 
 _KIND = "kept answer"
@@ -39,7 +39,7 @@ class KeptAnswer:
 class KeptStore:
     """The kept answers in `db`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Sql) -> None:
         self.db, self._texts = db, EvidenceCipher(db)
 
     def find(self, key_id: str, idempotency_key: str, request_digest: str) -> KeptAnswer | None:

@@ -23,7 +23,7 @@ from typing import Literal
 from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.ids import AccountId
 from headwater.core.limits import KEY_LABEL_CHARS_MAX, TRANSFER_UNITS_MAX
-from headwater.store.database import Database, Row
+from headwater.store.database import Row, Sql
 from headwater.store.key_limits import DAY_NS, NO_LIMITS, KeyLimits, day_of, month_begin
 
 Mode = Literal["test", "live"]
@@ -91,7 +91,7 @@ class KeyRecord:
 class KeyStore:
     """The API keys in `db`; `now_ns` says whether one has expired."""
 
-    def __init__(self, db: Database, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, db: Sql, *, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.db, self._now_ns = db, now_ns
         db.migrate("api_keys", _STEPS)
 

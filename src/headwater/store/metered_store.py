@@ -17,7 +17,7 @@ from headwater.core.ids import CallId
 from headwater.ledger import Code, TransferDraft, payouts
 from headwater.ledger.accounts import CLEARING
 from headwater.store.call_store import CallStore, FinishedCall
-from headwater.store.database import INT64_MAX, Database
+from headwater.store.database import INT64_MAX, Sql
 from headwater.store.kept_store import KeptStore
 from headwater.store.key_limits import DAY_NS, day_of
 from headwater.store.key_store import KeyRecord, KeyStore, over_budget
@@ -64,7 +64,7 @@ class Renewal:
 class MeteredStore:
     """Leases and bookings in `db`, for the run of `calls`."""
 
-    def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, calls: CallStore) -> None:
+    def __init__(self, db: Sql, ledger: Ledger, keys: KeyStore, calls: CallStore) -> None:
         self.db, self._ledger, self._keys, self._calls = db, ledger, keys, calls
         self.kept = KeptStore(db)
 
@@ -178,7 +178,10 @@ class MeteredStore:
         return len(missing)
 
     def _remember(self, logged: int) -> None:
-        self.db.execute("INSERT OR REPLACE INTO metered_marks VALUES ('logged', ?)", (logged,))
+        self.db.execute(
+            "INSERT INTO metered_marks VALUES ('logged', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (logged,),
+        )
 
     def api_keys(self) -> tuple[KeyRecord, ...]:
         """Every API key, to know payers by their pseudonyms."""

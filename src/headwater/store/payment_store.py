@@ -20,7 +20,7 @@ from typing import Final
 from headwater.core.errors import ConflictError, InvalidError, RefusedError
 from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.ledger import CASH, correction, deposit
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.key_store import KeyRecord, KeyStore
 from headwater.store.ledger_store import Ledger
 
@@ -90,7 +90,7 @@ class PaymentStore:
         unit_nano: nano units of `asset` that a token unit is worth.
     """
 
-    def __init__(self, db: Database, ledger: Ledger, keys: KeyStore, *, asset: str, unit_nano: int) -> None:
+    def __init__(self, db: Sql, ledger: Ledger, keys: KeyStore, *, asset: str, unit_nano: int) -> None:
         self.db, self.ledger, self.keys, self.asset, self.unit_nano = db, ledger, keys, asset, unit_nano
         db.migrate("x402_payments", _STEPS)
 

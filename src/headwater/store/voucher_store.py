@@ -16,7 +16,7 @@ from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.ledger import deposit
 from headwater.settlement.typed_data import SigningDomain
 from headwater.settlement.voucher import SignedVoucher, Voucher
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.key_store import KeyRecord, KeyStore
 from headwater.store.ledger_store import Ledger
 
@@ -45,7 +45,7 @@ class VoucherStore:
     """
 
     def __init__(
-        self, db: Database, ledger: Ledger, keys: KeyStore, *, domain: SigningDomain, asset: str, unit_nano: int
+        self, db: Sql, ledger: Ledger, keys: KeyStore, *, domain: SigningDomain, asset: str, unit_nano: int
     ) -> None:
         self.db, self._ledger, self._keys = db, ledger, keys
         self.domain, self._asset, self._unit_nano = domain, asset, unit_nano
