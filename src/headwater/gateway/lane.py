@@ -81,7 +81,7 @@ class LaneCaller:
         self.started = self.response_complete = self.disconnected = self.whole = False
         self.status = GONE
         self.timer: asyncio.TimerHandle | None = None  # for the rest of the body
-        self.request_id = "req_" + lane.random_bytes(12).hex()
+        self.request_id = lane.request_prefix + lane.random_bytes(12).hex()
         self._pieces: list[bytes] = []
         self._leave: Callable[[], None] | None = None
         self._began = time.monotonic()
@@ -195,6 +195,7 @@ class Lane:
     Args:
         body_timeout_s: how long the rest of a body may take.
         stall_s: how long a stream may be left unread.
+        request_prefix: how the ids of its requests begin.
     """
 
     def __init__(
@@ -206,7 +207,9 @@ class Lane:
         *,
         body_timeout_s: float,
         stall_s: float,
+        request_prefix: str = "req_",
     ) -> None:
+        self.request_prefix = request_prefix
         self._relay, self._keys, self._metrics, self.random_bytes = relay, keys, metrics, random_bytes
         self.body_timeout_s, self.stall_s = body_timeout_s, stall_s
 

@@ -27,7 +27,7 @@ from headwater.gateway.marks import (
 )
 from headwater.gateway.passing import Request
 from headwater.models.backend import Sampling
-from headwater.serving import CallRequest, Message, Offered, Said
+from headwater.serving import CallRequest, Message, Offered, OutsideModel, Said
 
 _ROLES: Final = {"system": "system", "developer": "system", "assistant": "assistant", "tool": "tool"}
 _MARK: Final = b'"' + FIELD.encode() + b'"'
@@ -47,6 +47,17 @@ def asks_for_sources(raw: bytes, request: Request) -> bool:
     items = request.fields.get("messages" if request.shape == "chat" else "input")
     found = None if items is None else msgspec.json.decode(items)
     return isinstance(found, list) and any(map(has_mark, found))
+
+
+def wants_sources(raw: bytes, request: Request, model: OutsideModel | None) -> bool:
+    """Whether a call is served with sources: it says something of them, or its model always has some.
+
+    Args:
+        model: how calls of the model with sources are served; None when they cannot be.
+    """
+    if model is None or request.shape == "embeddings":
+        return False
+    return model.grounded or asks_for_sources(raw, request)
 
 
 @dataclass(frozen=True, slots=True)

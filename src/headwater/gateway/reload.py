@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headwater.core.errors import HeadwaterError, RefusedError
-from headwater.gateway.relay import RelayedModel
+from headwater.core.errors import HeadwaterError, MissingError, RefusedError
+from headwater.gateway.relay import Relay, RelayedModel
+from headwater.gateway.upstreams_file import read_upstreams
 from headwater.models.upstream import Upstreams
 from headwater.store.audit_trail import AuditTrail
 
@@ -27,13 +29,60 @@ Read = Callable[[], tuple[Mapping[str, RelayedModel], Upstreams]]
 _log = logging.getLogger("headwater.gateway")
 
 
+class UpstreamsFile:
+    """The operator's file, and its text as it was when it was last read without an error."""
+
+    def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
+        self.path, self._environment = path, environment
+        self.text = ""
+
+    def read(self) -> tuple[Mapping[str, RelayedModel], Upstreams]:
+        """What it says now.
+
+        Raises:
+            MissingError: ``upstreams_missing``.
+            InvalidError: ``upstreams_invalid``.
+        """
+        try:
+            text = self.path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MissingError(
+                f"the upstreams file {self.path} cannot be read: {error}",
+                code="upstreams_missing",
+                fix="put it back, in UTF-8; what it said before is served meanwhile",
+            ) from None
+        found = read_upstreams(text, environment=self._environment, folder=self.path.parent)
+        self.text = text
+        return found
+
+
+class Retiring:
+    """Upstreams that were replaced and still have calls at work. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def swap(self, relay: Relay, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> None:
+        """Have `relay` serve other models; those it served are closed once their calls have ended."""
+        old = relay.take_over(models, upstreams)
+        old.unwatch()
+        upstreams.watch()
+        self.keep(asyncio.get_running_loop().create_task(_retire(old)))
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Hold a task until it is done: the event loop alone does not."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
 class Reloader:
     """Reloads one gateway's upstreams; `read` gives what the file says now."""
 
     def __init__(self, read: Read | None, trail: AuditTrail, now_ns: Callable[[], int]) -> None:
         self._read, self._trail, self._now_ns = read, trail, now_ns
         self._gateway: Gateway | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Retiring()
+        self.spread: Callable[[], None] | None = None  # has other processes take over the same; blocks
 
     def attach(self, gateway: Gateway) -> None:
         """Name the gateway to reload."""
@@ -43,7 +92,7 @@ class Reloader:
         """Reload soon, from a signal handler or another thread; what goes wrong is logged."""
         loop = self._gateway.loop if self._gateway is not None else None
         if loop is not None:
-            loop.call_soon_threadsafe(lambda: self._keep(loop.create_task(self._logged())))
+            loop.call_soon_threadsafe(lambda: self._retiring.keep(loop.create_task(self._logged())))
 
     async def reload(self, actor: str) -> dict[str, Any]:
         """Read the file and take it over; what changed, by model.
@@ -61,10 +110,9 @@ class Reloader:
         models, upstreams = await asyncio.to_thread(read)
         changes = _changes(relay.models, models)
         await asyncio.to_thread(self._trail.record, self._now_ns(), actor, "gateway.reload", "upstreams", changes)
-        old = relay.take_over(models, upstreams)
-        old.unwatch()
-        upstreams.watch()
-        self._keep(asyncio.get_running_loop().create_task(_retire(old)))
+        self._retiring.swap(relay, models, upstreams)
+        if self.spread is not None:
+            await asyncio.to_thread(self.spread)
         return changes
 
     async def _logged(self) -> None:
@@ -74,10 +122,6 @@ class Reloader:
             _log.error("reload refused: %s [%s]", error.message, error.code)
         else:
             _log.info("reloaded: %s", changes or "nothing changed")
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
 
 
 async def _retire(old: Upstreams) -> None:

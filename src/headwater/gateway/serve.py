@@ -36,14 +36,12 @@ GARBAGE_MAX: Final = 20_000
 
 BACKLOG: Final = 2_048
 
+KEEP_ALIVE_S: Final = 5
+"""How long a caller's connection may be idle between two requests."""
 
-class Served(Protocol):
-    """An application that can be served: the gateway, or the gateway with pages in front of it."""
 
-    @property
-    def options(self) -> GatewayOptions:
-        """How long it may take to stop."""
-        ...
+class App(Protocol):
+    """An application as the server needs it."""
 
     @property
     def lane(self) -> Lane | None:
@@ -60,12 +58,27 @@ class Served(Protocol):
         ...
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready, and stops when it is told to."""
+class Served(App, Protocol):
+    """An application that can be served on a thread: the gateway, or the gateway with pages in front of it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: threading.Event | None) -> None:
+    @property
+    def options(self) -> GatewayOptions:
+        """How long it may take to stop."""
+        ...
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and stops when it is told to and nothing is to come before it."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        stop: threading.Event | None,
+        first: Callable[[], bool] | None,
+    ) -> None:
         super().__init__(config)
-        self._ready, self._stop = ready, stop
+        self._ready, self._stop, self._first = ready, stop, first
         self._silent: dict[Any, tuple[object, float]] = {}  # connections without a request, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -80,7 +93,8 @@ class _Server(uvicorn.Server):
         """Whether to stop; asked ten times a second."""
         if counter % 10 == 0:
             self._close_silent(time.monotonic())
-        return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
+        asked = await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
+        return asked and (self.force_exit or self._first is None or self._first())
 
     def _close_silent(self, now_s: float) -> None:
         """Close connections without a request for too long; the server's own timer ends at the first byte."""
@@ -106,7 +120,7 @@ def _collect_less() -> None:
 
 
 def serve(
-    app: Served,
+    app: App,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -126,8 +140,27 @@ def serve(
         InvalidError: ``address_invalid`` or ``port_taken``.
         UpstreamError: ``gateway_not_started``.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     bound: int = listener.getsockname()[1]
+    serve_on(app, listener, ready=lambda: ready(bound) if ready else None, stop=stop)
+
+
+def serve_on(
+    app: App,
+    listener: socket.socket,
+    *,
+    ready: Callable[[], None],
+    stop: threading.Event | None = None,
+    first: Callable[[], bool] | None = None,
+    keep_alive_s: int = KEEP_ALIVE_S,
+) -> None:
+    """Serve on a socket that listens already, and close it in the end; otherwise as `serve`.
+
+    Args:
+        ready: called once requests are answered.
+        first: asked again and again after the server was told to stop: whether it may by now.
+        keep_alive_s: how long a connection may be idle between two requests.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -138,15 +171,18 @@ def serve(
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         ws="none",
+        timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )
     # Its lines hold paths as sent, with whatever a caller put into them, and any handler would bring them back.
     logging.getLogger("uvicorn.access").disabled = True
-    server = _Server(config, lambda: ready(bound) if ready else None, stop)
+    server = _Server(config, ready, stop, first)
     try:
         server.run(sockets=[listener])
     except SystemExit:  # uvicorn's way to say that the application did not start
+        if server.started:
+            raise
         cause = app.start_error
         if isinstance(cause, HeadwaterError):
             raise cause from None
@@ -194,7 +230,12 @@ def serving(app: Served, host: str = "127.0.0.1", port: int = 0, *, start_timeou
         thread.join(GRACE_S + app.options.drain_s + 5)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; 0 is any free port.
+
+    Raises:
+        InvalidError: ``address_invalid`` or ``port_taken``.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named because asyncio turns Nagle's delay off (40 ms an answer) only where it is.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

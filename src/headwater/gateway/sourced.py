@@ -22,7 +22,7 @@ from headwater.gateway.frames import error_event
 from headwater.gateway.gathering import Gathering
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken
 from headwater.gateway.metrics import Metrics
-from headwater.gateway.outside import Asked, asks_for_sources, read_asked, write_asked
+from headwater.gateway.outside import Asked, read_asked, wants_sources, write_asked
 from headwater.gateway.passing import Request, StreamPass, UsageSaid, tokens_ceiling, usage_of, with_bill
 from headwater.gateway.relay import RelayedModel, passed_headers, refusal
 from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, idempotency_key, respond, when_gone
@@ -83,9 +83,7 @@ class SourcedRoute:
 
     def wanted(self, raw: bytes, request: Request, model: RelayedModel) -> bool:
         """Whether a request is for this lane: it says something of sources, or its model always has some."""
-        if model.attributed is None or request.shape == "embeddings":
-            return False
-        return model.attributed.grounded or asks_for_sources(raw, request)
+        return wants_sources(raw, request, model.attributed)
 
     async def __call__(
         self,
