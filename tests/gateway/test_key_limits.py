@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from headwater.core.errors import RefusedError
 from headwater.core.money import NANO
-from headwater.gateway.limits import MINUTE_NS, RateError, Rates
+from headwater.gateway.limits import MINUTE_NS, OwnRates, RateError
 from headwater.meter import Meter, MeterParts, Used
 from headwater.store.key_limits import DAY_NS, KeyLimits
 from headwater.store.key_store import KeyRecord
@@ -41,7 +41,7 @@ def record(**limits: object) -> KeyRecord:
 def test_no_minute_holds_more_than_twice_its_limit_and_the_long_run_holds_the_limit(limit: int, gaps: list[int]):
     """Whatever the moments at which calls come: a burst of one minute's worth, then the rate."""
     now_ns = [0]
-    rates, key = Rates(lambda: now_ns[0]), record(requests_per_minute=limit)
+    rates, key = OwnRates(lambda: now_ns[0]), record(requests_per_minute=limit)
     passed: list[int] = []
     for gap in gaps:
         now_ns[0] += gap
@@ -57,7 +57,7 @@ def test_no_minute_holds_more_than_twice_its_limit_and_the_long_run_holds_the_li
 def test_a_refused_call_passes_when_the_answer_said_so():
     """`retry-after` is neither too early nor more than a second too late."""
     now_ns = [5]
-    rates, key = Rates(lambda: now_ns[0]), record(tokens_per_minute=600)
+    rates, key = OwnRates(lambda: now_ns[0]), record(tokens_per_minute=600)
     assert rates.take(key, 600, 0) is not None
     with pytest.raises(RateError) as caught:
         rates.take(key, 100, 0)
@@ -72,7 +72,7 @@ def test_a_refused_call_passes_when_the_answer_said_so():
 
 def test_what_a_call_did_not_use_is_given_back_and_what_it_used_more_is_owed():
     """Tokens and money are settled by what was used; the request itself stays counted."""
-    rates = Rates(lambda: 0)
+    rates = OwnRates(lambda: 0)
     key = record(requests_per_minute=3, tokens_per_minute=100, units_per_minute=1_000)
     taken = rates.take(key, 100, 1_000)
     assert taken is not None
@@ -92,7 +92,7 @@ def test_what_a_call_did_not_use_is_given_back_and_what_it_used_more_is_owed():
 def test_a_call_larger_than_a_minute_waits_for_all_of_it_and_is_paid_off_before_the_next():
     """No limit makes a large call impossible, and none is a way around it."""
     now_ns = [0]
-    rates, key = Rates(lambda: now_ns[0]), record(tokens_per_minute=100)
+    rates, key = OwnRates(lambda: now_ns[0]), record(tokens_per_minute=100)
     rates.take(key, 300, 0)
     now_ns[0] = 2 * MINUTE_NS
     with pytest.raises(RateError) as caught:
@@ -102,7 +102,7 @@ def test_a_call_larger_than_a_minute_waits_for_all_of_it_and_is_paid_off_before_
 
 def test_limits_are_looked_at_in_a_few_microseconds():
     """Median of many, CPU time: far below a hundredth of the call's budget of 0.3 ms, with room for a busy machine."""
-    rates = Rates()
+    rates = OwnRates()
     key = record(requests_per_minute=10**9, tokens_per_minute=10**9, units_per_minute=10**12)
     costs = []
     for _ in range(200):

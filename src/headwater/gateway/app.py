@@ -31,11 +31,12 @@ from headwater.gateway.guesses import Guesses
 from headwater.gateway.inside import PAYER, key_inside
 from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.lane import Lane
-from headwater.gateway.limits import Rates, check_route
+from headwater.gateway.limits import check_route
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.relay import Relay, RelayedModel, Relays
+from headwater.gateway.sharing import Sharing
 from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
 from headwater.gateway.vouchers import HEADER, Vouchers
 from headwater.gateway.wire import (
@@ -90,6 +91,7 @@ class Gateway:
         vouchers: Vouchers | None = None,
         more: Sequence[Routes] = (),
         payments: Payments | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.vouchers, self.payments = vouchers, payments
         if relays is not None:
@@ -112,7 +114,8 @@ class Gateway:
             answered=self.worker.submit,
         )
         self._checked = KeyCache(keys, self.answering.at_desk)
-        self._rates = Rates()
+        self.sharing = sharing or Sharing.alone()
+        self._rates = self.sharing.rates
         self.guesses = Guesses(options.failed_keys_per_minute)
         self._texts = TextRoute(self.answering, self.metrics, self._rates)
         self._embeddings = EmbeddingRoute(self.answering, self.metrics, self._rates)
@@ -124,6 +127,7 @@ class Gateway:
                 *(relays.models, relays.upstreams, relays.meter, self.metrics),
                 at_desk=self.answering.at_desk,
                 rates=self._rates,
+                claims=self.sharing.claims,
                 sourced=SourcedRoute(self.answering, self._upstreams, self.metrics, self._rates),
                 stall_s=options.stall_s,
             )

@@ -24,7 +24,7 @@ from headwater.core.money import format_units
 from headwater.gateway.caller import GONE, AsgiCaller, Caller
 from headwater.gateway.errors import Failure, Headers, failure_of
 from headwater.gateway.frames import error_event
-from headwater.gateway.keeping import Keeper, Keeping
+from headwater.gateway.keeping import Claims, Keeper, Keeping
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.passing import (
@@ -117,13 +117,14 @@ class Relay:
         metrics: Metrics,
         at_desk: Callable[[Callable[[], Any]], Awaitable[Any]],
         rates: Rates,
+        claims: Claims | None = None,
         sourced: Sourced | None = None,
         stall_s: float = 30.0,
     ) -> None:
         self._sourced, self._stall_s = sourced, stall_s
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
-        self._keeper = Keeper(meter.parts.store.kept, at_desk)
+        self._keeper = Keeper(meter.parts.store.kept, at_desk, claims)
         self.currency = meter.parts.policy.currency
 
     def take_over(self, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> Upstreams:
