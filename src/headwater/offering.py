@@ -99,6 +99,8 @@ class Offering:
             for number in range(len(messages)):
                 parts += sources if number == asked else ()
                 parts += self._message(messages, number, prompt_id)
+        if request.opening:
+            parts.append(self._caller(request.opening, control=True))
         return Offered(Layout(tuple(parts)), "".join(part.text for part in sources), prompt)
 
     def _message(self, messages: Sequence[Message], number: int, prompt_id: ContributionId | None) -> list[Part]:
@@ -112,7 +114,7 @@ class Offering:
             if found is not None:
                 return [self._turn(*found, message.content)]
         return [
-            self._caller(one.text)
+            self._caller(one.text, control=one.template)
             if one.contribution is None
             else self._player(one.contribution, self._own_words(one.contribution, one.text))
             for one in message.said or (Said(message.content),)

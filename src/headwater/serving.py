@@ -106,6 +106,7 @@ class Said(NamedTuple):
 
     text: str
     contribution: ContributionId | None = None
+    template: bool = False  # words of ours around somebody's, which are nobody's
 
 
 class Message(NamedTuple):
@@ -113,7 +114,7 @@ class Message(NamedTuple):
 
     role: str  # system, user or assistant; other servers' models also have tool
     content: str
-    said: tuple[Said, ...] = ()  # the content in stretches, where one of them is marked; else empty
+    said: tuple[Said, ...] = ()  # the content in stretches, where they differ in whose they are; else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class CallRequest:
     passages: tuple[Said, ...] = ()  # the caller's own, put before the question; no text: all of the contribution
     answers: int = 1  # how many are wanted
     plain: bool = False  # one text to go on with, not a conversation
+    opening: str = ""  # how the answer begins, put into the model's mouth
     size_bytes: int = 0  # of a request to another server; no byte makes more than one token
     words_only: bool = True  # nothing but text is asked and wanted: no images, no tools
 

@@ -207,7 +207,7 @@ def test_a_repeated_request_is_answered_alike_on_every_route(desk: Desk, path: s
         ("/v1/completions", {"prompt": "x", "messages": []}, "unknown_parameter", "messages"),
         ("/v1/responses", {}, "invalid_value", "input"),
         ("/v1/responses", {"input": "x", "previous_response_id": "r"}, "unsupported_parameter", "previous_response_id"),
-        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
         ("/v1/responses", {"input": [{"type": "reasoning"}]}, "unsupported_parameter", "input[0].type"),
         ("/v1/responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "unsupported_parameter", "prompt"),
         ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "invalid_value", None),

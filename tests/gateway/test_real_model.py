@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 
 from headwater.core.canonical import canonical
 from headwater.core.money import parse_units
+from headwater.models.backend import Sampling
 from headwater.receipts import Receipt
 from toy.desk import Desk, open_desk
 from toy.home import Engine
@@ -136,3 +138,56 @@ def test_real_tokens_say_how_likely_they_were(real: Desk) -> None:
     assert all(len(token.top_logprobs) == 3 for token in tokens)
     assert second.choices[0].logprobs == first.choices[0].logprobs
     assert [token.token for token in again] == [token.token for token in tokens]
+
+
+STATIONS = {"type": "object", "properties": {"station": {"enum": ["Basel", "Bonn"]}}, "required": ["station"]}
+POINTS = {
+    "type": "object",
+    "properties": {"first": {"$ref": "#/$defs/point"}, "wet": {"type": "boolean"}},
+    "required": ["first", "wet"],
+    "$defs": {"point": {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}},
+}
+TOOLS: Any = [
+    {"type": "function", "function": {"name": "read_gauge", "description": "Reads a gauge", "parameters": STATIONS}},
+    {"type": "function", "function": {"name": "draw", "parameters": POINTS}},
+]
+
+
+@pytest.mark.parametrize("name", ["read_gauge", "draw"])
+def test_a_real_model_calls_the_tool_it_is_told_to(real: Desk, name: str) -> None:
+    """The engine holds it to the function's schema, references and all; the call is measured like any answer."""
+    asked: Any = {
+        "model": "toy",
+        "messages": [{"role": "user", "content": "What is the level of the Rhine at Bonn?"}],
+        "tools": TOOLS,
+        "tool_choice": {"type": "function", "function": {"name": name}},
+        "parallel_tool_calls": False,
+        "max_tokens": 80,
+    }
+    answer = real.client().chat.completions.create(**asked)
+    [call] = answer.choices[0].message.tool_calls
+    said = ""
+    for chunk in real.client().chat.completions.create(**asked, stream=True):
+        for delta in (c for choice in chunk.choices for c in choice.delta.tool_calls or ()):
+            said += delta.function.arguments
+
+    assert (call.function.name, answer.choices[0].finish_reason) == (name, "tool_calls")
+    jsonschema.validate(json.loads(call.function.arguments), STATIONS if name == "read_gauge" else POINTS)
+    assert said == call.function.arguments
+    assert receipt_of(real, answer.headwater["receipt"]).attribution.tokens == answer.usage.completion_tokens
+
+
+def test_a_real_answer_is_free_up_to_its_opening_and_held_to_the_grammar_after_it(real: Desk) -> None:
+    """A text that repeats a line makes the model say the opening of itself; what it says next is then no repetition."""
+    backend = real.toy.flow.parts.models["toy"].backend
+    grammar = json.dumps({"type": "array", "items": {"enum": ["north"]}, "minItems": 2, "maxItems": 2})
+    ids = backend.tokenize("I go and I say:\n<tool_call>go home\n" * 6 + "I go", control=False)
+    free = "".join(piece.text for piece in backend.generate(ids, Sampling(40)))
+    pieces = list(backend.generate(ids, Sampling(40, grammar=grammar, grammar_after="<tool_call>", logprobs=0)))
+    text = "".join(piece.text for piece in pieces)
+
+    assert free.startswith(" and I say:\n<tool_call>go home\n")
+    assert text.startswith(" and I say:\n<tool_call>[")
+    assert json.loads(text.removeprefix(" and I say:\n<tool_call>")) == ["north", "north"]
+    assert pieces[-1].finish_reason == "stop"
+    assert all(len(piece.logprobs) == len(piece.token_ids) for piece in pieces)

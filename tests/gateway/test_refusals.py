@@ -57,7 +57,7 @@ def refused(desk: Desk, body: object, headers: dict[str, str] | None = None) -> 
         ({"stream": "yes"}, "invalid_value", "stream"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
         ({"n": 9}, "invalid_value", "n"),
-        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+        ({"tools": [{"type": "function"}]}, "invalid_value", "tools[0].function"),
         ({"response_format": {"type": "xml"}}, "invalid_value", "response_format"),
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"frequency_penalty": 0.5}, "unsupported_parameter", "frequency_penalty"),

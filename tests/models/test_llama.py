@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from headwater.core.errors import InvalidError, MissingError, UpstreamError
 from headwater.models.backend import Backend, Piece, Sampling
 from headwater.models.chatml import render_chat
-from headwater.models.llama import LlamaBackend, _Outlet
+from headwater.models.llama import LlamaBackend
+from headwater.models.outlet import Outlet
 from headwater.models.scorer import load_scorer
 
 
 def run_outlet(tokens: list[bytes], stops: tuple[bytes, ...]) -> list[Piece]:
     """All pieces that tokens leave as, with the final one."""
-    outlet = _Outlet(stops)
+    outlet = Outlet(stops)
     pieces: list[Piece] = []
     for token, data in enumerate(tokens):
         pieces += outlet.take(token, data)

@@ -1,17 +1,22 @@
 """A toy model: a byte is a token, what it has read it repeats, and words in brackets make it misbehave.
 
 `[delay=0.01]` seconds before each token · `[fail=3]` fails after three tokens · `[hold]` waits until the
-test lets it go · `[mute]` never says why it ended. The answer to "x" is "You said: x" over and over.
+test lets it go · `[mute]` never says why it ended · `[call=2]` calls two tools, if there are any. The answer to "x" is
+"You said: x" over and over; one that has to follow a JSON schema is the least that does.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from collections.abc import Generator, Sequence
+from functools import reduce
 from hashlib import sha256
+from operator import getitem
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +26,7 @@ from headwater.models.backend import FinishReason, Piece, Sampling
 
 CONTEXT_TOKENS = 16_384
 _ASKED = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", re.DOTALL)
-_DIRECTIVE = re.compile(r"\[(delay|fail|hold|mute)(?:=([\d.]+))?\]")
+_DIRECTIVE = re.compile(r"\[(delay|fail|hold|mute|call)(?:=([\d.]+))?\]")
 _SMOOTHING = 0.05
 
 
@@ -46,7 +51,7 @@ class ToyModel:
         """Say the last question again and again; at a temperature, letters are drawn at random."""
         asked = (_ASKED.findall(text := bytes(prompt).decode()) or [text])[-1]
         wishes = dict(_DIRECTIVE.findall(asked))
-        said = f"You said: {_DIRECTIVE.sub('', asked).strip()}. ".encode()
+        said, whole = _said(_DIRECTIVE.sub("", asked).strip(), wishes, sampling)
         rng = Random(sampling.seed)
         self.started += 1
         pending, text = b"", ""
@@ -54,13 +59,16 @@ class ToyModel:
         ended = False
         try:
             for number in range(sampling.max_tokens):
+                if whole and number == len(said):
+                    finish = "stop"
+                    break
                 if "hold" in wishes and number == 1:
                     self.held.wait(30)
                 if wishes.get("delay"):
                     time.sleep(float(wishes["delay"]))
                 if wishes.get("fail") and number >= int(wishes["fail"]):
                     raise UpstreamError("the toy broke", code="model_failed", fix="try again")
-                token = said[number % len(said)] if sampling.temperature == 0 else rng.choice(b"abcdefgh ")
+                token = said[number % len(said)] if whole or sampling.temperature == 0 else rng.choice(b"abcdefgh ")
                 self.tokens += 1
                 pending += bytes([token])
                 piece, pending = _whole_characters(pending)
@@ -90,6 +98,37 @@ class ToyModel:
             hits = counts[before, np.asarray(answer)]
             rows.append(np.log2((hits + _SMOOTHING) / (counts[before].sum(axis=1) + 256 * _SMOOTHING)))
         return np.asarray(rows, dtype=np.float64)
+
+
+def _said(words: str, wishes: dict[str, str], sampling: Sampling) -> tuple[bytes, bool]:
+    """What is said, and whether that is all of it."""
+    calls = int(wishes["call"] or 1) if "call" in wishes else 0
+    if not sampling.grammar or (sampling.grammar_after and not calls):
+        return f"You said: {words}. ".encode(), False
+    schema = json.loads(sampling.grammar)
+    if "anyOf" in schema and not calls:
+        schema = {**schema, "anyOf": schema["anyOf"][1:]}
+    before = f"You said: {words}.\n" if words and sampling.grammar_after else ""
+    return (before + sampling.grammar_after + json.dumps(_least(schema, schema, calls))).encode(), True
+
+
+def _least(schema: Any, root: Any, many: int = 1, turn: int = 0) -> Any:
+    """The least that follows a schema; of the outermost array so many, each of the next of its alternatives."""
+    if "$ref" in schema:
+        return _least(reduce(getitem, schema["$ref"].split("/")[1:], root), root)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _least(schema["anyOf"][turn % len(schema["anyOf"])], root, many)
+    kind = schema.get("type", "object")
+    if kind == "object":
+        return {name: _least(schema["properties"][name], root) for name in schema.get("required", ())}
+    if kind == "array":
+        count = min(max(many, schema.get("minItems", 0)), schema.get("maxItems", 2**31))
+        return [_least(schema["items"], root, turn=turn) for turn in range(count)]
+    return {"string": "x", "integer": 7, "number": 0.5, "boolean": True, "null": None}[kind]
 
 
 def _whole_characters(raw: bytes) -> tuple[str, bytes]:

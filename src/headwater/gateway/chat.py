@@ -188,10 +188,10 @@ def pieces_of(answer: Answer) -> tuple[Piece, ...]:
 def _writer(route: str, heading: Heading, request: TextRequest) -> Writer:
     logprobs = request.call.sampling.logprobs is not None
     if route == ROUTE:
-        return ChatWriter(heading, include_usage=request.include_usage, logprobs=logprobs)
+        return ChatWriter(heading, include_usage=request.include_usage, logprobs=logprobs, tools=request.tools)
     if route == "/v1/completions":
         return CompletionWriter(heading, include_usage=request.include_usage, logprobs=logprobs)
-    return ResponseWriter(heading, request.echoed)
+    return ResponseWriter(heading, request.echoed, request.tools)
 
 
 async def _whole(

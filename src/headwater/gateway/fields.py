@@ -5,7 +5,7 @@ A field that is null counts as absent. Refusals never quote what the caller wrot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -105,10 +105,23 @@ def stream_options(body: Mapping[str, Any], stream: bool) -> bool:
 
 
 def schema(value: object, where: str) -> dict[str, Any]:
-    """A JSON schema that an answer must follow."""
+    """A JSON schema that an answer must follow; it refers to nothing but itself."""
     if not isinstance(value, dict):
         raise invalid(where, "no JSON schema", "send an object")
+    for reference in _references(value):
+        if reference != "#" and not reference.startswith("#/"):
+            raise invalid(where, "a $ref to something outside the schema", "refer to #/$defs/…")
     return value
+
+
+def _references(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(named := schema.get("$ref"), str):
+            yield named
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _references(item)
 
 
 def flag(table: Mapping[str, Any], name: str, prefix: str = "") -> bool:

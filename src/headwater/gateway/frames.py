@@ -8,7 +8,7 @@ the last chunk, where clients that do not know it skip it. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,8 @@ import msgspec
 from headwater.core.ids import CallId, ContributionId
 from headwater.core.money import format_units
 from headwater.gateway.errors import Failure
+from headwater.gateway.tool_calls import Called, CallReader
+from headwater.gateway.tool_requests import Tools
 from headwater.models.backend import Piece, TokenLogprob
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -120,21 +122,35 @@ class Said:
     text: str
     finish_reason: str  # as it reads on the wire
     logprobs: tuple[TokenLogprob, ...]
+    calls: tuple[Called, ...] = ()
 
 
-def gathered(pieces: Sequence[Piece]) -> tuple[Said, ...]:
-    """The answers that pieces make, in the order of their numbers."""
+def gathered(pieces: Sequence[Piece], reading: Callable[[int], CallReader] | None = None) -> tuple[Said, ...]:
+    """The answers that pieces make, in the order of their numbers.
+
+    Args:
+        reading: a reader for each answer, by its number, where tools may have been called.
+    """
     found: dict[int, list[Piece]] = {}
     for piece in pieces:
         found.setdefault(piece.choice, []).append(piece)
-    return tuple(
-        Said(
-            "".join(piece.text for piece in of_one),
-            next((FINISH[p.finish_reason] for p in of_one if p.finish_reason is not None), "stop"),
-            tuple(logprob for piece in of_one for logprob in piece.logprobs),
-        )
-        for _, of_one in sorted(found.items())
-    )
+    answers = []
+    for number, of_one in sorted(found.items()):
+        reason = next((FINISH[p.finish_reason] for p in of_one if p.finish_reason is not None), "stop")
+        words: list[Piece] = of_one
+        calls: list[Called] = []
+        if reading is not None:
+            reader, words = reading(number), []
+            for piece in of_one:
+                for one in reader.take(piece):
+                    if isinstance(one, Called):
+                        calls.append(one)
+                    else:
+                        words.append(one)
+            reason = reader.finish(reason)
+        logprobs = tuple(logprob for piece in words for logprob in piece.logprobs)
+        answers.append(Said("".join(piece.text for piece in words), reason, logprobs, tuple(calls)))
+    return tuple(answers)
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -151,12 +167,18 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 class ChatWriter:
-    """`chat.completion` and its chunks; the constant bytes around a text are made once."""
+    """`chat.completion` and its chunks; the constant bytes around a text are made once.
 
-    __slots__ = ("_before", "_begun", "_head", "_heading", "_include_usage", "_logprobs")
+    Args:
+        tools: what the model may call; the answers are then read for calls.
+    """
 
-    def __init__(self, heading: Heading, *, include_usage: bool, logprobs: bool = False) -> None:
-        self._heading, self._include_usage, self._logprobs = heading, include_usage, logprobs
+    __slots__ = ("_before", "_begun", "_head", "_heading", "_include_usage", "_logprobs", "_readers", "_tools")
+
+    def __init__(
+        self, heading: Heading, *, include_usage: bool, logprobs: bool = False, tools: Tools | None = None
+    ) -> None:
+        self._heading, self._include_usage, self._logprobs, self._tools = heading, include_usage, logprobs, tools
         head = {
             "id": heading.completion_id,
             "object": "chat.completion.chunk",
@@ -167,6 +189,7 @@ class ChatWriter:
         self._head = _encode(head)[:-1]
         self._before = b"data: " + self._head + b',"choices":[{"index":'
         self._begun: set[int] = set()
+        self._readers: dict[int, CallReader] = {}
 
     def begin(self) -> bytes:
         """The role of the first answer."""
@@ -178,17 +201,16 @@ class ChatWriter:
         for piece in pieces:
             if piece.choice not in self._begun:
                 events.append(self._role(piece.choice))
-            if piece.text or piece.logprobs:
-                events.append(self._event(piece.choice, b'{"content":' + _encode(piece.text) + b"}", piece.logprobs))
+            events += self._said(piece) if self._tools is None else self._read(piece)
             if piece.finish_reason is not None and not piece.last:
-                events.append(self._event(piece.choice, b"{}", (), FINISH[piece.finish_reason]))
+                events.append(self._event(piece.choice, b"{}", (), self._finish(piece)))
         return b"".join(events)
 
     def end(self, last: Piece, tokens: Tokens, bill: Bill) -> bytes:
         """The finish reason, the usage if it was asked for, the bill, and the end of the stream."""
         said = self.write([last])
         owed = b',"headwater":' + bill.to_bytes() + b"}\n\n"
-        finish = self._event(last.choice, b"{}", (), FINISH[last.finish_reason or "stop"])
+        finish = self._event(last.choice, b"{}", (), self._finish(last))
         if not self._include_usage:
             return said + finish[:-3] + owed + DONE
         usage = b',"choices":[],"usage":' + _encode(tokens.to_json())
@@ -200,11 +222,11 @@ class ChatWriter:
         choices = [
             {
                 "index": number,
-                "message": {"role": "assistant", "content": said.text, "refusal": None},
+                "message": self._message(said),
                 "logprobs": chat_logprobs(said.logprobs) if self._logprobs else None,
                 "finish_reason": said.finish_reason,
             }
-            for number, said in enumerate(gathered(pieces))
+            for number, said in enumerate(gathered(pieces, None if self._tools is None else self._reader))
         ]
         return _encode(
             {
@@ -219,9 +241,53 @@ class ChatWriter:
             }
         )
 
+    # Calls of tools
+
+    def _message(self, said: Said) -> dict[str, Any]:
+        content = said.text if said.text or self._tools is None else None
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in said.calls
+        ]
+        return {"role": "assistant", "content": content, "refusal": None, **({"tool_calls": calls} if calls else {})}
+
+    def _reader(self, choice: int) -> CallReader:
+        assert self._tools is not None
+        return self._readers.setdefault(choice, CallReader(self._tools, f"{self._heading.call_id}/{choice}"))
+
+    def _read(self, piece: Piece) -> list[bytes]:
+        events = []
+        for one in self._reader(piece.choice).take(piece):
+            events += self._call(piece.choice, one) if isinstance(one, Called) else self._said(one)
+        return events
+
+    def _call(self, choice: int, call: Called) -> list[bytes]:
+        """Which tool is called, then with what."""
+        named = {
+            "index": call.index,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": ""},
+        }
+        deltas: list[dict[str, Any]] = [named]
+        deltas += [{"index": call.index, "function": {"arguments": piece}} for piece in call.pieces()]
+        return [self._event(choice, b'{"tool_calls":[' + _encode(delta) + b"]}") for delta in deltas]
+
+    def _finish(self, piece: Piece) -> str:
+        reason = FINISH[piece.finish_reason or "stop"]
+        return reason if self._tools is None else self._reader(piece.choice).finish(reason)
+
+    # Events
+
+    def _said(self, piece: Piece) -> list[bytes]:
+        if not piece.text and not piece.logprobs:
+            return []
+        return [self._event(piece.choice, b'{"content":' + _encode(piece.text) + b"}", piece.logprobs)]
+
     def _role(self, choice: int) -> bytes:
         self._begun.add(choice)
-        return self._event(choice, b'{"role":"assistant","content":"","refusal":null}')
+        content = b'""' if self._tools is None else b"null"
+        return self._event(choice, b'{"role":"assistant","content":' + content + b',"refusal":null}')
 
     def _event(
         self, choice: int, delta: bytes, logprobs: Sequence[TokenLogprob] = (), finish: str | None = None

@@ -26,6 +26,7 @@ from headwater.core.limits import (
 from headwater.gateway import fields
 from headwater.gateway.fields import unsupported
 from headwater.gateway.marks import Extension, invalid, mark_of, message, read_extension
+from headwater.gateway.tool_requests import Comes, Tools, read_tools
 from headwater.models.backend import Sampling
 from headwater.serving import CallRequest, Message, Said
 
@@ -44,25 +45,26 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _IGNORED: Final = frozenset(
     [
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "parallel_tool_calls", "prediction"),
+        *("prompt_cache_retention", "prediction"),
     ]
 )
 _COMMON: Final = frozenset(["model", "temperature", "top_p", "stream", "headwater", *_IGNORED])
 _CHAT: Final = _COMMON | frozenset(
     [
         *("messages", "max_tokens", "max_completion_tokens", "seed", "stop", "stream_options", "n", "prompt"),
-        *("logprobs", "top_logprobs", "response_format"),
+        *("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"),
     ]
 )
 _COMPLETIONS: Final = _COMMON | frozenset(["prompt", "max_tokens", "seed", "stop", "stream_options", "n", "logprobs"])
 _RESPONSES: Final = _COMMON | frozenset(
-    ["input", "instructions", "max_output_tokens", "text", "prompt", "truncation", "stream_options"]
+    [
+        *("input", "instructions", "max_output_tokens", "text", "prompt", "truncation", "stream_options"),
+        *("tools", "tool_choice", "parallel_tool_calls"),
+    ]
 )
 _EMBEDDINGS: Final = frozenset(["model", "input", "encoding_format", "dimensions", *_IGNORED])
 # What each may be although nothing is done for it: the value that asks for nothing.
-_NO_TOOLS: Final[dict[str, tuple[object, ...]]] = {"tools": ([],), "tool_choice": ("none", "auto")}
 _NOT_CHAT: Final[dict[str, tuple[object, ...]]] = {
-    **_NO_TOOLS,
     "functions": ([],),
     "function_call": ("none", "auto"),
     "logit_bias": ({},),
@@ -83,7 +85,6 @@ _NOT_COMPLETIONS: Final[dict[str, tuple[object, ...]]] = {
     "presence_penalty": (0,),
 }
 _NOT_RESPONSES: Final[dict[str, tuple[object, ...]]] = {
-    **_NO_TOOLS,
     "include": ([],),
     "reasoning": ({}, {"effort": "none"}),
     "background": (False,),
@@ -102,6 +103,7 @@ class TextRequest:
     stream: bool
     include_usage: bool
     echoed: Mapping[str, Any]  # what the answer says again of the request
+    tools: Tools | None = None  # that the model may call
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +136,21 @@ def read_chat(raw: bytes, *, route: str, idempotency_key: str | None, seed: Call
     wanted = fields.flag(body, "logprobs")
     if top and not wanted:
         raise invalid("top_logprobs", "top_logprobs without logprobs", "set logprobs")
+    asked = _format(body.get("response_format"), "response_format", nested=True)
+    tools = read_tools(body, asked, nested=True)
     sampling = _sampling(
         body,
         _tokens(body, "max_completion_tokens" if old is None else "max_tokens"),
         seed=fields.seed(body, seed),
         stop=fields.stop(body),
         logprobs=top if wanted else None,
-        grammar=_format(body.get("response_format"), "response_format", nested=True),
+        grammar=asked,
+        tools=tools,
     )
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise invalid("messages", "messages is missing, empty or not an array", "send at least one message")
-    return _read(raw, body, route, idempotency_key, _messages(given, "messages"), sampling)
+    return _read(raw, body, route, idempotency_key, _messages(given, "messages"), sampling, tools=tools)
 
 
 def read_completion(raw: bytes, *, route: str, idempotency_key: str | None, seed: Callable[[], int]) -> TextRequest:
@@ -188,13 +193,10 @@ def read_response(raw: bytes, *, route: str, idempotency_key: str | None, seed: 
         raise invalid("instructions", "instructions are no text", "send a string")
     if instructions:
         messages = (Message("system", instructions), *messages)
-    sampling = _sampling(
-        body,
-        _tokens(body, "max_output_tokens"),
-        seed=seed(),
-        grammar=_format(text.get("format"), "text.format", nested=False),
-    )
-    return _read(raw, body, route, idempotency_key, messages, sampling)
+    asked = _format(text.get("format"), "text.format", nested=False)
+    tools = read_tools(body, asked, nested=False)
+    sampling = _sampling(body, _tokens(body, "max_output_tokens"), seed=seed(), grammar=asked, tools=tools)
+    return _read(raw, body, route, idempotency_key, messages, sampling, tools=tools)
 
 
 def read_embedding(raw: bytes, *, route: str, idempotency_key: str | None) -> EmbeddingRequest:
@@ -236,6 +238,7 @@ def _read(
     sampling: Sampling,
     *,
     plain: bool = False,
+    tools: Tools | None = None,
 ) -> TextRequest:
     stream = fields.flag(body, "stream")
     extension: Extension = read_extension(body, prompt_field=not plain)
@@ -243,7 +246,7 @@ def _read(
         raise unsupported("prompt", "only registered prompts, by the id of their contribution")
     call = CallRequest(
         model=fields.model(body),
-        messages=messages,
+        messages=messages if tools is None else (tools.shown, *messages),
         sampling=sampling,
         body_digest=digest(route.encode() + b"\x00" + raw),
         idempotency_key=idempotency_key,
@@ -253,8 +256,9 @@ def _read(
         passages=extension.passages,
         answers=fields.whole(body, "n", 1, ANSWERS_MAX, 1),
         plain=plain,
+        opening=tools.opening if tools else "",
     )
-    return TextRequest(call, stream, fields.stream_options(body, stream), body)
+    return TextRequest(call, stream, fields.stream_options(body, stream), body, tools)
 
 
 def _sampling(
@@ -265,15 +269,18 @@ def _sampling(
     stop: tuple[str, ...] = (),
     logprobs: int | None = None,
     grammar: str = "",
+    tools: Tools | None = None,
 ) -> Sampling:
+    must_call = tools is not None and tools.comes is Comes.AT_ONCE
     return Sampling(
         max_tokens=max_tokens,
         temperature=fields.number(body, "temperature", 0.0, 2.0, 0.0),
         top_p=max(fields.number(body, "top_p", 0.0, 1.0, 1.0), _TOP_P_MIN),
         seed=seed,
-        stop=stop,
+        stop=() if must_call else stop,  # a stop string cuts words, never a call
         logprobs=logprobs,
-        grammar=grammar,
+        grammar=tools.grammar if tools else grammar,
+        grammar_after=tools.grammar_after if tools else "",
     )
 
 

@@ -20,6 +20,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # how many likeliest tokens are named beside each; None: none, and no probabilities
     grammar: str = ""  # a JSON schema the answer must follow; empty for none
+    grammar_after: str = ""  # an opening, see `structured`: only what comes after it must; empty: all of the answer
 
 
 class TokenLogprob(NamedTuple):

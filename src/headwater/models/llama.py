@@ -15,7 +15,6 @@ last call. The server computes requests of one adapter together and those of dif
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import http.client
 import json
@@ -32,8 +31,9 @@ from urllib.parse import urlsplit
 
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.models.adapters import AdapterStore, StoredAdapter
-from headwater.models.backend import FinishReason, Piece, Sampling, TokenLogprob
+from headwater.models.backend import Piece, Sampling, TokenLogprob
 from headwater.models.gguf_file import open_gguf
+from headwater.models.outlet import Opening, Outlet
 from headwater.models.smollm import MODEL_NAME, file_digest, smollm_path
 from headwater.models.structured import check_follows
 from headwater.models.tokenizer import Tokenizer, load_tokenizer
@@ -246,18 +246,24 @@ class LlamaBackend:
         slot = engine.slots.get()
         connection = engine.connect()
         try:
-            outlet = _Outlet(tuple(stop.encode("utf-8") for stop in sampling.stop))
+            outlet = Outlet(tuple(stop.encode("utf-8") for stop in sampling.stop))
             made, burst = 0, 1
-            if sampling.grammar:
+            opening = Opening(self._tokenizer, sampling.grammar_after) if sampling.grammar_after else None
+            schema = "" if opening else sampling.grammar
+            if schema:
                 burst = sampling.max_tokens  # a grammar is followed from its beginning, so all of it is one burst
             while True:
                 burst = min(burst, sampling.max_tokens - made)
                 tokens, likely, ended = engine.burst(
-                    connection, slot, ids, burst, sampling, first=made == 0, adapter=name
+                    connection, slot, ids, burst, sampling, first=made == 0, adapter=name, schema=schema
                 )
-                if sampling.grammar:
+                opened = False
+                if schema:
                     said = b"".join(self._tokenizer.bytes_of(token) for token in tokens).decode("utf-8", "replace")
-                    check_follows(sampling.grammar, said, whole=ended)
+                    check_follows(schema, said, whole=ended)
+                elif opening is not None:
+                    tokens, likely, opened = opening.take(tokens, likely)
+                    ended = ended and not opened
                 for place, token in enumerate(tokens):
                     yield from outlet.take(token, self._tokenizer.bytes_of(token), likely[place : place + 1])
                     if outlet.stopped:
@@ -269,6 +275,10 @@ class LlamaBackend:
                     yield from outlet.finish("stop" if ended else "length")
                     return
                 burst = BURST_TOKENS
+                if opened:
+                    yield from outlet.release()
+                    outlet = Outlet(())  # a stop string does not cut what has to follow a grammar
+                    schema, opening, burst = sampling.grammar, None, sampling.max_tokens
         finally:
             connection.close()
             engine.slots.put(slot)
@@ -370,6 +380,7 @@ class _Engine:
         *,
         first: bool,
         adapter: str | None = None,
+        schema: str = "",
     ) -> tuple[list[int], list[TokenLogprob], bool]:
         """Up to `count` more tokens after `ids`, how likely each was if that is asked, and whether the turn ended.
 
@@ -388,7 +399,7 @@ class _Engine:
             "return_tokens": True,
             "stream": False,
             **({} if sampling.logprobs is None else {"n_probs": max(1, sampling.logprobs)}),
-            **({"json_schema": json.loads(sampling.grammar)} if sampling.grammar else {}),
+            **({"json_schema": json.loads(schema)} if schema else {}),
             "lora": [{"id": number, "scale": float(name == adapter)} for name, number in self.adapters.items()],
         }
         try:
@@ -408,7 +419,7 @@ class _Engine:
             ) from error
         if response.status != http.client.OK:
             message = answer.get("error", {}).get("message", "no message")
-            if response.status == http.client.BAD_REQUEST and sampling.grammar:
+            if response.status == http.client.BAD_REQUEST and schema:
                 raise InvalidError(
                     f"the JSON schema cannot be followed: {message[:200]}",
                     code="schema_invalid",
@@ -442,57 +453,6 @@ def _logprob(row: dict[str, Any], top: int) -> TokenLogprob:
 def _finite(logprob: float | None) -> float:
     """JSON has no infinity; the server's least number stands for it."""
     return LOGPROB_MIN if logprob is None else max(LOGPROB_MIN, float(logprob))
-
-
-class _Outlet:
-    """Lets tokens out as text once they can no longer be part of a stop string; whole tokens only."""
-
-    def __init__(self, stops: tuple[bytes, ...]) -> None:
-        self._stops = stops
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held: list[tuple[int, bytes, tuple[TokenLogprob, ...]]] = []
-        self.stopped = False
-
-    def take(self, token: int, data: bytes, likely: Sequence[TokenLogprob] = ()) -> Iterator[Piece]:
-        """Pieces that may leave now that `token` has come."""
-        self._held.append((token, data, tuple(likely)))
-        held = b"".join(data for _, data, _ in self._held)
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            yield from self._leave(min(found))
-            self._held.clear()
-            return
-        at_risk = max(
-            (
-                size
-                for stop in self._stops
-                for size in range(1, min(len(stop), len(held) + 1))
-                if held.endswith(stop[:size])
-            ),
-            default=0,
-        )
-        yield from self._release(len(held) - at_risk)
-
-    def finish(self, reason: FinishReason) -> Iterator[Piece]:
-        """Whatever was held back, then the last piece."""
-        yield from self._release(sum(len(data) for _, data, _ in self._held))
-        yield Piece(self._decoder.decode(b"", final=True), (), reason)
-
-    def _release(self, safe: int) -> Iterator[Piece]:
-        """Tokens that end within the first `safe` bytes held."""
-        while self._held and len(self._held[0][1]) <= safe:
-            token, data, likely = self._held.pop(0)
-            safe -= len(data)
-            yield Piece(self._decoder.decode(data), (token,), logprobs=likely)
-
-    def _leave(self, size: int) -> Iterator[Piece]:
-        """The first `size` bytes held; a token cut by the stop string stays, with the text before the cut."""
-        for token, data, likely in self._held:
-            if size <= 0:
-                return
-            yield Piece(self._decoder.decode(data[:size]), (token,), logprobs=likely)
-            size -= len(data)
 
 
 def _check_sampling(sampling: Sampling) -> None:
