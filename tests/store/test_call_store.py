@@ -320,6 +320,7 @@ def test_bad_ids_and_keys_are_refused(desk: Desk) -> None:
 # Forgetting
 
 
+@pytest.mark.sqlite
 def test_forgotten_text_is_gone_from_the_files_and_the_digests_stay(desk: Desk) -> None:
     """Nothing of answer and evidence can be read back from the disk, and the call's money is as it was."""
     secret = b"a very private sentence " * 40

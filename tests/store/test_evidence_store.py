@@ -47,6 +47,7 @@ def disk(calls):
     return b"".join(path.read_bytes() for path in calls.db.path.parent.iterdir() if path.is_file())
 
 
+@pytest.mark.sqlite
 def test_no_readable_text_ever_reaches_the_disk(home):
     """Neither database nor write-ahead log holds a request or an answer, while both are read back as they were."""
     calls, (owner, _) = home
@@ -60,6 +61,7 @@ def test_no_readable_text_ever_reaches_the_disk(home):
         assert fragment not in disk(calls)
 
 
+@pytest.mark.sqlite
 def test_erasing_an_owner_erases_all_its_text_and_nothing_else(home):
     """The key is gone from file and log; digests, price and receipt stay, and so does another owner's text."""
     calls, (owner, other) = home

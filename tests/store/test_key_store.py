@@ -32,6 +32,7 @@ def test_the_secret_opens_its_own_key(keys: KeyStore) -> None:
     assert (two.label, two.created_at_ns, two.budget_units, two.account) == ("beta", 6, 7, f"payer:{two.key_id}")
 
 
+@pytest.mark.sqlite
 def test_the_secret_is_in_no_file(keys: KeyStore) -> None:
     """Neither the secret nor its random bytes reach the disk."""
     secret, _ = keys.create("alpha", SEED, 5)
@@ -196,7 +197,7 @@ def test_keys_of_a_file_made_before_limits_go_on_working(tmp_path: Path) -> None
     """The step that adds limits keeps what was committed, and the days sum to it."""
     with Database(tmp_path / "headwater.db") as db:
         db.migrate("api_keys", key_store._STEPS[:1])
-        db.execute("INSERT INTO api_keys VALUES ('key_old', x'00', 'old', 'test', 1, NULL, 90, 40)")
+        db.execute("INSERT INTO api_keys VALUES ('key_old', ?, 'old', 'test', 1, NULL, 90, 40)", (b"\0",))
         keys = KeyStore(db)
         keys.commit_units("key_old", 50, at_ns=DAY_NS)
 
