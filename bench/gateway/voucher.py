@@ -18,7 +18,8 @@ from pathlib import Path
 from bench.gateway.load import PROMPT
 from headwater.cli.home import Home
 from headwater.core.keccak import keccak256
-from headwater.gateway import create_app, serve
+from headwater.gateway import create_app
+from headwater.gateway.serve import serve
 from headwater.gateway.vouchers import Deposited, Vouchers, voucher_header
 from headwater.receipts import KeySigner
 from headwater.settings import Settings

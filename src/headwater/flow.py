@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Final
 
 import msgspec
@@ -47,7 +46,7 @@ from headwater.core.errors import (
     RefusedError,
     UpstreamError,
 )
-from headwater.core.ids import CallId, call_id
+from headwater.core.ids import CallId, call_id, pseudonym
 from headwater.ledger import payouts
 from headwater.models.backend import Piece, TokenLogprob
 from headwater.offering import Offering
@@ -479,8 +478,3 @@ def _unknown(name: str, models: Iterable[str]) -> MissingError:
         code="model_not_found",
         fix=f"choose one of {', '.join(sorted(models))}"[:500],
     )
-
-
-def pseudonym(key_id: str) -> str:
-    """The payer's name in receipts: the same for every call of a key, and no way back to the key."""
-    return "pay_" + sha256(b"headwater payer\x00" + key_id.encode()).hexdigest()[:32]

@@ -22,9 +22,8 @@ from functools import partial
 from typing import Final
 
 from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
-from headwater.core.ids import CallId, ReceiptId, call_id, receipt_id
+from headwater.core.ids import CallId, ReceiptId, call_id, pseudonym, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
-from headwater.flow import pseudonym
 from headwater.ledger import transfer_id
 from headwater.receipts import Issued, ModelUse, Receipt, ReceiptAttribution, ReceiptForm, Signer, Usage
 from headwater.splits import COMMONS, Policy, ResidualSplit

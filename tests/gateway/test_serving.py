@@ -18,14 +18,15 @@ import pytest
 
 from headwater.core.errors import InvalidError, UpstreamError
 from headwater.flow import CallRequest, Message
-from headwater.gateway import chat, create_app, serve, serving
+from headwater.gateway import chat, create_app, serving
+from headwater.gateway.serve import serve
 from headwater.gateway.answering import Answering
 from headwater.models.backend import Sampling
 from headwater.store.call_store import CallState
 from toy.desk import Desk, open_desk
 from toy.home import open_home
 
-SERVE: ModuleType = sys.modules["headwater.gateway.serve"]  # the package has a function of that name
+SERVE: ModuleType = sys.modules["headwater.gateway.serve"]
 
 
 def test_a_taken_port_is_refused_at_once(desk: Desk) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headwater.gateway import GatewayOptions, create_app, serve
+from headwater.gateway import GatewayOptions, create_app
+from headwater.gateway.serve import serve
 from headwater.store.call_store import CallStore
 from headwater.store.receipt_log import ReceiptLog
 from toy.home import open_home

@@ -26,10 +26,10 @@ from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, GatewayOptions, create_app
-from headwater.gateway import serve as run_gateway
 from headwater.gateway.disputes import matters_routes
 from headwater.gateway.native import Routes
 from headwater.gateway.serve import Served
+from headwater.gateway.serve import serve as run_gateway
 from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement

@@ -35,6 +35,11 @@ def contribution_id(kind: str, content: bytes) -> ContributionId:
     return ContributionId("ctb_" + _hex(kind.encode() + b"\x00" + content))
 
 
+def pseudonym(key_id: str) -> str:
+    """The payer's name in receipts: the same for every call of a key, and no way back to the key."""
+    return "pay_" + hashlib.sha256(b"headwater payer\x00" + key_id.encode()).hexdigest()[:32]
+
+
 def call_id(random_bytes: bytes) -> CallId:
     """A call's id from 16 random bytes, which the caller supplies."""
     if len(random_bytes) != 16:

@@ -15,15 +15,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import uvicorn
 
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
-from headwater.gateway.app import GatewayOptions
 from headwater.gateway.http import HttpProtocol
 from headwater.gateway.lane import Lane
 from headwater.gateway.wire import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from headwater.gateway.app import GatewayOptions
 
 HEAD_S: Final = 15.0
 """How long a connection may stay open without a whole request head, new or between two requests."""
