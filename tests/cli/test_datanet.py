@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from headwater.cli.main import main
 from headwater.splits import Policy
+from headwater.store.database import Database
 
 LINE = """
 [[lines]]
@@ -55,7 +55,6 @@ def test_a_pool_from_its_making_to_its_reviewers_pay(
     assert (batch["rows"], batch["counts"]) == (24, {"waiting": 24})
     from headwater.core.ids import contributor_id
     from headwater.registry.review import Vote
-    from headwater.store.database import Database
     from headwater.store.registry_store import RegistryStore
     from headwater.store.review_settling import Reviewing
 
@@ -129,8 +128,8 @@ def test_a_submission_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) 
         return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "NUMBA_NUM_THREADS": "1"})
 
     def taken() -> int:
-        with sqlite3.connect(f"file:{home}/headwater.db?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT coalesce(max(rows), 0) FROM submission_batches").fetchone()[0])
+        with Database(home / "headwater.db") as database:
+            return int(database.query("SELECT coalesce(max(rows), 0) FROM submission_batches")[0][0])
 
     create = ("datanet", "create", "net", "--owner", "O", "--title", "Net", "--license", "CC0-1.0")
     start(*create, "--rule", "near_duplicates=flag").communicate()
@@ -145,8 +144,6 @@ def test_a_submission_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) 
 
     assert 3_000 <= reached < 30_000
     assert (batch["rows"], batch["unchanged"], batch["resumed_at"] > 0) == (30_000, 0, True)
-    with sqlite3.connect(f"file:{home}/headwater.db?mode=ro", uri=True) as database:
-        assert database.execute("SELECT count(DISTINCT digest), count(*) FROM submissions").fetchone() == (
-            30_000,
-            30_000,
-        )
+    with Database(home / "headwater.db") as database:
+        counts = database.query("SELECT count(DISTINCT digest), count(*) FROM submissions")
+        assert counts == [(30_000, 30_000)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pytest
 
 from headwater.cli.main import main
 from headwater.cli.operations import JsonLines
+from headwater.store.database import Database
 from toy.desk import open_desk
+from toy.unguarded import unguard
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -53,9 +54,9 @@ def test_acts_of_the_command_line_are_recorded(run: Run) -> None:
 def test_a_forged_trail_ends_with_status_one(run: Run, tmp_path: Path) -> None:
     """Whoever changed the file behind the database is found out."""
     run("key", "create", "app", "--json")
-    with sqlite3.connect(tmp_path / "home" / "headwater.db") as raw:
-        raw.execute("DROP TRIGGER audit_entries_stay_UPDATE")
-        raw.execute("UPDATE audit_entries SET actor = 'nobody'")
+    with Database(tmp_path / "home" / "headwater.db") as db:
+        unguard(db, "audit_entries")
+        db.execute("UPDATE audit_entries SET actor = 'nobody'")
 
     with pytest.raises(SystemExit) as end:
         main(["audit", "check", "--home", str(tmp_path / "home")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 import urllib.error
@@ -206,8 +205,7 @@ def test_kept_answers_are_unreadable_on_the_disk_and_gone_when_their_owner_is_fo
     """Encrypted like every text; once erased the key says so, and its price stays."""
     ask(desk, "order-1")
     charged(desk)
-    with sqlite3.connect(desk.toy.db.path) as raw:
-        (answer,) = raw.execute("SELECT answer FROM kept_answers").fetchone()
+    [(answer,)] = desk.toy.db.query("SELECT answer FROM kept_answers")
     assert WORDS[0].strip().encode() not in answer
     desk.toy.calls.forget_owner(desk.key.key_id, at_ns=time.time_ns())
 

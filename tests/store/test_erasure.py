@@ -110,5 +110,5 @@ def test_bytes_can_only_be_emptied_by_an_erasure_that_is_on_record(tmp_path):
     """The file itself refuses: whoever writes to it by hand leaves a trace or does nothing."""
     with open_home(tmp_path) as toy:
         with pytest.raises(ConflictError):
-            toy.db.execute("UPDATE contents SET bytes = x''")
+            toy.db.execute("UPDATE contents SET bytes = ?", (b"",))
         assert toy.registry.text(rivers(toy)) == DOCUMENTS["Rivers"]

@@ -31,6 +31,7 @@ from headwater.registry import (
 )
 from headwater.store.database import Database
 from headwater.store.registry_store import RegistryStore
+from toy.unguarded import unguard
 
 ADA, BO = unenrolled("local", "Ada"), unenrolled("local", "Bo")
 ADDRESS = "0x52908400098527886E0F7030069857D2E4169EE7"
@@ -117,7 +118,7 @@ def test_altered_bytes_are_noticed_when_read(store: RegistryStore, database: Dat
     """A flipped byte in the file is an error, not a source."""
     admitted = item(b"words")
     store.register([admitted])
-    database.execute("DROP TRIGGER contents_stay_UPDATE")
+    unguard(database, "contents")
     database.execute("UPDATE contents SET bytes = ? WHERE digest = ?", (b"wordz", digest(b"words")))
 
     with pytest.raises(InvariantError):

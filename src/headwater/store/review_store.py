@@ -205,7 +205,7 @@ class ReviewStore:
             )
         self.database.execute(
             "INSERT INTO reviewers VALUES (?, ?, ?, NULL) ON CONFLICT (datanet, reviewer)"
-            " DO UPDATE SET since_ns = excluded.since_ns, until_ns = NULL WHERE until_ns IS NOT NULL",
+            " DO UPDATE SET since_ns = excluded.since_ns, until_ns = NULL WHERE reviewers.until_ns IS NOT NULL",
             (datanet, reviewer, now_ns),
         )
 
