@@ -4,7 +4,8 @@
 
 prints one JSON object: what each case gave, as plain values, or `error: …` where it failed. What must hold is the
 test's affair. Cases: plain, stream (text, and the number of pieces), tool (name and arguments), failure (status and
-code), receipt (id of the call), usage (completion tokens of the stream).
+code), receipt (id of the call), usage (completion tokens of the stream), called and called_stream (a tool that the
+model in process has to call, whole and streamed).
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from typing import Any
 QUESTION = "Where does a river begin?"
 SCHEMA = {"type": "object", "properties": {"station": {"type": "string"}}, "required": ["station"]}
 TOOL = {"type": "function", "function": {"name": "gauge", "description": "Reads a gauge", "parameters": SCHEMA}}
+
+FALLS = ("Upper Fall", "Lower Fall")
+CHOSEN = {
+    "type": "function",
+    "function": {
+        "name": "level",
+        "description": "Tells the level at a station",
+        "parameters": {"type": "object", "properties": {"station": {"enum": FALLS}}, "required": ["station"]},
+    },
+}
+CALL_TOKENS = 60
 
 PLACE = {
     "type": "object",
@@ -48,6 +60,28 @@ def openai_python(url: str, key: str, model: str, _: Path) -> Cases:
         call = client.chat.completions.create(model="tools", tools=[TOOL], **asked).choices[0].message.tool_calls[0]
         return {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
 
+    forced: Any = {"model": model, "tools": [CHOSEN], "tool_choice": "required", "parallel_tool_calls": False}
+    forced = {**asked, **forced, "max_tokens": CALL_TOKENS}
+
+    def called() -> Any:
+        choice = client.chat.completions.create(**forced).choices[0]
+        [call] = choice.message.tool_calls
+        found = {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
+        return {**found, "reason": choice.finish_reason, "content": choice.message.content}
+
+    def called_stream() -> Any:
+        with client.chat.completions.stream(**forced) as stream:
+            choice = stream.get_final_completion().choices[0]
+        [call] = choice.message.tool_calls
+        return {"name": call.function.name, "arguments": json.loads(call.function.arguments)}
+
+    def called_response() -> Any:
+        tools: Any = [{"type": "function", **CHOSEN["function"]}]
+        more: Any = {"model": model, "input": QUESTION, "tools": tools, "max_output_tokens": CALL_TOKENS}
+        with client.responses.stream(tool_choice="required", parallel_tool_calls=False, **more) as stream:
+            [item] = stream.get_final_response().output
+        return {"name": item.name, "arguments": json.loads(item.arguments)}
+
     def failure() -> Any:
         try:
             client.chat.completions.create(model="nothing", **asked)
@@ -71,6 +105,9 @@ def openai_python(url: str, key: str, model: str, _: Path) -> Cases:
         "plain": lambda: client.chat.completions.create(model=model, **asked).choices[0].message.content,
         "stream": stream,
         "tool": tool,
+        "called": called,
+        "called_stream": called_stream,
+        "called_response": called_response,
         "failure": failure,
         "receipt": receipt,
         "responses": responses,
@@ -105,7 +142,7 @@ def langchain_openai(url: str, key: str, model: str, _: Path) -> Cases:
     from langchain_openai import ChatOpenAI
 
     def chat(name: str, **more: Any) -> ChatOpenAI:
-        return ChatOpenAI(model=name, base_url=url, api_key=key, max_retries=0, max_tokens=12, **more)
+        return ChatOpenAI(model=name, base_url=url, api_key=key, max_retries=0, **{"max_tokens": 12, **more})
 
     def stream() -> Any:
         chunks = list(chat(model, stream_usage=True).stream(QUESTION))
@@ -116,6 +153,18 @@ def langchain_openai(url: str, key: str, model: str, _: Path) -> Cases:
     def tool() -> Any:
         call = chat("tools").bind_tools([TOOL]).invoke(QUESTION).tool_calls[0]
         return {"name": call["name"], "arguments": call["args"]}
+
+    def called() -> Any:
+        chooser = chat(model, max_tokens=CALL_TOKENS).bind_tools([CHOSEN], tool_choice="required")
+        call = chooser.bind(parallel_tool_calls=False).invoke(QUESTION).tool_calls[0]
+        return {"name": call["name"], "arguments": call["args"]}
+
+    def called_stream() -> Any:
+        chooser = chat(model, max_tokens=CALL_TOKENS).bind_tools([CHOSEN], tool_choice="level")
+        first, *rest = chooser.bind(parallel_tool_calls=False).stream(QUESTION)
+        for chunk in rest:
+            first += chunk
+        return {"name": first.tool_calls[0]["name"], "arguments": first.tool_calls[0]["args"]}
 
     def failure() -> Any:
         try:
@@ -135,6 +184,8 @@ def langchain_openai(url: str, key: str, model: str, _: Path) -> Cases:
         "plain": lambda: chat(model).invoke(QUESTION).content,
         "stream": stream,
         "tool": tool,
+        "called": called,
+        "called_stream": called_stream,
         "failure": failure,
         "receipt": receipt,
         "sources": sources,
@@ -223,6 +274,18 @@ def pydantic_ai(url: str, key: str, model: str, _: Path) -> Cases:
         said = asking.run_sync(QUESTION).output
         return {"name": "gauge", "arguments": {"station": calls[0]}, "said": said}
 
+    def called() -> Any:
+        from typing import Literal
+
+        from pydantic import BaseModel
+
+        class Level(BaseModel):
+            station: Literal["Upper Fall", "Lower Fall"]
+
+        settings: Any = {"max_tokens": CALL_TOKENS, "parallel_tool_calls": False}
+        asking = Agent(OpenAIChatModel(model, provider=provider), output_type=Level, model_settings=settings)
+        return {"name": "level", "arguments": asking.run_sync(QUESTION).output.model_dump()}
+
     def failure() -> Any:
         try:
             agent("nothing").run_sync(QUESTION)
@@ -233,6 +296,7 @@ def pydantic_ai(url: str, key: str, model: str, _: Path) -> Cases:
         "plain": lambda: agent(model).run_sync(QUESTION).output,
         "stream": lambda: asyncio.run(streamed()),
         "tool": tool,
+        "called": called,
         "failure": failure,
     }
 

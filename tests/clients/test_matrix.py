@@ -69,6 +69,19 @@ def test_a_tool_call_of_an_upstream_arrives_whole(client: tuple[str, dict[str, A
     assert (found["tool"]["name"], found["tool"]["arguments"]) == ("gauge", {"station": "Upper Fall"})
 
 
+def test_a_tool_that_the_model_in_process_has_to_call_is_called(client: tuple[str, dict[str, Any]]):
+    """Whole and streamed, on chat and on responses, as far as the client can ask for it."""
+    _, found = client
+    calls = {case: found[case] for case in ("called", "called_stream", "called_response") if case in found}
+
+    for case, call in calls.items():
+        assert isinstance(call, dict), (case, call)
+        assert call["name"] == "level"
+        assert call["arguments"]["station"] in ("Upper Fall", "Lower Fall")
+    if "content" in calls.get("called", {}):
+        assert (calls["called"]["reason"], calls["called"]["content"]) == ("tool_calls", None)
+
+
 def test_an_error_is_one_that_the_client_understands(client: tuple[str, dict[str, Any]]):
     """Status and code of OpenAI's envelope."""
     _, found = client

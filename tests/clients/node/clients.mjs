@@ -14,6 +14,13 @@ const [client, baseURL, apiKey, model] = process.argv.slice(2);
 const QUESTION = "Where does a river begin?";
 const parameters = { type: "object", properties: { station: { type: "string" } }, required: ["station"] };
 
+const level = {
+  name: "level",
+  description: "Tells the level at a station",
+  parameters: { type: "object", properties: { station: { enum: ["Upper Fall", "Lower Fall"] } }, required: ["station"] },
+};
+const CALL_TOKENS = 60;
+
 async function gathered(parts) {
   const texts = [];
   for await (const text of parts) if (text) texts.push(text);
@@ -40,6 +47,25 @@ function openai_node() {
       const answer = await api.chat.completions.create({ model: "tools", tools, ...asked });
       const call = answer.choices[0].message.tool_calls[0].function;
       return { name: call.name, arguments: JSON.parse(call.arguments) };
+    },
+    called: async () => {
+      const forced = { tool_choice: "required", parallel_tool_calls: false, max_tokens: CALL_TOKENS };
+      const tools = [{ type: "function", function: level }];
+      const { choices } = await api.chat.completions.create({ model, messages: asked.messages, tools, ...forced });
+      const [call] = choices[0].message.tool_calls;
+      return {
+        name: call.function.name,
+        arguments: JSON.parse(call.function.arguments),
+        reason: choices[0].finish_reason,
+        content: choices[0].message.content,
+      };
+    },
+    called_stream: async () => {
+      const forced = { tool_choice: "required", parallel_tool_calls: false, max_tokens: CALL_TOKENS };
+      const tools = [{ type: "function", function: level }];
+      const stream = api.chat.completions.stream({ model, messages: asked.messages, tools, ...forced });
+      const [call] = (await stream.finalChatCompletion()).choices[0].message.tool_calls;
+      return { name: call.function.name, arguments: JSON.parse(call.function.arguments) };
     },
     failure: async () => {
       try {
@@ -76,6 +102,20 @@ function sdk(language) {
       const gauge = tool({ description: "Reads a gauge", inputSchema: z.object({ station: z.string() }) });
       const result = await generateText({ model: language("tools"), tools: { gauge }, ...asked });
       return { name: result.toolCalls[0].toolName, arguments: result.toolCalls[0].input };
+    },
+    called: async () => {
+      const inputSchema = z.object({ station: z.enum(["Upper Fall", "Lower Fall"]) });
+      const tools = { level: tool({ description: level.description, inputSchema }) };
+      const forced = { tools, toolChoice: { type: "tool", toolName: "level" }, maxOutputTokens: CALL_TOKENS };
+      const result = await generateText({ model: language(model), ...asked, ...forced });
+      return { name: result.toolCalls[0].toolName, arguments: result.toolCalls[0].input };
+    },
+    called_stream: async () => {
+      const inputSchema = z.object({ station: z.enum(["Upper Fall", "Lower Fall"]) });
+      const tools = { level: tool({ description: level.description, inputSchema }) };
+      const forced = { tools, toolChoice: "required", maxOutputTokens: CALL_TOKENS };
+      const calls = await streamText({ model: language(model), ...asked, ...forced }).toolCalls;
+      return { name: calls[0].toolName, arguments: calls[0].input };
     },
     failure: async () => {
       try {
