@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import select
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, RefusedError, UpstreamError
 from headwater.receipts import Receipt
+from headwater.store.kernel_sync import KernelSync
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.receipt_queue import ReceiptQueue
 
@@ -100,3 +103,136 @@ def test_writers_are_refused_when_too_many_wait(path):
     refused = [outcome for outcome in outcomes if isinstance(outcome, HeadwaterError)]
     assert len(refused) == 4
     assert all(isinstance(error, RefusedError) and error.code == "receipts_waiting" for error in refused)
+
+
+class KernelStandIn:
+    """Says that a sync has begun, and later how it went; the way of `KernelSync`, without the kernel."""
+
+    def __init__(self, *, takes=True, errors=()):
+        self._read, self._write = os.pipe()
+        self.told, self._takes, self._errors = self._read, takes, list(errors)
+        self.begun = 0
+
+    def begin(self, handle):
+        assert handle >= 0
+        if self._takes:
+            self.begun += 1
+            os.write(self._write, b"1")
+        return self._takes
+
+    def ended(self):
+        os.read(self._read, 1)
+        return self._errors.pop(0) if self._errors else None
+
+    def close(self):
+        os.close(self._read)
+        os.close(self._write)
+
+
+def test_the_kernel_syncs_what_the_loop_has_written(path):
+    """Entries are in order, a reader of the file finds all of them, and no receipt took the writer's thread."""
+    kernel = KernelStandIn()
+
+    async def work():
+        with ReceiptLog.open(path) as log:
+            queue = ReceiptQueue(log, kernel=lambda: kernel)
+            entries = [await queue.append(raw, SIGNATURE) for raw in RAWS[:3]]
+            entries += await asyncio.gather(*(queue.append(raw, SIGNATURE) for raw in RAWS[3:100]))
+            begun = kernel.begun
+            await queue.close()
+            return entries, begun
+
+    entries, begun = run(work())
+    assert [entry.index for entry in entries] == list(range(100))
+    assert begun == 4
+    with ReceiptLog.open(path, read_only=True) as log:
+        assert [each.raw for each in log] == RAWS[:100]
+
+
+def test_a_sync_that_fails_in_the_kernel_stores_nothing_and_ends_the_log(path):
+    """What was written is taken back, its writer is told, and the log takes no more until it is opened again."""
+
+    async def work():
+        with ReceiptLog.open(path) as log:
+            queue = ReceiptQueue(log, kernel=lambda: KernelStandIn(errors=[None, OSError(5, "the disk is unwell")]))
+            await queue.append(RAWS[0], SIGNATURE)
+            outcomes = [await asyncio.gather(queue.append(raw, SIGNATURE), return_exceptions=True) for raw in RAWS[1:4]]
+            await queue.close()
+            return outcomes, log.broken
+
+    outcomes, broken = run(work())
+    assert [outcome.code for (outcome,) in outcomes] == ["log_write_failed", "log_closed", "log_closed"]
+    assert broken
+    with ReceiptLog.open(path) as log:
+        assert [each.raw for each in log] == RAWS[:1]
+
+
+def test_a_full_disk_in_the_kernel_refuses_the_batch_and_no_later_one(path):
+    """Want of room is told to who waited; the next receipt is stored where that one would have stood."""
+
+    async def work():
+        with ReceiptLog.open(path) as log:
+            queue = ReceiptQueue(log, kernel=lambda: KernelStandIn(errors=[OSError(28, "no space left")]))
+            (refused,) = await asyncio.gather(queue.append(RAWS[0], SIGNATURE), return_exceptions=True)
+            entry = await queue.append(RAWS[1], SIGNATURE)
+            await queue.close()
+            return refused.code, entry.index
+
+    assert run(work()) == ("disk_full", 0)
+
+
+def test_where_the_kernel_takes_no_sync_a_thread_waits_for_the_disk(path):
+    """A kernel that has no asynchronous sync, or refuses one, costs nothing but the thread."""
+
+    async def work(kernel):
+        with ReceiptLog.open(path) as log:
+            queue = ReceiptQueue(log, kernel=kernel)
+            before = len(log)
+            for raw in RAWS[before : before + 3]:
+                await queue.append(raw, SIGNATURE)
+            await queue.close()
+            return len(log) - before
+
+    assert run(work(lambda: None)) == 3
+    assert run(work(lambda: KernelStandIn(takes=False))) == 3
+
+
+def test_what_the_loop_cannot_write_at_once_goes_to_the_thread(path):
+    """A receipt that is stored already, one that is refused, and one while another thread writes get their outcomes."""
+    kernel = KernelStandIn()
+
+    async def work():
+        with ReceiptLog.open(path) as log:
+            queue = ReceiptQueue(log, kernel=lambda: kernel)
+            first = await queue.append(RAWS[0], SIGNATURE)
+            again = await queue.append(RAWS[0], SIGNATURE)
+            (refused,) = await asyncio.gather(queue.append(RAWS[1], "0x12"), return_exceptions=True)
+            with log._writing:
+                waiting = queue.submit(RAWS[2], SIGNATURE)
+                await asyncio.sleep(0.01)
+                assert not waiting.done()
+            third = await waiting
+            begun = kernel.begun
+            await queue.close()
+            return first, again, refused, third, begun
+
+    first, again, refused, third, begun = run(work())
+    assert (first.index, again, third.index, begun) == (0, first, 1, 1)
+    assert isinstance(refused, InvalidError)
+
+
+def test_the_kernel_of_this_machine_syncs_or_says_that_it_does_not(tmp_path):
+    """A real sync ends without an error, and one of what is no file is not taken on or ends with its error."""
+    kernel = KernelSync.open()
+    if kernel is None:
+        pytest.skip("no asynchronous sync here")
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(b"x")
+        assert kernel.begin(file.fileno())
+        select.select([kernel.told], [], [], 10)
+        assert kernel.ended() is None
+    read, write = os.pipe()
+    assert not kernel.begin(read) or isinstance(kernel.ended(), OSError)
+    os.close(read)
+    os.close(write)
+    kernel.close()

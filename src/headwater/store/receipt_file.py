@@ -158,6 +158,15 @@ def begin_write(handle: int) -> None:
     fcntl.fcntl(handle, fcntl.F_OFD_SETLKW, _lock_range.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
+def try_begin_write(handle: int) -> bool:
+    """As `begin_write`, but without waiting; False when a reader is in between."""
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock_range.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+    except OSError:
+        return False
+    return True
+
+
 def end_write(handle: int) -> None:
     """What was written is now durable or taken back."""
     fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock_range.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))

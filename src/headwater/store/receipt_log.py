@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.ids import check_receipt_id, is_call_id, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.receipts.log import InclusionProof, LogTree, TreeHead, leaf_hash
-from headwater.store.group_commit import GroupCommit
+from headwater.store.group_commit import GroupCommit, Unit
 from headwater.store.receipt_admission import Batch, Entry, Fresh, Group, entries_of, read_batch, read_call, settle
 from headwater.store.receipt_file import (
     TornTail,
@@ -41,6 +41,7 @@ from headwater.store.receipt_file import (
     open_file,
     set_aside,
     start_file,
+    try_begin_write,
     write_all,
 )
 from headwater.store.receipt_frames import (
@@ -57,6 +58,9 @@ from headwater.store.receipt_index import ReceiptIndex
 if TYPE_CHECKING:
     from headwater.store.receipt_sealed import SealedPointer, SealedReceipts
 
+FINISH_S: Final = 10.0
+"""How long closing waits for a write to be finished; whoever began it may be gone."""
+
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,6 +71,17 @@ class LoggedReceipt:
     entry: Entry
     raw: bytes  # the receipt's canonical bytes
     signature: str  # 0x and 130 hex digits
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Receipts that are in the file and not yet durable; `ReceiptLog.finish` takes them."""
+
+    handle: int  # of the file to sync
+    fresh: Fresh
+    starts: Sequence[int]  # of each frame, from the first
+    end: int  # of the last frame in the file
+    check: int  # of the last frame
 
 
 class ReceiptLog:
@@ -127,11 +142,16 @@ class ReceiptLog:
 
     def close(self) -> None:
         """Let go of the file and its lock. Whoever still waits to append is refused."""
-        with self._writing, self._state:
-            self._broken = self._broken or "it is closed"
-            if self._handle >= 0:
-                os.close(self._handle)
-                self._handle = -1
+        held = self._writing.acquire(timeout=FINISH_S)
+        try:
+            with self._state:
+                self._broken = self._broken or "it is closed"
+                if self._handle >= 0:
+                    os.close(self._handle)
+                    self._handle = -1
+        finally:
+            if held:
+                self._writing.release()
 
     def __enter__(self) -> ReceiptLog:
         return self
@@ -395,29 +415,82 @@ class ReceiptLog:
                     if unit.error is None:
                         unit.outcome = entries_of(indices, unit.items.ids)
 
+    def begin_each(self, receipts: Sequence[tuple[bytes, str]]) -> Written | None:
+        """Write receipts of different writers without waiting for anything: whoever asks syncs the file, then `finish`.
+
+        None, and nothing was written, when that is not possible: another thread is writing, a reader is looking, or
+        one of them is refused or stored already. Then `append_each` waits, and says how each fares.
+        """
+        if self._sync is not os.fdatasync or not self._writing.acquire(blocking=False):
+            return None
+        written = None
+        try:
+            batch = read_batch(receipts)
+            settled = settle((Unit(batch),), len(self), self._known)
+            if self._broken is None and self._handle >= 0 and len(settled.fresh.ids) == len(batch):
+                written = self._write_down(settled.fresh, try_begin_write)
+        except HeadwaterError:
+            pass
+        finally:
+            if written is None:
+                self._writing.release()
+        return written
+
+    def finish(self, written: Written, failed: OSError | None) -> tuple[Entry | HeadwaterError, ...]:
+        """The file was synced, or that failed: publish what was written, or take it back; each gets its outcome."""
+        first, ids = len(self), written.fresh.ids
+        try:
+            try:
+                if failed is not None:
+                    self._sync_failed(failed)
+            finally:
+                end_write(written.handle)
+            self._publish(written)
+        except HeadwaterError as error:
+            return (error,) * len(ids)
+        finally:
+            self._writing.release()
+        return entries_of(range(first, first + len(ids)), ids)
+
     def _make_durable(self, fresh: Fresh) -> None:
         if not fresh.ids:
             return
+        written = self._write_down(fresh, begin_write)
+        assert written is not None  # `begin_write` waits until it may
+        try:
+            self._sync_or_roll_back()
+        finally:
+            end_write(self._handle)
+        self._publish(written)
+
+    def _write_down(self, fresh: Fresh, begin: Callable[[int], bool | None]) -> Written | None:
+        """Write frames, readers kept out from here on; None when `begin` says that one is in."""
         frames, starts, check = encode(fresh.payloads, fresh.crcs, self._check)
         end = self._end + len(frames)
         if end > self._room:
             self._room = max(end, set_aside(self._handle, self._end))
-        begin_write(self._handle)
+        if begin(self._handle) is False:
+            return None
         try:
             self._write_frames(frames)
-        finally:
+        except BaseException:
             end_write(self._handle)
+            raise
+        return Written(self._handle, fresh, starts, end, check)
+
+    def _publish(self, written: Written) -> None:
         self._broken = "it was interrupted"  # and stays so when the next lines are
+        fresh = written.fresh
         with self._state:
             first, begin = len(self), self._end
-            self._end, self._check = end, check
-            self._offsets.extend([begin + start for start in starts])
+            self._end, self._check = written.end, written.check
+            self._offsets.extend([begin + start for start in written.starts])
             self._tree.extend(fresh.leaves)
             self._known.add(first, fresh.ids, fresh.calls)
         self._broken = None
 
     def _write_frames(self, frames: bytes) -> None:
-        """Write and sync, or take back."""
+        """Write, or take back."""
         try:
             write_all(self._handle, frames, self._end)
         except OSError as error:
@@ -426,20 +499,22 @@ class ReceiptLog:
         except BaseException:
             self._roll_back()
             raise
-        self._sync_or_roll_back()
 
     def _sync_or_roll_back(self) -> None:
         try:
             self._sync(self._handle)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                # After a failed sync the kernel may have dropped pages it calls clean: nothing here can be trusted.
-                self._broken = f"its disk failed to sync ({error.strerror})"
-            self._roll_back()
-            raise self._not_written(error) from error
+            self._sync_failed(error)
         except BaseException:
             self._roll_back()
             raise
+
+    def _sync_failed(self, error: OSError) -> NoReturn:
+        if error.errno not in _NO_ROOM:
+            # After a failed sync the kernel may have dropped pages it calls clean: nothing here can be trusted.
+            self._broken = f"its disk failed to sync ({error.strerror})"
+        self._roll_back()
+        raise self._not_written(error) from error
 
     def _roll_back(self) -> None:
         """Take back what was written of a group; when that fails too, write no more."""
