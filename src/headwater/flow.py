@@ -209,12 +209,8 @@ class Flow:
         Raises:
             As `open`.
         """
-        served = self._served(request.model)
-        if not isinstance(served, EmbeddingModel):
-            raise _unknown(request.model, self.parts.others)
-        tokens = sum(len(served.tokenize(message.content)) for message in request.messages)
-        ceiling = self._ceiling(served, tokens, 0)
-        begun = self._begin(request, served, key, ceiling)
+        served, tokens, price_units = self.embedding_price(request)
+        begun = self._begin(request, served, key, price_units)
         if not begun.replayed:
             call = begun.call.call_id
             try:
@@ -229,6 +225,18 @@ class Flow:
         if record.answer is None:
             raise InvariantError(f"{record.call_id} is answered and has no answer", code="answer_missing")
         return record, read_answer(record.answer)
+
+    def embedding_price(self, request: CallRequest) -> tuple[EmbeddingModel, int, int]:
+        """(model, tokens, nano units) of texts that are to be turned into vectors: no more and no less is charged.
+
+        Raises:
+            MissingError: ``model_not_found``.
+        """
+        served = self._served(request.model)
+        if not isinstance(served, EmbeddingModel):
+            raise _unknown(request.model, self.parts.others)
+        tokens = sum(len(served.tokenize(message.content)) for message in request.messages)
+        return served, tokens, self._ceiling(served, tokens, 0)
 
     def _begin(self, request: CallRequest, served: AnyModel, key: KeyRecord, ceiling_units: int) -> Begun:
         return self.parts.calls.begin(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from eth_account import Account
 from eth_utils.address import to_checksum_address
 
@@ -218,6 +219,32 @@ def test_metered_calls_need_the_contracts_for_it(here: World):
     assert code(refused) == (402, "payment_refused")
     assert "/v1/payments/x402" in refused.text
     assert here.top_up("amount=1").headers["PAYMENT-REQUIRED"]
+
+
+def test_vectors_are_paid_exactly_rounded_up_to_the_tokens_unit(here: World):
+    """Their price is known once the texts are; what rounding adds is the payer's credit; a retry pays nothing."""
+    before, nano = here.paid(), 1_000 + 10 * len("one") + 10 * len("three")
+    signed = here.sign(here.embed(["one", "three"]))
+    first, again = here.embed(["one", "three"], signed), here.embed(["one", "three"], signed)
+
+    assert [row["embedding"] for row in first.json()["data"]] == [[0.6, 0.8]] * 2
+    assert again.json()["data"] == first.json()["data"]
+    assert here.paid() - before == -(-nano // 1_000)
+    assert json.loads(base64.b64decode(first.headers["PAYMENT-RESPONSE"]))["amount"] == str(-(-nano // 1_000))
+    assert code(here.embed(["one", "another"], signed))[0] in (402, 409)
+    assert here.paid() - before == -(-nano // 1_000)
+    here.clean()
+
+
+def test_vectors_that_are_not_given_are_not_paid(here: World):
+    """An unknown model has no price; a bad request is refused before anything is asked of the chain."""
+    before = here.paid()
+    unknown = requests.post(here.url + "/v1/embeddings", json={"model": "nothing", "input": "x"}, timeout=30)
+    bad = requests.post(here.url + "/v1/embeddings", json={"model": "toy-vectors", "input": []}, timeout=30)
+
+    assert (code(unknown), code(bad)[0]) == ((404, "model_not_found"), 400)
+    assert here.paid() == before
+    here.clean()
 
 
 def test_a_top_up_is_credit_once_and_gives_a_key(here: World):

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from x402.mechanisms.evm.exact import ExactEvmClientScheme
 from x402.mechanisms.evm.upto import UptoEvmClientScheme
 
 from headwater.chain import Chain
+from headwater.flow import EmbeddingModel
 from headwater.gateway import Gateway, create_app, serving
 from headwater.gateway.administration import Administration
 from headwater.gateway.x402 import Payments
 from headwater.gateway.x402_chain import PaymentChain
 from headwater.gateway.x402_routes import payment_routes
+from headwater.splits import Prices
 from headwater.store.audit_trail import AuditTrail
 from headwater.store.payment_store import PaymentStore
 from toy.home import ToyHome, open_home
@@ -66,6 +68,11 @@ class World:
         whole = {"model": model, "messages": [{"role": "user", "content": "x"}], **body}
         return requests.post(self.url + "/v1/chat/completions", data=json.dumps(whole), headers=headers, timeout=30)
 
+    def embed(self, texts: list[str], headers: dict[str, str] | None = None) -> requests.Response:
+        """Texts to vectors."""
+        body = json.dumps({"model": "toy-vectors", "input": texts})
+        return requests.post(self.url + "/v1/embeddings", data=body, headers=headers, timeout=30)
+
     def top_up(self, query: str, headers: dict[str, str] | None = None) -> requests.Response:
         """A top-up."""
         return requests.post(f"{self.url}/v1/payments/x402?{query}", headers=headers, timeout=30)
@@ -88,6 +95,13 @@ class World:
         assert self.payments.store.open() == ()
 
 
+def vectors() -> EmbeddingModel:
+    """A model that turns texts into vectors, at a price that is not a whole number of token units."""
+    prices = Prices(request_units=1_000, input_token_units=10, output_token_units=0)
+    digest = "sha256:" + "1" * 64
+    return EmbeddingModel("toy-vectors", digest, 2, prices, str.encode, lambda texts: [(0.6, 0.8) for _ in texts])
+
+
 def client_of(account: Any, network: str) -> x402HTTPClientSync:
     """The official client of a wallet."""
     client = x402ClientSync()
@@ -106,6 +120,7 @@ def signed_by(client: x402HTTPClientSync, response: requests.Response) -> dict[s
 def world(folder: Path, chain: Chain) -> Iterator[World]:
     """A gateway over a new home, paid on `chain`."""
     with upstream() as server, open_home(folder) as toy:
+        toy.flow.parts = replace(toy.flow.parts, others={"toy-vectors": vectors()})
         store = PaymentStore(toy.db, toy.ledger, toy.keys, asset=toy.currency, unit_nano=UNIT_NANO)
         payments = Payments(store, PaymentChain(chain, PAY_TO), toy.flow.parts.now_ns)
         parts = toy.flow.parts

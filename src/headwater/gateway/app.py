@@ -230,13 +230,15 @@ class Gateway:
             check_route(key, path)
             await self._answer(path, body, key, scope, receive, send)
 
-        await payments.serve(self._quote(path, body), scope, send, answer)
+        await payments.serve(await self._quote(path, body), scope, send, answer)
 
-    def _quote(self, path: str, body: bytes) -> tuple[int, bool] | None:
+    async def _quote(self, path: str, body: bytes) -> tuple[int, bool] | None:
         """The most a call costs, and whether it costs exactly that; None for one that only a key can pay."""
         if self.relay is not None and self.relay.answers(body):
             return self.relay.quote(body, path)
-        return (self._texts.quote(body, path), False) if path in chat.ROUTES else None
+        if path in chat.ROUTES:
+            return self._texts.quote(body, path), False
+        return await self.answering.at_desk(lambda: self._embeddings.quote(body)), True
 
     async def _known(self, scope: Scope, secret: str) -> KeyRecord:
         """The key whose secret this is; an address that keeps guessing is told 429."""

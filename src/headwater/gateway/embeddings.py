@@ -70,6 +70,11 @@ class EmbeddingRoute:
         await respond(send, 200, msgspec.json.encode(said), JSON, own)
         self.metrics.call("answered")
 
+    def quote(self, body: bytes) -> int:
+        """What a request costs, nano units: all of it is known before it is answered. May take a while."""
+        call = read_embedding(body, route=ROUTE, idempotency_key=None).call
+        return self.answering.flow.embedding_price(call)[2]
+
 
 def _written(row: list[float], dimensions: int | None, as_base64: bool) -> list[float] | str:
     """A vector on the wire: numbers, or the base64 of little-endian float32."""
