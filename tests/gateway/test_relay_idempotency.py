@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -184,16 +185,16 @@ def test_what_was_kept_is_charged_once_by_the_next_start_if_the_process_died_bef
 
 def test_an_answer_whose_receipt_could_not_be_written_is_charged_when_it_is_asked_for_again(desk: Desk):
     """A log that fails for a moment makes nothing free: the retry writes the receipt that was kept, then answers."""
-    log, append = desk.toy.log, desk.toy.log.append_each
+    log, sync = desk.toy.log, desk.toy.log._sync
 
-    def full(_: object) -> Any:
-        raise UpstreamError("no space left", code="disk_full")
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
 
-    log.append_each = full  # type: ignore[method-assign]
+    log._sync = full
     assert ask(desk, "order-1") == (503, "disk_full")
     assert ask(desk, "order-1") == (503, "disk_full")
     assert charged(desk) == 0
-    log.append_each = append  # type: ignore[method-assign]
+    log._sync = sync
     first, second = ask(desk, "order-1"), ask(desk, "order-1")
 
     assert first == second
