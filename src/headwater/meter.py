@@ -8,6 +8,10 @@ charge that was promised: the log has the receipts, the books are brought up to 
 
 Invariants: a call is charged at most once and only if it answered; what is held never exceeds what is
 leased; a receipt exists before its answer ends and before its payouts are booked.
+
+Several processes may serve one home, each with a meter and leases of its own. One of them owns the log and appends for
+all; it also recovers what the others leave when they die. Credit that one has leased and does not use goes to another
+that needs it (`Recalls`).
 """
 
 from __future__ import annotations
@@ -29,10 +33,12 @@ from headwater.receipts import Issued, ModelUse, Receipt, ReceiptAttribution, Re
 from headwater.splits import COMMONS, Policy, ResidualSplit
 from headwater.store.call_store import FinishedCall
 from headwater.store.key_store import KeyRecord
-from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, metered_key
+from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, mark_of, metered_key
+from headwater.store.recalls import Recalls
 from headwater.store.receipt_admission import Entry
 from headwater.store.receipt_log import ReceiptLog
-from headwater.store.receipt_queue import ReceiptQueue
+from headwater.store.receipt_queue import ReceiptQueue, Receipts
+from headwater.store.runs import MARK_BYTES, run_mark
 
 LEASE_CALLS: Final = 64
 """How many calls like the last one a lease shall cover; under load twice those of the last commit."""
@@ -52,6 +58,10 @@ FORMS_MAX: Final = 10_000
 BEHIND_MAX: Final = 20_000
 """Receipts that may wait for the books before new calls are refused."""
 
+ADVANCE: Final = 5_000
+"""Receipts of others after which a meter that has none on the way moves its mark in the log."""
+
+_SHORT: Final = ("insufficient_credit", "budget_exceeded")
 _NO_DIGEST: Final = "sha256:" + "0" * 64
 _log = logging.getLogger("headwater.meter")
 
@@ -136,7 +146,7 @@ class MeterParts:
     """Everything the meter runs on."""
 
     store: MeteredStore
-    log: ReceiptLog
+    log: Receipts  # a `ReceiptLog` in the process that recovers what others leave
     signer: Signer
     policy: Policy
     registry_digest: Callable[[], str]
@@ -162,7 +172,10 @@ class Meter:
         self._books = threading.Lock()  # held by whoever changes leases or the ledger
         self._nonces = 0
         self._keeping: set[asyncio.Task[Charged]] = set()
-        self._owed: set[CallId] = set()  # kept, and without a receipt because the log could not be written
+        self._promised: set[CallId] = set()  # kept, and its receipt is being written
+        self._owed: dict[CallId, Hold] = {}  # kept, and without a receipt because the log could not be written
+        self._prefix = b""  # of this run's call ids, once it has begun
+        self._recalls: Recalls | None = None
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
         self.before_charge: Callable[[str, int], Awaitable[None]] | None = None  # of kept answers: (key id, nano units)
@@ -174,27 +187,75 @@ class Meter:
 
     # Life
 
+    def join(self, recalls: Recalls) -> None:
+        """Share payers' credit with the other processes of the gateway. To be called before `start`."""
+        self._recalls = recalls
+        recalls.listen(self._give_back)
+
     def start(self) -> int:
-        """Bring the books up to the log, then begin; how many calls had to be booked.
+        """Begin, and bring the books up to the log first where it is this process's; how many calls were booked so.
 
         Raises:
             HeadwaterError: log or books cannot be read or written.
         """
-        parts = self.parts
-        kept = parts.store.kept.unbooked()
-        for start in range(0, len(kept), RECEIPT_BATCH_MAX):
-            parts.log.append_many(kept[start : start + RECEIPT_BATCH_MAX])  # what was kept is charged, once
-        payers = {pseudonym(key.key_id): key.key_id for key in parts.store.api_keys()}
-        self._logged = len(parts.log)
-        missing = []
-        for logged in parts.log.entries(parts.store.mark):
-            receipt = Receipt.from_bytes(logged.raw)
-            if is_metered(receipt) and receipt.payer in payers:
-                missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
-        booked = parts.store.recover(missing, logged=self._logged, at_ns=parts.now_ns())
+        booked = self.begin()
         self._thread = threading.Thread(target=self._keep_books, name="books", daemon=True)
         self._thread.start()
         return booked
+
+    def begin(self) -> int:
+        """As `start`, without the thread that keeps the books: they are kept by `settle_books`."""
+        log = self.parts.log
+        booked = self._recover(log, lambda _: None, beginning=True) if isinstance(log, ReceiptLog) else 0
+        self._enter()
+        return booked
+
+    def recover_dead(self, fence: Callable[[str], None] = lambda _: None) -> int:
+        """Settle what processes left that died, while others live; how many calls had to be booked. Waits for the disk.
+
+        Their receipts in the log are booked, answers they kept are charged, their leases are given back. A process
+        that does not own the log recovers nobody.
+
+        Args:
+            fence: makes sure that a run, by its id, appends nothing any more (`LogService.fence`).
+
+        Raises:
+            HeadwaterError: log or books cannot be read or written; nothing was done, and it may be called again.
+        """
+        log = self.parts.log
+        if not isinstance(log, ReceiptLog):
+            return 0
+        with self._books:
+            return self._recover(log, fence, beginning=False)
+
+    def _enter(self) -> None:
+        """Set this run's mark, before its first receipt."""
+        store, size = self.parts.store, len(self.parts.log)
+        store.remember(size)
+        self._logged, self._prefix = size, bytes.fromhex(run_mark(store.run_id))
+
+    def _recover(self, log: ReceiptLog, fence: Callable[[str], None], *, beginning: bool) -> int:
+        store = self.parts.store
+        dead = store.dead_runs()
+        if not (dead or beginning):
+            return 0
+        for run in dead:
+            fence(run)
+        kept = store.kept.unbooked()  # before it is asked who lives: what is read here is of a run that is known there
+        others = store.others_work(dead, beginning=beginning)
+        due = [(raw, signature) for call, raw, signature in kept if mark_of(call) not in others]
+        placed: list[Entry] = []
+        for start in range(0, len(due), RECEIPT_BATCH_MAX):
+            placed += log.append_many(due[start : start + RECEIPT_BATCH_MAX])  # what was kept is charged, once
+        size, begin = len(log), store.unbooked_from(dead, beginning=beginning)
+        payers = {pseudonym(key.key_id): key.key_id for key in store.api_keys()}
+        missing = []
+        for index in (*sorted({entry.index for entry in placed if entry.index < begin}), *range(begin, size)):
+            logged = log.at(index)
+            receipt = Receipt.from_bytes(logged.raw)
+            if is_metered(receipt) and receipt.payer in payers:
+                missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
+        return store.recover(dead, missing, logged=size, at_ns=self.parts.now_ns(), beginning=beginning)
 
     async def drain(self) -> None:
         """Wait until every answer that was charged has its receipt."""
@@ -233,7 +294,7 @@ class Meter:
             purse.held += units
             purse.last_units = units
             self._working += 1
-        return Hold(call_id(self.parts.random_bytes(16)), key, units, now_ns)
+        return Hold(call_id(self._prefix + self.parts.random_bytes(16 - MARK_BYTES)), key, units, now_ns)
 
     def lease(self, key: KeyRecord, units: int) -> None:
         """Set more of a payer's credit aside, so that `units` can be held. Waits for the disk.
@@ -242,6 +303,8 @@ class Meter:
             RefusedError: ``insufficient_credit`` or ``budget_exceeded``.
         """
         with self._books:
+            if not self._prefix:
+                self._enter()
             with self._lock:
                 purse = self._purses.setdefault(key.key_id, _Purse())
                 if purse.free >= units and not purse.is_past(self.parts.now_ns()):
@@ -255,6 +318,34 @@ class Meter:
                     promised=False,
                 )
             self._book((), (asked,), 0)
+
+    def recall(self, key: KeyRecord, refused: RefusedError) -> bool:
+        """After `lease` was refused: ask other processes for credit of this payer that they do not use.
+
+        Returns:
+            Whether somebody may give some back: then call `lease` again in a moment.
+        """
+        return (
+            self._recalls is not None
+            and refused.code in _SHORT
+            and self.parts.store.leased_elsewhere(key.key_id)
+            and self._recalls.ask(key.key_id) > 0
+        )
+
+    def _give_back(self, key_id: str) -> None:
+        """Another process needs a payer's credit: give back what is not promised here."""
+        with self._books:
+            with self._lock:
+                purse = self._purses.get(key_id)
+                if purse is None or purse.lease is None or purse.free <= 0:
+                    return
+                promised = purse.held + purse.spent
+                renewal = self._renewal(key_id, purse, promised, promised)
+                purse.lease = replace(purse.lease, units=promised)  # so that nothing more is held meanwhile
+            try:
+                self._book((), (renewal,), 0)
+            except HeadwaterError as error:
+                _log.error("credit could not be given back: %s", error.code)
 
     def release(self, hold: Hold) -> None:
         """The call did not answer: nothing is charged."""
@@ -289,24 +380,19 @@ class Meter:
         """Whether a kept answer is not charged because the log could not be written: then `charge_kept` is due."""
         return call_id in self._owed
 
-    async def charge_kept(self, hold: Hold, raw: bytes, signature: str) -> None:
-        """Charge an answer by the receipt it was kept with.
-
-        Args:
-            hold: of the receipt's price.
+    async def charge_kept(self, call_id: CallId, raw: bytes, signature: str) -> None:
+        """Charge an answer that `owes` names, by the receipt it was kept with; what was held for it is held still.
 
         Raises:
             HeadwaterError: the receipt still cannot be written.
         """
+        with self._lock:
+            hold = self._owed.pop(call_id)
+            self._promised.add(call_id)
+            self._working += 1
         receipt = Receipt.from_bytes(raw)
-        self._owed.discard(receipt.call_id)
         issued = Issued(raw, receipt_id(raw), signature, receipt.call_id, receipt.price)
-        try:
-            metered = _metered(receipt, issued.id, hold.key.key_id, hold.began_ns)
-            await self._write(replace(hold, call_id=receipt.call_id), issued, metered)
-        except BaseException:
-            self._owed.add(receipt.call_id)
-            raise
+        await self._write(hold, issued, _metered(receipt, issued.id, hold.key.key_id, hold.began_ns))
 
     async def _keep(self, hold: Hold, issued: Issued, metered: Metered, keep: Keep) -> Charged:
         try:
@@ -316,11 +402,9 @@ class Meter:
         except BaseException:
             self.release(hold)
             raise
-        try:
-            return await self._write(hold, issued, metered)
-        except BaseException:
-            self._owed.add(hold.call_id)
-            raise
+        with self._lock:
+            self._promised.add(hold.call_id)
+        return await self._write(hold, issued, metered)
 
     async def _write(self, hold: Hold, issued: Issued, metered: Metered) -> Charged:
         self._waiting += 1
@@ -339,14 +423,25 @@ class Meter:
             self._waiting -= 1
             self._working -= 1
             purse = self._purses[hold.key.key_id]
-            purse.held -= hold.units
             if entry is None:
+                self._unwritten(hold, purse)
                 return
+            if self._promised:
+                self._promised.discard(hold.call_id)
+            purse.held -= hold.units
             purse.spent += metered.call.price_units
             self._unbooked.append(metered)
             self._logged = max(self._logged, entry.index + 1)
         if not self._due.is_set():
             self._due.set()
+
+    def _unwritten(self, hold: Hold, purse: _Purse) -> None:
+        """A receipt was refused. What it may still be charged by stays held. The caller holds the lock."""
+        if hold.call_id in self._promised:
+            self._promised.discard(hold.call_id)
+            self._owed[hold.call_id] = hold
+        elif not self.parts.log.broken:  # else it may be in the log, and is charged when this run is recovered
+            purse.held -= hold.units
 
     def _receipt(self, hold: Hold, used: Used) -> tuple[Issued, Metered]:
         policy, key_id, now_ns = self.parts.policy, hold.key.key_id, self.parts.now_ns()
@@ -423,6 +518,10 @@ class Meter:
             try:
                 with self._books:
                     self._bring_up(time.monotonic(), close=last)
+                    if last:
+                        self._leave()
+                    else:
+                        self._advance()
             except HeadwaterError as error:
                 _log.error("the books could not be written: %s", error.code)
                 self._error = error.code
@@ -460,6 +559,26 @@ class Meter:
                     purse.lease = None  # so that nothing is held meanwhile
         if calls or renewals:
             self._book(calls, renewals, logged)
+
+    def _advance(self) -> None:
+        """Move this run's mark up while it has no receipt on the way, so that recovery never reads far back."""
+        with self._lock:
+            if self._waiting or self._unbooked:
+                return
+        size = len(self.parts.log)
+        with self._lock:
+            # What was handed in since the first look is on the way still, or waits for this thread to be booked.
+            if self._waiting or self._unbooked or size < self._logged + ADVANCE:
+                return
+            self._logged = size
+        self.parts.store.remember(size)
+
+    def _leave(self) -> None:
+        """End this run, unless something of it is left for recovery."""
+        with self._lock:
+            clean = not (self._working or self._waiting or self._unbooked or self._owed)
+        if clean and self._prefix:
+            self.parts.store.leave(self._logged)
 
     def _renewal(self, key_id: str, purse: _Purse, least: int, wanted: int) -> Renewal:
         return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted, promised=True)

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headwater.core.canonical import digest, refuse_deep
-from headwater.core.errors import HeadwaterError, InvalidError, MissingError, UpstreamError
+from headwater.core.errors import HeadwaterError, InvalidError, MissingError, RefusedError, UpstreamError
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
 from headwater.gateway.caller import GONE, AsgiCaller, Caller
@@ -41,7 +41,7 @@ from headwater.gateway.tracing import Outcome, Watched
 from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
 from headwater.meter import Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, OwnSecret, Upstreams
-from headwater.receipts import Issued, Receipt
+from headwater.receipts import Issued
 from headwater.serving import OutsideModel
 from headwater.splits import Prices
 from headwater.store.kept_store import KeptAnswer
@@ -49,6 +49,9 @@ from headwater.store.key_store import KeyRecord
 
 _OPERATORS_FAULT: Final = (401, 403)
 _LEASE_TRIES: Final = 8
+_RECALL_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""How long another process is given to give back what it does not use."""
+
 _OWN_KEY_CHARS_MAX: Final = 4_096
 
 
@@ -195,7 +198,7 @@ class Relay:
         name = check_idempotency_key(given)
         keeping = await self._keeper.begin(key, name, caller.path, raw, stream=request.stream)
         if isinstance(keeping, KeptAnswer):
-            await self._replay(keeping, key, caller)
+            await self._replay(keeping, caller)
             return
         try:
             await self._serve(raw, request, model, key, caller, keeping, own)
@@ -210,7 +213,7 @@ class Relay:
             )
         return model
 
-    async def _replay(self, kept: KeptAnswer, key: KeyRecord, caller: Caller) -> None:
+    async def _replay(self, kept: KeptAnswer, caller: Caller) -> None:
         if kept.answer is None:
             raise MissingError(
                 f"the answer of {kept.call_id} has been erased",
@@ -218,8 +221,7 @@ class Relay:
                 fix="send the request with a new idempotency key to have it answered again",
             )
         if self.meter.owes(kept.call_id):
-            hold = await self._hold(key, Receipt.from_bytes(kept.receipt).price)
-            await self.meter.charge_kept(hold, kept.receipt, kept.signature)
+            await self.meter.charge_kept(kept.call_id, kept.receipt, kept.signature)
         own = ((b"headwater-receipt", kept.call_id.encode()), (b"idempotent-replayed", b"true"))
         if kept.stream:
             await caller.begin(own)
@@ -275,11 +277,19 @@ class Relay:
                     taken.settle(0, 0)
 
     async def _hold(self, key: KeyRecord, units: int) -> Hold:
+        pauses = iter(_RECALL_PAUSES_S)
         for _ in range(_LEASE_TRIES):
             hold = self.meter.hold(key, units)
             if hold is not None:
                 return hold
-            await self._at_desk(lambda: self.meter.lease(key, units))
+            try:
+                await self._at_desk(lambda: self.meter.lease(key, units))
+            except RefusedError as error:
+                # Another process may hold what this one needs and not use it.
+                pause_s = next(pauses, None)
+                if pause_s is None or not await self._at_desk(partial(self.meter.recall, key, error)):
+                    raise
+                await asyncio.sleep(pause_s)
         raise UpstreamError(
             "the credit of this key is in use by too many calls at once",
             code="credit_busy",

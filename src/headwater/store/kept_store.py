@@ -94,12 +94,12 @@ class KeptStore:
                 fix="send the same request again",
             ) from None
 
-    def unbooked(self) -> tuple[tuple[bytes, str], ...]:
-        """Receipt and signature of every kept answer that the journal of calls does not have."""
+    def unbooked(self) -> tuple[tuple[CallId, bytes, str], ...]:
+        """Call, receipt and signature of every kept answer that the journal of calls does not have."""
         return tuple(
-            (receipt, signature)
-            for receipt, signature in self.db.query(
-                "SELECT receipt, signature FROM kept_answers WHERE NOT EXISTS"
+            (call_id, receipt, signature)
+            for call_id, receipt, signature in self.db.query(
+                "SELECT call_id, receipt, signature FROM kept_answers WHERE NOT EXISTS"
                 " (SELECT 1 FROM calls WHERE calls.call_id = kept_answers.call_id) ORDER BY call_id"
             )
         )

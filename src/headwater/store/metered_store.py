@@ -5,12 +5,18 @@ held is a *lease*: credit set aside here for one life of one process, so that tw
 the same money. Booking is one transaction for many calls: old leases are released, each call is reserved,
 charged and paid out, new leases are taken. After a crash the log says which receipts are not booked yet,
 and the leases of dead processes are released with them.
+
+Whose a receipt is, its call id says: it begins with the mark of the run that made it. Every run keeps a row: below
+that index of the log all its receipts are booked. So what a dead run left is found by reading from there, and what a
+living one has on its way is left to it. The row stands before the run's first receipt, and goes when the run has ended
+with nothing left to book; the row `logged` says up to where no run that has ended left anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from headwater.core.errors import RefusedError
 from headwater.core.ids import CallId
@@ -23,6 +29,13 @@ from headwater.store.key_limits import DAY_NS, day_of
 from headwater.store.key_store import KeyRecord, KeyStore, over_budget
 from headwater.store.ledger_booking import Batch
 from headwater.store.ledger_store import Ledger
+from headwater.store.runs import run_mark
+
+RECOVERED_AT_ONCE: Final = 1_000
+"""Calls that are booked together after a crash."""
+
+_GENERAL: Final = "logged"
+_OF_RUN: Final = "run:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,7 @@ class MeteredStore:
         """Book calls and renew the leases they were held in, in one commit.
 
         Args:
-            logged: receipts in the log up to and including these; where recovery begins.
+            logged: receipts in the log up to and including these: all of this run before it are booked.
             nonce: not used before.
 
         Returns:
@@ -126,7 +139,7 @@ class MeteredStore:
                 if max(renewal.least_units, renewal.wanted_units):
                     renewed[renewal.key_id] = self._lease(renewal, at_ns, nonce)
             if calls:
-                self._remember(logged)
+                self.remember(logged)
         return renewed
 
     def _book(self, calls: Iterable[Metered]) -> None:
@@ -152,35 +165,102 @@ class MeteredStore:
             self._keys.commit_units(key_id, units, at_ns=began_ns, promised=True)
         self._calls.record([one.call for one in calls])
 
-    # After a restart
+    # Runs, and what they leave when they die
 
     @property
-    def mark(self) -> int:
-        """Receipts in the log that are known to be booked, counted from the first."""
-        rows = self.db.query("SELECT value FROM metered_marks WHERE name = 'logged'")
-        return rows[0][0] if rows else 0
+    def run_id(self) -> str:
+        """This life of this process.
 
-    def recover(self, calls: Sequence[Metered], *, logged: int, at_ns: int) -> int:
-        """Release the leases of dead processes and book what their receipts say; how many calls that were.
+        Raises:
+            InvariantError: the journal was opened to be read.
+        """
+        return self._calls.run_id
+
+    def marks(self) -> Mapping[str, int]:
+        """By run: the index in the log below which all its receipts are booked."""
+        return {
+            name.removeprefix(_OF_RUN): value
+            for name, value in self.db.query("SELECT name, value FROM metered_marks WHERE name <> ?", (_GENERAL,))
+        }
+
+    def remember(self, logged: int) -> None:
+        """All receipts of this run before index `logged` are booked; at its beginning: it has none there."""
+        self.db.execute(
+            "INSERT INTO metered_marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (_OF_RUN + self.run_id, logged),
+        )
+
+    def leave(self, logged: int) -> None:
+        """This run has ended, with all its receipts booked; they stand before index `logged`."""
+        with self.db.transaction():
+            self._forget(self.run_id)
+            self._raise_general(logged)
+
+    def dead_runs(self) -> frozenset[str]:
+        """Runs that left leases or a mark and whose processes live no more."""
+        runs = {run for (run,) in self.db.query("SELECT DISTINCT run_id FROM leases")} | set(self.marks())
+        return frozenset(run for run in runs if not self._calls.run_alive(run))
+
+    def unbooked_from(self, dead: Collection[str], *, beginning: bool) -> int:
+        """The index in the log from which receipts of dead runs may not be booked.
 
         Args:
-            calls: those whose receipts stand in the log after `mark`; what is booked already is left out.
+            beginning: this process has just begun and looks behind all runs, not only behind those that it finds dead.
+        """
+        marks = self.marks()
+        rows = self.db.query("SELECT value FROM metered_marks WHERE name = ?", (_GENERAL,))
+        known = marks.values() if beginning else [marks[run] for run in dead if run in marks]
+        return min(known, default=int(rows[0][0]) if rows else 0)
+
+    def others_work(self, dead: Collection[str], *, beginning: bool) -> frozenset[str]:
+        """The marks of runs that book their receipts themselves: not of dead ones, nor of this one at its beginning."""
+        own = self.run_id if beginning else None
+        return frozenset(run_mark(run) for run in self.marks() if run not in dead and run != own)
+
+    def recover(
+        self, dead: Collection[str], calls: Sequence[Metered], *, logged: int, at_ns: int, beginning: bool
+    ) -> int:
+        """Give back what dead runs had leased and book what their receipts say; how many calls that were.
+
+        Args:
+            dead: runs that can append nothing any more.
+            calls: of receipts in the log before index `logged`; left out are those that are booked, and those of
+                runs that book them themselves.
+            beginning: this run has nothing at work yet.
         """
         with self.db.transaction():
+            others = self.others_work(dead, beginning=beginning)
             for cause, lease_id, key_id, asset, units, taken_at_ns, run_id in self.db.query(
-                "SELECT cause, lease_id, key_id, asset, units, taken_at_ns, run_id FROM leases"
+                "SELECT cause, lease_id, key_id, asset, units, taken_at_ns, run_id FROM leases ORDER BY cause"
             ):
-                if not self._calls.run_alive(run_id):
+                if run_id in dead:
                     self._release(Lease(cause, lease_id, key_id, asset, units, taken_at_ns, taken_at_ns), at_ns)
-            missing = [call for call in calls if not self._calls.knows(call.call.call_id)]
-            self._book(missing)
-            self._remember(logged)
+            missing = [
+                one
+                for one in calls
+                if mark_of(one.call.call_id) not in others and not self._calls.knows(one.call.call_id)
+            ]
+            for start in range(0, len(missing), RECOVERED_AT_ONCE):
+                self._book(missing[start : start + RECOVERED_AT_ONCE])
+            for run in dead:
+                self._forget(run)
+            self._raise_general(logged)
         return len(missing)
 
-    def _remember(self, logged: int) -> None:
+    def leased_elsewhere(self, key_id: str) -> bool:
+        """Whether another run has credit of a payer."""
+        return bool(
+            self.db.query("SELECT 1 FROM leases WHERE key_id = ? AND run_id <> ? LIMIT 1", (key_id, self.run_id))
+        )
+
+    def _forget(self, run_id: str) -> None:
+        self.db.execute("DELETE FROM metered_marks WHERE name = ?", (_OF_RUN + run_id,))
+
+    def _raise_general(self, logged: int) -> None:
         self.db.execute(
-            "INSERT INTO metered_marks VALUES ('logged', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (logged,),
+            "INSERT INTO metered_marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            " WHERE excluded.value > metered_marks.value",
+            (_GENERAL, logged),
         )
 
     def api_keys(self) -> tuple[KeyRecord, ...]:
@@ -191,3 +271,8 @@ class MeteredStore:
 def metered_key(call_id: CallId) -> str:
     """The ledger's key of everything that is booked for a call of this kind."""
     return f"{call_id}:metered"
+
+
+def mark_of(call_id: str) -> str:
+    """The mark of the run that made a call, if one of this kind did."""
+    return call_id[5:17]
