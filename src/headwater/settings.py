@@ -16,9 +16,11 @@ from typing import Any
 from headwater.core.errors import InvalidError
 from headwater.core.limits import COALITIONS_MAX, SOURCES_MAX
 from headwater.core.money import parse_units
+from headwater.store.database_address import shown as shown_address
 
 ENVIRONMENT_PREFIX = "HEADWATER_"
 FILE_NAME = "headwater.toml"
+WORKERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,19 @@ class Settings:
     """Every setting with its default; `help` says what it is for."""
 
     home: Path = field(default=Path(".headwater"), metadata={"help": "folder that holds records, keys and indexes"})
+    database: str = field(
+        default="",
+        repr=False,  # may hold a password
+        metadata={"help": "postgresql:// address of the records, ?schema= for a schema; empty: a file in the home"},
+    )
     host: str = field(default="127.0.0.1", metadata={"help": "address the gateway listens on"})
     port: int = field(default=8484, metadata={"help": "port the gateway listens on, 0 for any free one"})
     public_url: str = field(
         default="",
         metadata={"help": "where others reach gateway and pages, such as https://ai.example; empty: host and port"},
+    )
+    workers: int = field(
+        default=1, metadata={"help": "processes that answer calls to models of other servers; 1: one for everything"}
     )
     pages: bool = field(default=True, metadata={"help": "serve the pages beside the gateway"})
     policy: str = field(default="", metadata={"help": "path of a policy TOML; empty for the shipped default"})
@@ -81,6 +91,11 @@ class Settings:
     root_delay_s: int = field(default=3_600, metadata={"help": "seconds between posting a root and claims against it"})
     rails: bool = field(default=False, metadata={"help": "use bonds, revenue shares, advances, streams, governance"})
 
+    def shown(self, name: str) -> str:
+        """A setting's value as people may see it."""
+        value = getattr(self, name)
+        return shown_address(value) if name == "database" else str(value)
+
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
@@ -104,6 +119,7 @@ _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _PRICES = ("request_price", "input_token_price", "output_token_price", "minimum_price", "scored_token_price")
 _RANGES = (
     ("port", 0, 65_535),
+    ("workers", 1, WORKERS_MAX),
     ("sources", 0, SOURCES_MAX),
     ("failed_keys_per_minute", 0, 1_000_000),
     ("max_passes", 2, COALITIONS_MAX),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from headwater.cli.main import main
-from headwater.cli.operations import JsonLines
+from headwater.gateway.lines import JsonLines
 from headwater.store.database import Database
 from toy.desk import open_desk
 from toy.unguarded import unguard

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from headwater.chain import Chain, Credit, EmbeddedChain, derived_signer
-from headwater.cli.credit import close_vouchers, reader
+from headwater.cli.credit import close_vouchers
 from headwater.cli.credit_closing import Closing
 from headwater.core.errors import HeadwaterError
 from headwater.core.keccak import keccak256
 from headwater.gateway import Gateway, create_app, serving
+from headwater.gateway.credit_chain import reader
 from headwater.gateway.vouchers import FRESH_S, Deposited, Vouchers, voucher_header
 from headwater.settlement.voucher import SignedVoucher, Voucher, credit_domain, sign_voucher
 from headwater.store.database import Database

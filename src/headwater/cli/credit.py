@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from cyclopts import App
@@ -13,9 +12,8 @@ from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
 from headwater.cli.settling import open_chain, tokens
-from headwater.core.errors import MissingError
-from headwater.gateway.vouchers import Deposited, Vouchers
-from headwater.settlement.epoch import UNITS_DECIMALS
+from headwater.gateway.credit_chain import credit_of, voucher_store, vouchers_on
+from headwater.gateway.vouchers import Vouchers
 from headwater.store.voucher_store import VoucherStore
 
 app = App(name="credit", help="Vouchers that payers signed for this gateway, and closing them on the chain.")
@@ -84,49 +82,13 @@ def close_vouchers(store: VoucherStore, credit: Credit, payee: str) -> list[dict
     return rows
 
 
-def credit_of(chain: Chain) -> Credit:
-    """The Credit contract of a deployment.
-
-    Raises:
-        MissingError: it has none.
-    """
-    if chain.manifest.credit is None:
-        raise MissingError(
-            "this deployment has no Credit contract",
-            code="credit_missing",
-            fix="deploy one: headwater chain deploy --credit-delay-s 86400 …",
-        )
-    return Credit(chain, chain.manifest.credit)
-
-
 def credit_store(home: Home, chain: Chain) -> VoucherStore:
     """The vouchers of a home for the Credit contract of its deployment."""
-    return VoucherStore(
-        home.db,
-        home.ledger,
-        home.keys,
-        domain=credit_of(chain).domain,
-        asset=home.policy.currency,
-        unit_nano=int(10 ** (UNITS_DECIMALS - chain.manifest.token_decimals)),
-    )
+    return voucher_store(home.db, home.ledger, home.keys, chain, home.policy.currency)
 
 
 def vouchers_of(home: Home, chain: Chain) -> Vouchers | None:
     """What takes vouchers for a home's gateway; None when its deployment has no Credit contract."""
     if chain.manifest.credit is None:
         return None
-    payee = home.signer.address
-    return Vouchers(credit_store(home, chain), payee, reader(credit_of(chain), payee))
-
-
-def reader(credit: Credit, payee: str) -> Callable[[str], Deposited]:
-    """Reads what the chain says of a payer.
-
-    What was closed is read before what is left, so that a closing in between makes it less and never more.
-    """
-
-    def read(payer: str) -> Deposited:
-        closed = credit.closed(payer, payee)
-        return Deposited(closed, credit.account_of(payer).covers)
-
-    return read
+    return vouchers_on(credit_store(home, chain), chain, home.signer.address)

@@ -11,9 +11,10 @@ import threading
 from typing import Any, Final
 
 from headwater.chain import Chain, Credit
-from headwater.cli.credit import close_vouchers, credit_of, credit_store
+from headwater.cli.credit import close_vouchers, credit_store
 from headwater.cli.home import Home
 from headwater.core.errors import HeadwaterError
+from headwater.gateway.credit_chain import credit_of
 from headwater.store.voucher_store import VoucherStore
 
 EVERY_S: Final = 15.0

@@ -3,7 +3,7 @@
     headwater.db     registry, ledger, calls, keys, epochs        receipts.log   the receipt log
     operator.key     signs receipts and posts roots               policies/      every policy ever in force
     passages/        retrieval index                              chain/         the embedded chain, if it is used
-    adapters/        trained adapters, with their lineage
+    adapters/        trained adapters, with their lineage         database.json  which PostgreSQL holds the records
 
 This is where clocks and randomness enter. Knows nothing of commands or of HTTP.
 """
@@ -39,14 +39,26 @@ from headwater.settings import Settings
 from headwater.splits import Measuring, Policy, Prices
 from headwater.store.call_store import CallStore
 from headwater.store.consent_store import ConsentStore
-from headwater.store.database import Database
+from headwater.store.database import Sql
 from headwater.store.epoch_store import EpochStore
+from headwater.store.home_database import open_home_database
 from headwater.store.key_file import load_or_create_signer
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 from headwater.store.metered_store import MeteredStore
 from headwater.store.receipt_log import ReceiptLog
+from headwater.store.recent import recent
 from headwater.store.registry_store import RegistryStore
+
+
+def home_database(settings: Settings, *, create: bool = False) -> Sql:
+    """A connection of its own to the records of a home.
+
+    Raises:
+        MissingError: ``home_missing``, unless it may be made.
+        ConflictError: ``home_database_differs``, they are not the ones that belong to the folder.
+    """
+    return open_home_database(settings.home, settings.database, create=create)
 
 
 class Home:
@@ -59,14 +71,9 @@ class Home:
     def __init__(self, settings: Settings, *, writer: bool = False, create: bool = True) -> None:
         self.settings = settings
         self.path = settings.home
-        if not create and not (self.path / "headwater.db").exists():
-            raise MissingError(
-                f"there is no headwater home at {self.path}",
-                code="home_missing",
-                fix="give --home, or make one with `headwater demo` or `headwater contribution add`",
-            )
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.db = Database(self.path / "headwater.db", create=create)
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.db = home_database(settings, create=create)
         self.registry = RegistryStore(self.db)
         self.ledger = Ledger(self.db)
         self.keys = KeyStore(self.db)
@@ -181,7 +188,7 @@ class Home:
             log=self.log,
             signer=self.signer,
             policy=self.policy,
-            registry_digest=_now_and_then(self.registry.digest),
+            registry_digest=recent(self.registry.digest),
             now_ns=time.time_ns,
             random_bytes=os.urandom,
         )
@@ -227,20 +234,6 @@ class Home:
             with suppress(HeadwaterError):
                 ReceiptLog.open(path).close()
         return ReceiptLog.open(path, read_only=not writer)
-
-
-def _now_and_then(look: Callable[[], str]) -> Callable[[], str]:
-    """What `look` saw at most a second ago."""
-    seen, at_s = "", -1.0
-
-    def cached() -> str:
-        nonlocal seen, at_s
-        now_s = time.monotonic()
-        if now_s - at_s > 1.0 or not seen:
-            seen, at_s = look(), now_s
-        return seen
-
-    return cached
 
 
 @contextmanager

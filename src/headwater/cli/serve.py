@@ -16,20 +16,22 @@ from headwater.cli.credit_closing import closing
 from headwater.cli.disputing import Upkeep
 from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.matters import matters_of
-from headwater.cli.operations import log_to_stderr, operations
+from headwater.cli.operations import operations
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.pages import with_pages
 from headwater.cli.payments import payments_of
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
+from headwater.cli.workers import check_workers, private_folder, serve_head
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
 from headwater.gateway import Gateway, GatewayOptions, create_app
 from headwater.gateway.disputes import matters_routes
+from headwater.gateway.lines import log_to_stderr
 from headwater.gateway.native import Routes
-from headwater.gateway.serve import Served
-from headwater.gateway.serve import serve as run_gateway
+from headwater.gateway.serve import Served, listen, serve_on
+from headwater.gateway.sharing import Sharing
 from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
@@ -47,6 +49,7 @@ def gateway(
     vouchers: Vouchers | None = None,
     more: Sequence[Routes] = (),
     payments: Payments | None = None,
+    sharing: Sharing | None = None,
 ) -> Iterator[tuple[Gateway, Flow]]:
     """The gateway of a home with the demo model loaded, not yet listening."""
     with ExitStack() as stack:
@@ -79,6 +82,7 @@ def gateway(
                 vouchers=vouchers,
                 more=more,
                 payments=payments,
+                sharing=sharing,
             ),
             flow,
         )
@@ -91,6 +95,7 @@ def serve(
     upstreams: str | None = None,
     local_model: bool | None = None,
     pages: bool | None = None,
+    workers: int | None = None,
     home: HomeOption = None,
 ) -> int:
     """Serve the OpenAI-compatible gateway, and the pages beside it, until it is interrupted.
@@ -107,12 +112,23 @@ def serve(
         Serve the model in process too.
     pages
         Serve the pages at / too.
+    workers
+        Processes that answer calls to models of other servers, beside this one; 1 for one process in all.
     """
     with outcome(False) as result, ExitStack() as stack:
-        chosen = settings(home, host=host, port=port, upstreams=upstreams, local_model=local_model, pages=pages)
+        given = {"upstreams": upstreams, "local_model": local_model, "pages": pages, "workers": workers}
+        chosen = settings(home, host=host, port=port, **given)
         if chosen.log_format:
-            log_to_stderr(chosen.log_format)
+            log_to_stderr(chosen.log_format, worker="head" if chosen.workers > 1 else "")
+        listener = listen(chosen.host, chosen.port)
+        stack.callback(listener.close)
         opened = stack.enter_context(Home(chosen, writer=True))
+        sharing = folder = None
+        if chosen.workers > 1:
+            check_workers(opened)
+            folder = stack.enter_context(private_folder())
+            sharing = Sharing.over(folder)
+            stack.callback(sharing.close)
         books = vouchers = chain = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
@@ -120,26 +136,36 @@ def serve(
             if (closes := closing(opened, chain)) is not None:
                 stack.enter_context(closes)
         payments, paid = payments_of(opened, chain)
-        more = [*stack.enter_context(operations(opened)), matters_routes(matters_of(opened)), *paid]
+        acts = stack.enter_context(operations(opened))
+        more = [*acts.routes, matters_routes(matters_of(opened)), *paid]
         stack.enter_context(Upkeep(opened))
-        app, _ = stack.enter_context(gateway(opened, books, vouchers=vouchers, more=more, payments=payments))
-        if (watch := tracing()) is not None:
+        app, _ = stack.enter_context(
+            gateway(opened, books, vouchers=vouchers, more=more, payments=payments, sharing=sharing)
+        )
+        if (watch := tracing(worker="head" if folder else "")) is not None:
             app.metrics.observer = watch.observe
             stack.callback(watch.close)
         served: Served = app
         if chosen.pages and importlib.util.find_spec("jinja2") is not None:
             served = stack.enter_context(with_pages(opened, app, books))
 
-        def ready(bound: int) -> None:
+        bound = listener.getsockname()[1]
+
+        def ready() -> None:
             url = f"http://{chosen.host}:{bound}/v1"
-            out.print(f"listening on [bold]{url}[/] with models {', '.join(app.model_names) or 'none'}")
+            shared = f" by {chosen.workers} workers" if folder else ""
+            out.print(f"listening on [bold]{url}[/]{shared} with models {', '.join(app.model_names) or 'none'}")
             if served is not app:
                 out.print(f"pages at [bold]http://{chosen.host}:{bound}/[/]")
                 out.print("sign in there with a key, or by [bold]headwater pages link[/] or [bold]pages password[/]")
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
 
-        run_gateway(served, chosen.host, chosen.port, ready=ready)
+        if folder is None:
+            serve_on(served, listener, ready=ready)
+        else:
+            rpc_url = chosen.rpc_url or None
+            serve_head(opened, app, served, listener, folder, acts, rpc_url=rpc_url, ready=ready)
     return result.status
 
 

@@ -397,6 +397,7 @@ def create_app(
     vouchers: Vouchers | None = None,
     more: Sequence[Routes] = (),
     payments: Payments | None = None,
+    sharing: Sharing | None = None,
 ) -> Gateway:
     """The gateway over `flow` and `keys`, ready for any ASGI server.
 
@@ -409,5 +410,6 @@ def create_app(
         vouchers: takes vouchers of a Credit contract instead of API keys.
         more: adds native routes, such as the operator's; each is called with the application and the service.
         payments: takes payments by x402 from callers without a key.
+        sharing: what it has in common with other processes; without it, it is alone.
     """
-    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers, more, payments)
+    return Gateway(flow, keys, options or GatewayOptions(), bundle, relays, vouchers, more, payments, sharing)

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from headwater.gateway.tracing import Observer
 
@@ -44,6 +44,7 @@ class Elsewhere:
     failing: int = 0  # workers whose books cannot be written
     connections: Mapping[str, int] = field(default_factory=dict)  # by upstream
     rss_bytes: Mapping[str, int] = field(default_factory=dict)  # by worker
+    workers: tuple[Mapping[str, Any], ...] = ()  # how each is doing, for /readyz
 
 
 class Metrics:
@@ -119,9 +120,7 @@ def _gauges(answering: AnsweringState, worker: WorkerState) -> Iterable[tuple[st
     yield "headwater_attribution_seconds_total", "counter", "Seconds spent attributing.", worker.busy_s
 
 
-def _relayed(
-    relay: Relay | None, elsewhere: Elsewhere
-) -> Iterable[tuple[str, str, list[tuple[Labels, float]]]]:
+def _relayed(relay: Relay | None, elsewhere: Elsewhere) -> Iterable[tuple[str, str, list[tuple[Labels, float]]]]:
     """Of calls that other servers answer, and of those servers; what workers have of both is added."""
     if relay is None:
         return

@@ -40,10 +40,15 @@ def readiness(service: Service) -> tuple[bool, dict[str, Any]]:
             "upstreams": upstreams_json(relay),
             "relayed": {"at_work": meter.held, "waiting": meter.waiting, "behind": meter.behind, "error": meter.error},
         }
+    elsewhere = None if service.metrics.elsewhere is None else service.metrics.elsewhere()
+    if elsewhere is not None:
+        checks["workers"] = "ok" if elsewhere.alive else "no worker answers"
+        behind["workers"] = list(elsewhere.workers)
     ready = all(found == "ok" for found in checks.values())
     ill = relay is not None and any(one.health not in ("ok", "not checked") for one in relay.upstreams.state())
     late = worker.failed or worker.retrying or answering.unsettled or (meter is not None and meter.error)
-    degraded = bool(late or unreached or ill)
+    short = elsewhere is not None and (elsewhere.alive < elsewhere.wanted or elsewhere.failing)
+    degraded = bool(late or unreached or ill or short)
     return ready, {
         "status": "degraded" if ready and degraded else "ready" if ready else "unready",
         "checks": checks,

@@ -173,8 +173,11 @@ class Tracing:
     close: Callable[[], None]  # sends what is left; bounded in time
 
 
-def tracing(environment: Mapping[str, str] | None = None) -> Tracing | None:
+def tracing(environment: Mapping[str, str] | None = None, *, worker: str = "") -> Tracing | None:
     """What the environment asks for, or None when it names no collector or turns telemetry off.
+
+    Args:
+        worker: the name of this process, where there are several; spans and metrics carry it.
 
     Raises:
         MissingError: ``opentelemetry_missing``: a collector is named and the packages are not installed.
@@ -193,10 +196,11 @@ def tracing(environment: Mapping[str, str] | None = None) -> Tracing | None:
             code="opentelemetry_missing",
             fix="pip install 'headwater[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT",
         ) from None
-    return observer_of(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    return observer_of(BatchSpanProcessor(OTLPSpanExporter()), reader, worker)
 
 
-def observer_of(processor: Any, reader: Any) -> Tracing:
+def observer_of(processor: Any, reader: Any, worker: str = "") -> Tracing:
     """An observer over a span processor and a metric reader of the OpenTelemetry SDK."""
     from opentelemetry import trace
     from opentelemetry.sdk.metrics import MeterProvider
@@ -205,7 +209,8 @@ def observer_of(processor: Any, reader: Any) -> Tracing:
     from opentelemetry.trace import SpanKind, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    resource = Resource.create({"service.name": "headwater", "service.version": __version__})
+    named = {"service.instance.id": worker} if worker else {}
+    resource = Resource.create({"service.name": "headwater", "service.version": __version__, **named})
     spans = TracerProvider(resource=resource)
     spans.add_span_processor(processor)
     meters = MeterProvider(metric_readers=[reader], resource=resource)

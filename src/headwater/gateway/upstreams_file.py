@@ -60,7 +60,7 @@ _RETRIES_MAX: Final = 5
 
 
 def read_upstreams(
-    text: str, *, environment: Mapping[str, str], folder: Path
+    text: str, *, environment: Mapping[str, str], folder: Path, scoring: bool = True
 ) -> tuple[dict[str, RelayedModel], Upstreams]:
     """The models and upstreams that a file names.
 
@@ -68,6 +68,7 @@ def read_upstreams(
         text: its TOML.
         environment: where `key_env` is looked up.
         folder: where a relative `key_file` is looked up.
+        scoring: whether scorers are made ready too; a process that serves no calls with sources needs none.
 
     Raises:
         InvalidError: ``upstreams_invalid``, with the place.
@@ -83,7 +84,8 @@ def read_upstreams(
     targets: dict[str, Sequence[Target]] = {}
     for name, table in _tables(file, "model"):
         models[name], targets[name] = _model(name, table, names)
-        scorer = _scorer(f"model.{name}.scoring", table.get("scoring"), {u.name: u for u in upstreams}, folder)
+        named = {upstream.name: upstream for upstream in upstreams}
+        scorer = _scorer(f"model.{name}.scoring", table.get("scoring"), named, folder) if scoring else None
         models[name] = replace(models[name], attributed=_attributed(models[name], table, scorer))
     return models, Upstreams(
         upstreams, targets, {name: _retries(name, table) for name, table in _tables(file, "model")}
