@@ -182,7 +182,7 @@ def test_a_wrong_question_exits_with_two(
 def test_a_missing_home_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Reading from a folder that is not there says so and leaves nothing behind."""
     assert run("check", "--json", home=tmp_path / "none") == 2
-    assert json.loads(capsys.readouterr().err)["error"]["code"] == "database_missing"
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "home_missing"
     assert not (tmp_path / "none").exists()
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from headwater.cli.contribution_files import Offer, Terms, check_terms, files_in, owners_of, read_offers
+from headwater.cli.home import home_database
 from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json, progress
 from headwater.core.errors import HeadwaterError, Problem
@@ -25,7 +26,7 @@ from headwater.core.ids import ContributionId, ContributorId, contributor_id
 from headwater.core.instants import parse_instant
 from headwater.core.money import PPB, format_units, parse_units
 from headwater.registry import Contribution, Kind, Use, account_for, describe
-from headwater.store.database import Database
+from headwater.settings import Settings
 from headwater.store.registry_store import RegistryStore
 
 app = App(name="contribution", help="Register contributions and look at them.")
@@ -215,7 +216,7 @@ def list_contributions(
 
 def _with_store(home: HomeOption, as_json: bool, run: Callable[[RegistryStore], int], *, create: bool = False) -> int:
     try:
-        with _opened(settings(home).home, create) as store:
+        with _opened(settings(home), create) as store:
             return run(store)
     except HeadwaterError as error:
         print_error(error, as_json=as_json)
@@ -223,8 +224,8 @@ def _with_store(home: HomeOption, as_json: bool, run: Callable[[RegistryStore], 
 
 
 @contextmanager
-def _opened(home: Path, create: bool) -> Iterator[RegistryStore]:
-    with Database(home / "headwater.db", create=create) as database:
+def _opened(given: Settings, create: bool) -> Iterator[RegistryStore]:
+    with home_database(given, create=create) as database:
         yield RegistryStore(database)
 
 

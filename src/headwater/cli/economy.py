@@ -15,7 +15,8 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from headwater.cli.options import JsonOption, outcome
+from headwater.cli.home import home_database
+from headwater.cli.options import JsonOption, outcome, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.core.errors import InvalidError
 from headwater.economy.catalogue import QUESTIONS
@@ -46,7 +47,6 @@ from headwater.economy.sweep import (
     write_sweep,
 )
 from headwater.economy.validation import CHECKS, Fact
-from headwater.store.database import Database
 from headwater.store.ledger_store import Ledger
 
 app = App(name="economy", help="Simulate the economy that the rules make, with the product's own payout code.")
@@ -327,7 +327,7 @@ def _finished_sweep(folder: Path) -> tuple[str, tuple[Factor, ...]]:
 
 
 def _opening(home: Path, currency: str) -> Opening:
-    with Database(home / "headwater.db", create=False) as database:
+    with home_database(settings(home)) as database:
         balances = Ledger(database).balances()
     opening = opening_of({b.account: b.balance_units for b in balances if b.asset == currency})
     units = sum(row[1] for row in opening.rows)

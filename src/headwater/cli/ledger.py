@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -19,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from headwater.cli.home import Home as OpenedHome
+from headwater.cli.home import home_database
 from headwater.cli.options import HomeOption, settings
 from headwater.cli.output import out, print_error, print_json
 from headwater.cli.rails_backing import backing_json, backing_line, shares_behind
@@ -41,8 +41,9 @@ from headwater.core.money import format_units
 from headwater.ledger import Balance, Side, Statement, parse_account
 from headwater.ledger.earnings import accounts_of, causes, earnings
 from headwater.receipts import Receipt
+from headwater.settings import Settings
 from headwater.store.call_store import CallStore
-from headwater.store.database import INT64_MAX, Database
+from headwater.store.database import INT64_MAX
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 
@@ -297,7 +298,7 @@ def check(
 
 def _with_ledger(home: HomeOption, as_json: bool, show: Callable[[Ledger, CallStore], int]) -> int:
     try:
-        with _opened(settings(home).home) as (ledger, calls):
+        with _opened(settings(home)) as (ledger, calls):
             return show(ledger, calls)
     except HeadwaterError as error:
         print_error(error, as_json=as_json)
@@ -306,8 +307,8 @@ def _with_ledger(home: HomeOption, as_json: bool, show: Callable[[Ledger, CallSt
 
 
 @contextmanager
-def _opened(home: Path) -> Iterator[tuple[Ledger, CallStore]]:
-    with Database(home / "headwater.db", create=False) as db:
+def _opened(given: Settings) -> Iterator[tuple[Ledger, CallStore]]:
+    with home_database(given) as db:
         ledger = Ledger(db)
         yield ledger, CallStore(db, ledger, KeyStore(db))
 

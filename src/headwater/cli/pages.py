@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headwater.cli.home import Home
+from headwater.cli.home import Home, home_database
 from headwater.gateway import Gateway
 from headwater.gateway.serve import Served
 from headwater.settle import Settlement
-from headwater.store.database import Database
 from headwater.store.epoch_store import EpochStore
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
@@ -26,7 +25,7 @@ def with_pages(home: Home, gateway: Gateway, books: Settlement | None) -> Iterat
     """
     from headwater.dashboard import Site, dashboard_app, front  # jinja2 and argon2 are for who serves pages
 
-    db = Database(home.path / "headwater.db")
+    db = home_database(home.settings)
     try:
         site = Site(
             gateway=gateway,

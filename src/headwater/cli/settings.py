@@ -21,7 +21,7 @@ def show(*, home: HomeOption = None, json: JsonOption = False) -> int:
     with outcome(json) as result:
         found = load({"home": home})
         rows = [
-            (f.name, str(getattr(found.settings, f.name)), found.sources[f.name], str(f.metadata["help"]))
+            (f.name, found.settings.shown(f.name), found.sources[f.name], str(f.metadata["help"]))
             for f in fields(Settings)
         ]
         if json:

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, InvariantError, Problem, UpstreamError
 from headwater.store.migration_steps import MIGRATIONS, bring_up
@@ -108,6 +108,10 @@ class Sql(Protocol):
     def close(self) -> None:
         """Give the connection back; what was committed stays."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 _IN_CHUNK = 512
@@ -282,7 +286,7 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

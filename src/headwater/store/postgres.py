@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from headwater.core.errors import HeadwaterError, InvalidError, InvariantError, MissingError, Problem, UpstreamError
 from headwater.store.database import INT64_MAX, ConstraintError, Params, Result, Row
@@ -76,6 +76,14 @@ class PostgresDatabase:
             ) from None
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema) or schema.startswith("pg_"):
             raise InvalidError(f"schema {schema[:80]!r}", code="schema_invalid", fix="use lower-case letters and _")
+        try:
+            psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # whose text may hold a password
+            raise InvalidError(
+                "libpq cannot read the address of the database",
+                code="database_address_invalid",
+                fix="use postgresql://USER@HOST/NAME, with options that libpq knows",
+            ) from None
         self.schema = schema
         self._url, self._folder, self._psycopg, self._adapt = url, folder, psycopg, adapt
         self._lock = threading.RLock()
@@ -245,7 +253,7 @@ class PostgresDatabase:
                 self._connection.close()
                 self._connection = None
 
-    def __enter__(self) -> PostgresDatabase:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
