@@ -47,9 +47,9 @@ class HttpProtocol(HttpToolsProtocol):
         """The socket is closed."""
         if self._at_work is not None:
             self._at_work.lost()
-            if self.cycle is cast(Any, self._at_work):
-                self.cycle = cast(Any, None)
             self._at_work = None
+        if isinstance(self.cycle, LaneCaller):  # the last one here; uvicorn would tell it as one of its own
+            self.cycle = cast(Any, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -30,14 +30,18 @@ def main() -> NoReturn:
     except HeadwaterError as error:
         print(f"{error.message} [{error.code}]\n  fix: {error.fix}", file=sys.stderr)
         sys.exit(2)
+    status = 0
     try:
         run(plan, orders, answers)
+    except SystemExit:
+        pass  # it was told to stop, and has
     except Exception as error:
         if not isinstance(error, HeadwaterError):
             logging.getLogger("headwater.gateway").exception("the worker failed")
         write_line(answers, said_of(error))
-        sys.exit(1)
-    sys.exit(0)
+        status = 1
+    logging.shutdown()
+    os._exit(status)  # everything is closed; a thread still waits for orders, and the interpreter would for it
 
 
 def run(plan: Plan, orders: BinaryIO, answers: BinaryIO) -> None:
