@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from rich.markup import escape
 from rich.table import Column, Table
 
 from headwater.cli.home import Home
 from headwater.cli.operations import administration
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
+from headwater.core.errors import MissingError
 from headwater.core.money import format_units
+from headwater.gateway.invoice_matching import SIZE_BYTES_MAX, Matched, match
 from headwater.gateway.invoices import Invoicing, export_csv, export_json, invoice_json, invoice_number
 from headwater.store.invoice_store import InvoiceStore
 
@@ -69,9 +73,12 @@ def list_(
         elif not rows:
             out.print("no invoices")
         else:
-            table = Table("invoice", "key", Column("amount", justify="right"), "currency", "status", box=None)
+            amounts = [Column(name, justify="right") for name in ("amount", "received")]
+            table = Table("invoice", "key", *amounts, "currency", "status", box=None)
             for row in rows:
-                table.add_row(row["invoice"], row["key_id"], row["amount"], row["currency"], row["status"])
+                table.add_row(
+                    row["invoice"], row["key_id"], row["amount"], row["received"], row["currency"], row["status"]
+                )
             out.print(table)
     return result.status
 
@@ -85,7 +92,7 @@ def paid(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Book an invoice's money as credit of its key.
+    """Book what an invoice still asks for as credit of its key.
 
     Parameters
     ----------
@@ -100,6 +107,64 @@ def paid(
             seen = " (was booked before)" if replayed else ""
             out.print(f"{invoice.name} is paid: {format_units(invoice.amount_units, places=2)} {invoice.asset}{seen}")
     return result.status
+
+
+@app.command(name="match")
+def match_(
+    file: Path,
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Say what would become of the lines; book nothing.")] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Book a bank's list of payments against the invoices that their texts name. Status 1 when a line is wrong.
+
+    Parameters
+    ----------
+    file
+        CSV in UTF-8 with the columns reference, amount, currency and text.
+    """
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        raw = read_file(file)
+        found = match(invoicing(opened), "cli", raw, book=not dry_run)
+        wrong = [one for one in found if one.invoice is None]
+        if json:
+            print_json([_matched_json(one) for one in found])
+        else:
+            table = Table("line", "reference", "invoice", Column("amount", justify="right"), "what", "status", box=None)
+            for one in found:
+                name, status = (one.invoice.name, one.invoice.status) if one.invoice else ("", one.problem)
+                amount = format_units(one.amount_units, places=2) if one.invoice else ""
+                table.add_row(str(one.line), escape(one.reference), name, amount, one.status, escape(status))
+            out.print(table)
+            came = sum(one.amount_units for one in found if one.status != "repeated")
+            new = f"{format_units(came, places=2)} new{' (dry run)' * dry_run}"
+            out.print(f"{len(found) - len(wrong)} of {len(found)} lines, {new}")
+        if wrong:
+            result.status = 1
+    return result.status
+
+
+def read_file(file: Path) -> bytes:
+    """A bank's list.
+
+    Raises:
+        MissingError: no such file.
+    """
+    try:
+        with file.open("rb") as source:
+            return source.read(SIZE_BYTES_MAX + 1)
+    except OSError as error:
+        raise MissingError(f"{file}: {error.strerror}", code="file_missing", fix="name a CSV file") from None
+
+
+def _matched_json(one: Matched) -> dict[str, object]:
+    found: dict[str, object] = {"line": one.line, "reference": one.reference, "status": one.status}
+    if one.invoice is None:
+        return {**found, "problem": one.problem}
+    shown = invoice_json(one.invoice)
+    return {**found, "amount": format_units(one.amount_units), "invoice": shown["invoice"], "is": shown["status"]}
 
 
 @app.command

@@ -20,7 +20,7 @@ from headwater.core.money import format_units, parse_units
 from headwater.gateway.administration import Administration
 from headwater.gateway.bodies import body_up_to
 from headwater.gateway.native import Routes, Service, json_response
-from headwater.store.invoice_store import Invoice, InvoiceStore
+from headwater.store.invoice_store import Invoice, InvoiceStore, Payment
 from headwater.store.key_store import KeyRecord
 
 BODY_BYTES_MAX: Final = 16 * 1024
@@ -69,18 +69,30 @@ class Invoicing:
             return made
 
     def paid(self, actor: str, number: int, reference: str) -> tuple[Invoice, bool]:
-        """The money of an invoice came: it becomes the key's credit, once; (the invoice, whether it was booked before).
+        """The rest of an invoice's money came: it becomes the key's credit, once; (the invoice, whether it was booked
+        before).
 
         Raises:
             As `InvoiceStore.pay`.
         """
-        acts = self.acts
-        with acts.keys.db.transaction():
-            invoice = self.store.pay(number, reference, acts.now_ns())
-            posted, _ = acts.deposit(
-                actor, invoice.key_id, format_units(invoice.amount_units), f"{invoice.name} {reference}"
-            )
-            return invoice, posted.replayed
+        with self.acts.keys.db.transaction():
+            return self._booked(actor, self.store.pay(number, reference, self.acts.now_ns()), reference)
+
+    def received(self, actor: str, number: int, reference: str, amount_units: int) -> tuple[Invoice, bool]:
+        """So much money came for an invoice: all of it becomes the key's credit, once. As `paid`.
+
+        Raises:
+            As `InvoiceStore.receive`.
+        """
+        with self.acts.keys.db.transaction():
+            payment = self.store.receive(number, reference, amount_units, self.acts.now_ns())
+            return self._booked(actor, payment, reference)
+
+    def _booked(self, actor: str, payment: Payment, reference: str) -> tuple[Invoice, bool]:
+        invoice = payment.invoice
+        amount = format_units(payment.amount_units)
+        posted, _ = self.acts.deposit(actor, invoice.key_id, amount, f"{invoice.name} {reference}")
+        return invoice, posted.replayed
 
 
 def invoice_number(text: str) -> int:
@@ -110,7 +122,8 @@ def invoice_json(invoice: Invoice) -> dict[str, Any]:
         "amount": format_units(invoice.amount_units),
         "currency": invoice.asset,
         "created_at": format_instant(invoice.created_at_ns),
-        "status": "open" if invoice.reference is None else "paid",
+        "received": format_units(invoice.received_units),
+        "status": invoice.status,
         "reference": invoice.reference,
         "paid_at": None if invoice.paid_at_ns is None else format_instant(invoice.paid_at_ns),
     }

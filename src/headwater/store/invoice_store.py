@@ -1,7 +1,9 @@
-"""Invoices: numbered without gaps, for what a key's calls cost in a period or for credit to be bought, paid once.
+"""Invoices: numbered without gaps, for what a key's calls cost in a period or for credit to be bought.
 
-What a call cost is what its receipt says and the ledger charged. A call is on one invoice at most: periods of a key do
-not overlap, and end long enough ago that no call that began in them can still be booked.
+Payments of an invoice are kept by their references, each once; it is paid when they come to its amount, and what comes
+beyond that is noted like the rest. What a call cost is what its receipt says and the ledger charged. A call is on one
+invoice at most: periods of a key do not overlap, and end long enough ago that no call that began in them can still be
+booked.
 """
 
 from __future__ import annotations
@@ -38,8 +40,20 @@ _STEPS: Final = (
     );
     CREATE INDEX invoices_by_key ON invoices (key_id, until_ns);
     """,
+    f"""
+    CREATE TABLE invoice_payments (
+      reference TEXT PRIMARY KEY,
+      number INTEGER NOT NULL,
+      amount_units INTEGER NOT NULL CHECK (amount_units BETWEEN 1 AND {TRANSFER_UNITS_MAX}),
+      at_ns INTEGER NOT NULL
+    );
+    CREATE INDEX invoice_payments_by_number ON invoice_payments (number);
+    INSERT INTO invoice_payments (reference, number, amount_units, at_ns)
+      SELECT reference, number, amount_units, paid_at_ns FROM invoices WHERE reference IS NOT NULL;
+    """,
 )
 _COLUMNS: Final = "number, key_id, from_ns, until_ns, amount_units, asset, lines, created_at_ns, reference, paid_at_ns"
+_RECEIVED: Final = "(SELECT COALESCE(SUM(p.amount_units), 0) FROM invoice_payments p WHERE p.number = invoices.number)"
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,13 +76,30 @@ class Invoice:
     asset: str
     lines: tuple[Line, ...]
     created_at_ns: int
-    reference: str | None  # of the payment
+    reference: str | None  # of the payment that made it whole
     paid_at_ns: int | None
+    received_units: int  # of all its payments
+
+    @property
+    def status(self) -> str:
+        """open, part, paid or overpaid."""
+        if self.reference is None:
+            return "part" if self.received_units else "open"
+        return "overpaid" if self.received_units > self.amount_units else "paid"
 
     @property
     def name(self) -> str:
         """Its number as people write it."""
         return f"HW-{self.number:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Money that came for an invoice."""
+
+    invoice: Invoice  # as it is with it
+    amount_units: int
+    replayed: bool  # it was noted before
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,34 +179,58 @@ class InvoiceStore:
         with self.db.transaction():
             return self._add(key_id, None, None, (Line("credit", 0, amount_units),), asset, now_ns)
 
-    def pay(self, number: int, reference: str, now_ns: int) -> Invoice:
-        """Note that an invoice was paid. Doing it again with the same reference changes nothing.
+    def pay(self, number: int, reference: str, now_ns: int) -> Payment:
+        """Note that what an invoice still asks for was paid. Doing it again with the same reference changes nothing.
+
+        Raises:
+            As `receive`; ConflictError: ``invoice_paid`` with another reference.
+        """
+        with self.db.transaction():
+            invoice, earlier = self.get(number), self._payment(reference)
+            if earlier is not None and earlier[0] == number:
+                return Payment(invoice, earlier[1], replayed=True)
+            if invoice.reference is not None:
+                raise ConflictError(
+                    f"{invoice.name} was paid by {invoice.reference}", code="invoice_paid", fix="look at it again"
+                )
+            return self.receive(number, reference, invoice.amount_units - invoice.received_units, now_ns)
+
+    def receive(self, number: int, reference: str, amount_units: int, now_ns: int) -> Payment:
+        """Note a payment of an invoice, less than it asks for or more. The same again changes nothing.
 
         Raises:
             MissingError: ``invoice_unknown``.
-            InvalidError: ``reference_invalid``.
-            ConflictError: ``invoice_paid`` with another reference; ``reference_used`` for another invoice.
+            InvalidError: ``reference_invalid``, ``amount_out_of_range``.
+            ConflictError: ``reference_used`` for another invoice or amount.
         """
         if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
             raise InvalidError(
                 f"reference {reference[:80]!r}", code="reference_invalid", fix="name the payment that came"
             )
+        if not 0 < amount_units <= TRANSFER_UNITS_MAX:
+            raise InvalidError(f"{amount_units} nano", code="amount_out_of_range", fix="book more than 0")
         with self.db.transaction():
-            invoice = self.get(number)
-            if invoice.reference is not None:
-                if invoice.reference != reference:
-                    raise ConflictError(
-                        f"{invoice.name} was paid by {invoice.reference}", code="invoice_paid", fix="look at it again"
-                    )
-                return invoice
-            for (other,) in self.db.query("SELECT number FROM invoices WHERE reference = ?", (reference,)):
+            invoice, earlier = self.get(number), self._payment(reference)
+            if earlier == (number, amount_units):
+                return Payment(invoice, amount_units, replayed=True)
+            if earlier is not None:
                 raise ConflictError(
-                    f"{reference!r} has paid HW-{other:06d}", code="reference_used", fix="give this payment's own"
+                    f"{reference!r} has paid HW-{earlier[0]:06d}", code="reference_used", fix="give this payment's own"
                 )
             self.db.execute(
-                "UPDATE invoices SET reference = ?, paid_at_ns = ? WHERE number = ?", (reference, now_ns, number)
+                "INSERT INTO invoice_payments (reference, number, amount_units, at_ns) VALUES (?, ?, ?, ?)",
+                (reference, number, amount_units, now_ns),
             )
-            return self.get(number)
+            if invoice.reference is None and invoice.received_units + amount_units >= invoice.amount_units:
+                self.db.execute(
+                    "UPDATE invoices SET reference = ?, paid_at_ns = ? WHERE number = ?", (reference, now_ns, number)
+                )
+            return Payment(self.get(number), amount_units, replayed=False)
+
+    def _payment(self, reference: str) -> tuple[int, int] | None:
+        """(invoice, amount) of a payment that was noted."""
+        rows = self.db.query("SELECT number, amount_units FROM invoice_payments WHERE reference = ?", (reference,))
+        return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
     def get(self, number: int) -> Invoice:
         """One invoice.
@@ -183,7 +238,11 @@ class InvoiceStore:
         Raises:
             MissingError: ``invoice_unknown``.
         """
-        rows = self.db.query(f"SELECT {_COLUMNS} FROM invoices WHERE number = ?", (number,)) if number < 2**62 else []
+        rows = (
+            self.db.query(f"SELECT {_COLUMNS}, {_RECEIVED} FROM invoices WHERE number = ?", (number,))
+            if number < 2**62
+            else []
+        )
         if not rows:
             raise MissingError(f"no invoice {number}", code="invoice_unknown", fix="see `headwater invoice list`")
         return _invoice(rows[0])
@@ -193,8 +252,8 @@ class InvoiceStore:
         return tuple(
             _invoice(row)
             for row in self.db.query(
-                f"SELECT {_COLUMNS} FROM invoices WHERE (?1 IS NULL OR key_id = ?1) AND (?2 = 0 OR reference IS NULL)"
-                " ORDER BY number",
+                f"SELECT {_COLUMNS}, {_RECEIVED} FROM invoices WHERE key_id = coalesce(?1, key_id)"
+                " AND (?2 = 0 OR reference IS NULL) ORDER BY number",
                 (key_id, int(open_only)),
             )
         )
@@ -227,5 +286,6 @@ class InvoiceStore:
 
 def _invoice(row: tuple[object, ...]) -> Invoice:
     values = list(row)
+    values[10] = int(values[10])  # type: ignore[call-overload]
     values[6] = msgspec.json.decode(str(values[6]), type=tuple[Line, ...])
     return Invoice(*values)  # type: ignore[arg-type]
