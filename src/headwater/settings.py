@@ -16,6 +16,7 @@ from typing import Any
 from headwater.core.errors import InvalidError
 from headwater.core.limits import COALITIONS_MAX, SOURCES_MAX
 from headwater.core.money import parse_units
+from headwater.store.database_address import parse_address
 from headwater.store.database_address import shown as shown_address
 
 ENVIRONMENT_PREFIX = "HEADWATER_"
@@ -102,6 +103,8 @@ class Settings:
                 raise _wrong(f"{name} is {getattr(self, name)}", f"use a whole number from {low} to {high}")
         if self.log_format not in ("", "text", "json"):
             raise _wrong(f"log_format is {self.log_format[:80]!r}", "use text, json or nothing")
+        if self.database:
+            parse_address(self.database)
         for name in _PRICES:
             if parse_units(getattr(self, name), where=name) < 0:
                 raise _wrong(f"{name} is negative: {getattr(self, name)}", "prices are >= 0")

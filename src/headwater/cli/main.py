@@ -27,6 +27,7 @@ def build_app() -> App:
     app.command(serve.doctor)
     for noun in (contribution, contributor, key, receipt, ledger, epoch, claim, index, settings):
         app.command(noun.app)
+    app.command("headwater.cli.moving:app", name="home")
     app.command("headwater.cli.log:app", name="log")
     app.command("headwater.cli.export:export", name="export")
     app.command("headwater.cli.attribution:app", name="attribution")
