@@ -19,8 +19,8 @@ import pytest
 from headwater.core.errors import InvalidError, UpstreamError
 from headwater.flow import CallRequest, Message
 from headwater.gateway import chat, create_app, serving
-from headwater.gateway.serve import serve
 from headwater.gateway.answering import Answering
+from headwater.gateway.serve import serve
 from headwater.models.backend import Sampling
 from headwater.store.call_store import CallState
 from toy.desk import Desk, open_desk

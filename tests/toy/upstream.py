@@ -94,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             self._piece((event + end).encode(), split=behaviour == "split")
+            if behaviour == "slowly":
+                time.sleep(0.1)
             if behaviour == "endless":
                 while True:
                     self._piece((_events(body, self.path)[1] + end).encode())

@@ -1,0 +1,261 @@
+"""Several workers behind one address: real processes, OpenAI's own client, a real upstream on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from headwater.cli.home import Home
+from headwater.core.money import NANO
+from headwater.receipts import Receipt
+from toy.gang import ASK, Gang, asked, call, models, open_gang, wait_for
+from toy.upstream import USAGE, WORDS, Upstream, upstream
+
+PRICE = 1_000_000 + USAGE["prompt_tokens"] * 1_000 + USAGE["completion_tokens"] * 2_000
+CHAT = "/v1/chat/completions"
+NAMES = ("w1", "w2")
+WRONG_MAX = 5
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Upstream]:
+    """The upstream."""
+    with upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gang(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    """A head and two workers."""
+    folder = tmp_path_factory.mktemp("gang")
+    with open_gang(folder, models(server), HEADWATER_FAILED_KEYS_PER_MINUTE=str(WRONG_MAX)) as running:
+        yield running
+
+
+def test_each_worker_answers_calls_and_their_receipts_are_in_one_log(gang: Gang) -> None:
+    """A call by either has a receipt that the head shows: signed, logged, with the price that was charged."""
+    for name in NAMES:
+        line = gang.line_to(name)
+        status, headers, raw = asked(line, "POST", CHAT, call("fine"), gang.secret)
+        line.close()
+        assert status == 200
+        assert headers["x-request-id"].startswith(f"req_{name}_")
+        bill = json.loads(raw)["headwater"]
+        shown = wait_for(lambda bill=bill: _final(gang, bill["receipt"]))
+        receipt = Receipt.from_bytes(json.dumps(shown["receipt"], separators=(",", ":"), sort_keys=True).encode())
+        assert (receipt.price, shown["id"]) == (PRICE, bill["receipt_id"])
+
+
+def test_streams_embeddings_and_responses_come_whole_through_workers(gang: Gang) -> None:
+    """OpenAI's client sees no difference: chunks, usage, vectors, events of a response."""
+    client = gang.client()
+    chunks = list(
+        client.chat.completions.create(
+            model="fine",
+            messages=ASK,
+            stream=True,
+            stream_options={"include_usage": True},  # type: ignore[arg-type]
+        )
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "".join(WORDS)
+    assert chunks[-1].usage is not None
+    assert client.embeddings.create(model="fine", input="a word", encoding_format="float").data[0].embedding
+    events = list(client.responses.create(model="fine", input="Who?", stream=True))
+    assert events[-1].type == "response.completed"
+
+
+def test_native_routes_and_pages_come_from_the_head(gang: Gang) -> None:
+    """Account, models, health, pages and what does not exist: statuses, types and lengths are those of the head."""
+    assert gang.json("/v1/account")["currency"] == "USD"
+    assert {model.id for model in gang.client().models.list()} >= {"fine", "dear"}
+    status, headers, raw = gang.ask("GET", "/")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/html")
+    assert raw.rstrip().endswith(b"</html>")
+    head, whole = gang.ask("HEAD", "/healthz"), gang.ask("GET", "/healthz")
+    assert head[2] == b""
+    assert head[0] == whole[0] or head[0] == 405
+    status, headers, raw = gang.ask("GET", "/v1/nothing")
+    assert (status, json.loads(raw)["error"]["code"]) == (404, "route_unknown")
+    assert headers["x-request-id"].startswith("req_")
+    assert len([name for name in headers if name == "date"]) == 1
+    assert gang.ask("GET", CHAT)[0] == 405
+
+
+def test_a_call_with_sources_is_the_heads(gang: Gang) -> None:
+    """It is attributed behind its answer, so its receipt is pending at first; the key's limits are the same."""
+    status, headers, raw = gang.ask("POST", CHAT, call("fine", headwater={"sources": 0}))
+    assert status == 200, raw
+    assert not headers["x-request-id"].startswith("req_w")
+    assert json.loads(raw)["headwater"]["status"] == "pending"
+    wait_for(lambda: _final(gang, headers["headwater-receipt"]))
+
+
+def test_wrong_keys_are_counted_once_for_all_workers(gang: Gang) -> None:
+    """However many workers a guesser asks, it is told 401 as often as one process would, then 429; right keys go on."""
+    found = []
+    for _ in range(4):
+        for path, method in ((CHAT, "POST"), ("/v1/account", "GET")):
+            connection = http.client.HTTPConnection("127.0.0.1", gang.port, timeout=30)
+            found.append(asked(connection, method, path, call("fine") if method == "POST" else None, "hw_wrong")[0])
+            connection.close()
+    assert found == [401] * WRONG_MAX + [429] * (len(found) - WRONG_MAX)
+    assert gang.ask("POST", CHAT, call("fine"))[0] == 200
+
+
+def test_two_workers_never_promise_the_same_money(gang: Gang) -> None:
+    """Many calls at once over all workers, by a key that can pay three of them: three are answered."""
+    secret, key = gang.key(3 * NANO)
+
+    def ask(_: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", gang.port, timeout=30)
+        try:
+            while (found := asked(connection, "POST", CHAT, call("dear"), secret))[0] == 503:
+                assert json.loads(found[2])["error"]["code"] == "credit_busy"  # who is told so tries again
+                time.sleep(0.05)
+            return found[0]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(12) as pool:
+        statuses = sorted(pool.map(ask, range(12)))
+    assert statuses == [200] * 3 + [402] * 9
+    wait_for(lambda: _balance(gang, key.account) == (0, 0))
+
+
+def test_an_idempotency_key_that_comes_to_both_at_once_is_answered_once(gang: Gang, server: Upstream) -> None:
+    """One of two equal requests is answered, the other told to wait or given the same; it is charged once."""
+    lines = [gang.line_to(name) for name in NAMES]
+    before, secret = len(server.asked), gang.key()[0]
+    body = call("slowly", stream=True)
+
+    def ask(line: http.client.HTTPConnection) -> tuple[int, bytes]:
+        status, _, raw = asked(line, "POST", CHAT, body, secret, idempotency_key="once")
+        return status, raw
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = sorted(pool.map(ask, lines))
+    assert first[0] == 200
+    assert second[0] == 409
+    assert json.loads(second[1])["error"]["code"] == "call_in_progress"
+    for line in lines:
+        status, headers, raw = asked(line, "POST", CHAT, body, secret, idempotency_key="once")
+        assert (status, headers["idempotent-replayed"], raw) == (200, "true", first[1])
+        line.close()
+    assert len(server.asked) == before + 1
+
+
+def test_every_worker_takes_over_a_changed_file(gang: Gang, server: Upstream) -> None:
+    """SIGHUP to the head is enough; a file that is wrong changes nothing anywhere."""
+    file = gang.home.parent / "upstreams.toml"
+    lines = {name: gang.line_to(name) for name in NAMES}
+    file.write_text("[upstream", "utf-8")
+    gang.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "reload refused" in gang.lines.read_text())
+    assert all(asked(line, "POST", CHAT, call("fine"), gang.secret)[0] == 200 for line in lines.values())
+    file.write_text(models(server, "crlf"), "utf-8")
+    gang.process.send_signal(signal.SIGHUP)
+    for line in lines.values():
+        wait_for(lambda line=line: asked(line, "POST", CHAT, call("crlf"), gang.secret)[0] == 200)
+        line.close()
+
+
+def test_metrics_add_up_what_all_processes_did(gang: Gang) -> None:
+    """A counter holds the calls of every worker, also of one that has ended."""
+    before = gang.metric("headwater_calls_total")
+    for name in NAMES:
+        gang.line_to(name).close()
+    wait_for(lambda: gang.metric("headwater_calls_total") >= before + 2)
+    assert gang.metric("headwater_workers_alive") == len(NAMES)
+    assert 0 < gang.metric("headwater_worker_resident_bytes") / len(NAMES) < 110 * 2**20
+
+
+def test_a_killed_worker_is_replaced_and_its_credit_is_free_again(gang: Gang) -> None:
+    """The calls of others go on, what it was charging is settled by the head, and another takes its place."""
+    secret, key = gang.key()
+    other, victim = gang.line_to("w1"), gang.line_to("w2")
+    restarts, calls = gang.workers()["w2"]["restarts"], gang.metric("headwater_calls_total")
+    raw = json.dumps(call("endless", stream=True))
+    victim.request("POST", CHAT, raw, {"authorization": f"Bearer {secret}"})
+    response = victim.getresponse()
+    assert response.read(50)
+    assert _balance(gang, key.account)[1] > 0
+    os.kill(gang.workers()["w2"]["pid"], signal.SIGKILL)
+    with pytest.raises((http.client.IncompleteRead, OSError)):
+        response.read()
+    assert asked(other, "POST", CHAT, call("fine"), secret)[0] == 200
+    again = wait_for(lambda: (found := gang.workers()["w2"])["restarts"] > restarts and found["state"] == "serving")
+    assert again
+    # The other worker gives its own lease back when the payer is idle; the dead one's is the head's to free.
+    wait_for(lambda: _balance(gang, key.account) == (100 * NANO - PRICE, 0))
+    gang.line_to("w2").close()
+    assert gang.metric("headwater_calls_total") >= calls + 1
+    other.close()
+
+
+def test_a_gang_that_is_told_to_stop_ends_its_streams_first(server: Upstream, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a stream: it comes to its end with its receipt, then all processes have gone."""
+    with open_gang(tmp_path, models(server)) as gang:
+        pids = [one["pid"] for one in gang.workers().values()]
+        stream = gang.client().chat.completions.create(model="slowly", messages=ASK, stream=True)  # type: ignore[arg-type]
+        words = [next(stream).choices[0].delta.content]
+        gang.process.send_signal(signal.SIGTERM)
+        words += [chunk.choices[0].delta.content for chunk in stream if chunk.choices]
+        assert "".join(word or "" for word in words) == "".join(WORDS)
+        assert gang.process.wait(30) == 0
+        assert not any(_lives(pid) for pid in pids)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", gang.port), 1)
+        with Home(gang.settings, create=False) as home:
+            assert len(home.log) == 1
+
+
+def test_workers_end_with_their_head(server: Upstream, tmp_path: Path) -> None:
+    """A head that is killed leaves nobody who answers calls that could not be recorded."""
+    with open_gang(tmp_path, models(server)) as gang:
+        pids = [one["pid"] for one in gang.workers().values()]
+        assert gang.ask("POST", CHAT, call("fine"))[0] == 200
+        gang.process.kill()
+        gang.process.wait()
+        wait_for(lambda: not any(_lives(pid) for pid in pids), 10)
+        with pytest.raises(openai.APIConnectionError):
+            gang.client().models.list()
+
+
+def test_workers_without_upstreams_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They would have nothing to do, and that is said with the way out."""
+    from headwater.cli.main import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--home", str(tmp_path / "home"), "--port", "0", "--workers", "2", "--no-local-model"])
+    assert left.value.code == 1
+    assert "workers_need_upstreams" in capfd.readouterr().err
+
+
+def _final(gang: Gang, call_id: str) -> dict[str, object] | None:
+    status, _, raw = gang.ask("GET", f"/v1/receipts/{call_id}")
+    found: dict[str, object] = json.loads(raw)
+    return found if status == 200 and found["status"] == "final" else None
+
+
+def _balance(gang: Gang, account: str) -> tuple[int, int]:
+    """(what an account has, what of it is set aside), in nano units."""
+    with Home(gang.settings, create=False) as home:
+        balance = home.ledger.balance(account, home.policy.currency)  # type: ignore[arg-type]
+        return balance.balance_units, balance.reserved_out_units
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
