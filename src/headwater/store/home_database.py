@@ -59,6 +59,8 @@ def open_home_database(folder: Path, setting: str, *, create: bool = True) -> Sq
         )
     if mark is None and not create:
         raise missing(folder)
+    if create:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = open_postgres(address, folder, create=create and mark is None)
     try:
         belong_together(database, folder, address, mark)
