@@ -77,7 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value)
         if self._fields > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX:
             raise ValueError("the head is too large")
-        super().on_header(name, value)
+        if self._in_head:  # otherwise it is a trailer of a chunked body, and nobody's header
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole: this is where a request takes its way."""

@@ -7,7 +7,7 @@ which is taken out of everything that comes from outside. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,18 +78,20 @@ class Body:
         return self.length == 0
 
 
-def body_of(headers: Iterable[tuple[bytes, bytes]]) -> Body:
+def body_of(headers: Sequence[tuple[bytes, bytes]]) -> Body:
     """How the body of a request that was parsed is framed: by chunks if it says so, else by its length, else none.
 
     Raises:
-        InvalidError: ``request_ambiguous``: two lengths, a length beside chunks, or none that is a number.
+        InvalidError: ``request_ambiguous``: two lengths, a length beside chunks, another coding, or no number.
     """
     lengths = {value.strip() for name, value in headers if name == b"content-length"}
-    chunked = any(name == b"transfer-encoding" for name, _ in headers)
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     awaited = any(name == b"expect" and value.strip().lower() == b"100-continue" for name, value in headers)
-    if len(lengths) > 1 or (lengths and chunked):
+    if len(lengths) > 1 or (lengths and codings):
         raise _ambiguous("its body has more than one length")
-    if chunked:
+    if codings:
+        if codings != [b"chunked"]:
+            raise _ambiguous("its body is coded otherwise than in chunks")
         return Body(None, awaited)
     if not lengths:
         return Body(0)

@@ -89,8 +89,7 @@ class Front:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            # Trailers of a body would be added to the list of headers while it is read; they are no headers.
-            await self._http({**scope, "headers": tuple(scope["headers"])}, receive, send)
+            await self._http(scope, receive, send)
 
     def take_over(self, relays: Relays) -> None:
         """Serve other models from now on; calls at work end where they began. On the event loop."""

@@ -87,8 +87,8 @@ async def _upload(line: Line, receive: Receive, framing: Body, body: bytes | Non
     elif not framing.empty:
         # Asking for a body that is held back tells the caller to send it: that is the head's to say.
         if framing.awaited and not await line.wanted():
-            await begun.wait()
-        elif not await _send(line, receive, framing.length):
+            await begun.wait()  # from then on asking tells nobody anything
+        if not await _send(line, receive, framing.length):
             return
     while (await receive())["type"] != "http.disconnect":
         pass
