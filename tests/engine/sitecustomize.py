@@ -27,7 +27,7 @@ def put_postgres_under(url: str) -> None:
         if create:
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         schema = "t_" + sha256(str(place).encode()).hexdigest()[:24]
-        database = PostgresDatabase(url, schema=schema, folder=place.parent, create=create)
+        database = PostgresDatabase(url, schema=schema, folder=place.parent, create=create, lock_wait_ms=busy_timeout_ms)
         place.touch(mode=0o600)
         database.path = Path(path)  # type: ignore[attr-defined]
         return database

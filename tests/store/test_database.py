@@ -109,7 +109,9 @@ def test_a_step_is_applied_once_and_later_steps_follow(db: Database) -> None:
 
 def test_a_trigger_in_a_step_stays_whole(db: Database) -> None:
     """Semicolons inside a trigger do not split it."""
-    trigger = "CREATE TRIGGER fixed BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END; SELECT 1"
+    trigger = (
+        "CREATE TRIGGER fixed BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END; DELETE FROM t"
+    )
     db.migrate("t", (*STEPS, trigger))
     db.execute("INSERT INTO t VALUES (1, 1)")
 
@@ -123,7 +125,8 @@ def test_a_failing_step_leaves_nothing_of_itself(db: Database) -> None:
     with pytest.raises(InvariantError):
         db.migrate("u", ("CREATE TABLE u (k INTEGER); CREATE TABLE t (k INTEGER)",))
 
-    assert db.query("SELECT name FROM sqlite_master WHERE name = 'u'") == []
+    with pytest.raises(InvariantError):
+        db.query("SELECT * FROM u")
 
 
 def test_an_edited_step_is_refused(db: Database) -> None:
@@ -180,6 +183,7 @@ def allow_pages(db: Database, more: int) -> None:
     db.query(f"PRAGMA max_page_count = {pages + more}")
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_is_reported_and_nothing_is_written(db: Database) -> None:
     """The transaction that met the limit leaves no trace, and one after some space is freed works."""
     allow_pages(db, 2)
@@ -209,6 +213,7 @@ def test_statements_after_an_undone_transaction_do_not_land_alone(db: Database) 
     assert db.query("SELECT * FROM t") == []
 
 
+@pytest.mark.sqlite
 def test_a_lock_held_by_another_process_is_reported(db: Database) -> None:
     """A second writer waits for the time given, then is told that somebody is in the way; readers go on."""
     other = sqlite3.connect(db.path, isolation_level=None)
@@ -223,6 +228,7 @@ def test_a_lock_held_by_another_process_is_reported(db: Database) -> None:
     assert second.execute("INSERT INTO t VALUES (1, 1)") == 1
 
 
+@pytest.mark.sqlite
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """Foreign bytes are never overwritten."""
     path = tmp_path / "headwater.db"
@@ -233,6 +239,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"notes")
 
 
+@pytest.mark.sqlite
 def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     """Overwritten pages are reported by the integrity check or by the first read that meets them."""
     path = tmp_path / "headwater.db"
@@ -257,6 +264,7 @@ def test_a_missing_file_is_made_only_when_asked(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.sqlite
 def test_a_path_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     """A folder in the place of the file is an error that names the path."""
     with pytest.raises(UpstreamError, match=str(tmp_path)) as caught:
@@ -281,7 +289,7 @@ def test_processes_that_make_the_same_file_at_once_agree(tmp_path: Path) -> None
     assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [(b"", 0)] * 4
     with Database(path) as db:
         assert db.query("SELECT count(*) FROM t") == [(4,)]
-        assert db.query("SELECT count(*) FROM migrations") == [(1,)]
+        assert db.query("SELECT count(*) FROM migrations WHERE module = 't'") == [(1,)]
 
 
 def test_a_snapshot_sees_one_moment_while_another_connection_writes(db: Database) -> None:
@@ -294,6 +302,7 @@ def test_a_snapshot_sees_one_moment_while_another_connection_writes(db: Database
     assert db.query("SELECT count(*) FROM t") == [(1,)]
 
 
+@pytest.mark.sqlite
 def test_a_replace_counts_as_a_delete(db: Database) -> None:
     """Triggers that forbid deleting also stop REPLACE, which deletes silently by default."""
     db.migrate("t", (*STEPS, "CREATE TRIGGER stay BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END;"))

@@ -237,5 +237,5 @@ def test_the_ledger_on_postgresql_against_the_reference(postgres, examples: int)
     )
 
 
-TestLedgerAgainstTheReference = LedgerMachine.TestCase
+TestLedgerAgainstTheReference = pytest.mark.sqlite(LedgerMachine.TestCase)
 TestLedgerAgainstTheReference.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

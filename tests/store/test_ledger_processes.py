@@ -145,6 +145,7 @@ def test_two_processes_racing_for_the_last_unit(tmp_path: Path) -> None:
         assert ledger.check() == ()
 
 
+@pytest.mark.sqlite
 def test_a_disk_that_takes_no_more_bytes_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     """When the operating system refuses to let the files grow, posting stops with a clear code and nothing is half."""
     path = tmp_path / "headwater.db"

@@ -547,6 +547,7 @@ def test_large_batches_are_booked_exactly(ledger: Ledger) -> None:
 # Disks
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_leaves_the_last_commit(tmp_path: Path) -> None:
     """A batch that meets a full disk leaves no trace; after space is freed the same batch is booked."""
     ledger = Ledger(Database(tmp_path / "headwater.db"))

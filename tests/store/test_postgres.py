@@ -11,7 +11,7 @@ import pytest
 
 from headwater.core.errors import InvalidError, MissingError, UpstreamError
 from headwater.ledger import CASH, deposit
-from headwater.store.database import Database
+from headwater.store.database import ConstraintError, Database
 from headwater.store.ledger_store import Batch, Ledger
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'headwater[postgres]'")
@@ -216,3 +216,78 @@ def test_placeholders_keep_their_numbers() -> None:
     assert _translated("a LIKE '%?' AND b = ?") == ("a LIKE '%%?' AND b = %s", (0,))
     assert _translated("a LIKE '%'") == ("a LIKE '%'", ())
     assert _translated("a = ?2 OR b = ?1 OR c = ?2") == ("a = %s OR b = %s OR c = %s", (1, 0, 1))
+
+
+def test_a_writer_that_waits_too_long_is_told_that_another_is_at_work(postgres, schema) -> None:
+    """It has changed nothing; readers of another connection go on meanwhile, and writers of other schemas too."""
+    with (
+        PostgresDatabase(postgres.url(), schema=schema) as first,
+        PostgresDatabase(postgres.url(), schema=schema, lock_wait_ms=20) as second,
+        PostgresDatabase(postgres.url(), schema=f"{schema}_b", lock_wait_ms=20) as apart,
+    ):
+        Ledger(first)
+        with first.transaction():
+            with pytest.raises(UpstreamError) as caught:
+                Ledger(second).post(drafts(1), key="late", at_ns=1)
+            assert Ledger(second).balances() == ()
+            Ledger(apart).post(drafts(1), key="elsewhere", at_ns=1)
+        assert caught.value.code == "database_locked"
+        assert not Ledger(second).post(drafts(1), key="late", at_ns=1).replayed
+
+
+def test_a_failed_statement_that_nobody_heeded_undoes_the_whole_block(db) -> None:
+    """The server has given the transaction up; what looks like a commit must not pass for one."""
+    db.migrate("t", ("CREATE TABLE t (k INTEGER PRIMARY KEY)",))
+
+    def heedless() -> None:
+        with db.transaction():
+            db.execute("INSERT INTO t VALUES (1)")
+            with suppress(ConstraintError):
+                db.execute("INSERT INTO t VALUES (1)")
+
+    with pytest.raises(UpstreamError) as caught:
+        heedless()
+    assert caught.value.code == "transaction_undone"
+    assert db.query("SELECT * FROM t") == []
+    with db.transaction():
+        db.execute("INSERT INTO t VALUES (2)")
+        with suppress(ConstraintError), db.transaction():
+            db.execute("INSERT INTO t VALUES (2)")
+    assert db.query("SELECT * FROM t") == [(2,)]
+
+
+def test_values_come_back_as_the_file_gives_them(db, tmp_path) -> None:
+    """Integers, flags, sums, bytes, texts and floats are the same on both engines, in the same order."""
+    step = "CREATE TABLE t (k INTEGER PRIMARY KEY, name TEXT, big INTEGER, raw BLOB, part REAL)"
+    rows = [(None, 2**63 - 1, b"\x00\\x41'", 0.1), ("Zebra", -(2**63), b"", -1e300), ("ähre", 7, None, 2.0)]
+    rows += [("%s ?1 '' \\", 8, bytes(range(256)), 0.0), ("apfel", 0, b"z", None)]
+    many = [(f"n{number}", number, None, None) for number in range(10, 40)]
+    asked = (
+        "SELECT k, name, big, raw, part FROM t WHERE name IS NOT NULL ORDER BY name",
+        "SELECT big = 7, big > 7, raw IS NULL, k FROM t ORDER BY k",
+        "SELECT sum(big), count(*), max(name), 7 / 2, -7 / 2, -7 % 3 FROM t WHERE big BETWEEN 0 AND 100",
+        "SELECT instr('abcabc', 'ca'), max(2, 3), min(2, 3), max(k, 5), NULL FROM t ORDER BY k",
+        "SELECT k, '?', '%' FROM t WHERE big = ?2 OR big = ?1 ORDER BY k",
+    )
+    answers = []
+    for one in (db, Database(tmp_path / "headwater.db")):
+        one.migrate("t", (step,))
+        for some in (rows, many):  # one by one, and by COPY
+            one.insert_rows("t (name, big, raw, part)", some)
+        seen = [one.query(sql, (7, 8) if "?2" in sql else ()) for sql in asked]
+        seen.append(list(one.query_in("SELECT k FROM t WHERE raw IN ({})", [b"", b"z"])))
+        seen.append(one.query("INSERT INTO t (name, big) VALUES (?, ?) RETURNING k, big = 1", ("last", True)))
+        answers.append(seen)
+    assert answers[0] == answers[1]
+    kinds = [[[[type(value) for value in row] for row in found] for found in seen] for seen in answers]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_a_text_that_cannot_be_kept_is_refused(db, text: str) -> None:
+    """The server holds no NUL characters and nobody halves of surrogate pairs."""
+    db.migrate("t", ("CREATE TABLE t (name TEXT)",))
+    with pytest.raises(InvalidError) as caught:
+        db.execute("INSERT INTO t VALUES (?)", (text,))
+    assert caught.value.code == "text_invalid"
+    assert db.query("SELECT * FROM t") == []

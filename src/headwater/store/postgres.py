@@ -29,12 +29,12 @@ from headwater.store.postgres_words import FUNCTIONS, postgres_statements
 if TYPE_CHECKING:
     import psycopg
 
-LOCK_WAIT_MS = 30_000
-"""How long a writer waits for its turn."""
 REPEATS_MAX = 8
 COPY_ROWS_MIN = 16
 """From so many rows on COPY is cheaper than a statement."""
 _PREPARED_MAX = 512
+_IDLE = 0
+"""libpq: no transaction is open."""
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?(\d*)|%")
 _READS = re.compile(r"\s*(SELECT|WITH|VALUES|SHOW)\b")
@@ -56,6 +56,7 @@ class PostgresDatabase:
         url: such as ``postgresql://user@host/name``; whatever libpq takes.
         schema: where the tables live.
         folder: as `Sql.folder`; needed by stores that keep something there.
+        lock_wait_ms: how long a writer waits for its turn.
         create: make the schema if it is missing; with false, that is an `InvalidError` ``database_missing``.
 
     Raises:
@@ -63,7 +64,15 @@ class PostgresDatabase:
         UpstreamError: the server cannot be reached.
     """
 
-    def __init__(self, url: str, *, schema: str = "headwater", folder: Path | None = None, create: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "headwater",
+        folder: Path | None = None,
+        create: bool = True,
+        lock_wait_ms: int = 30_000,
+    ) -> None:
         try:
             import psycopg
 
@@ -86,6 +95,7 @@ class PostgresDatabase:
             ) from None
         self.schema = schema
         self._url, self._folder, self._psycopg, self._adapt = url, folder, psycopg, adapt
+        self._lock_wait_ms = lock_wait_ms
         self._lock = threading.RLock()
         self._depth = 0
         self._connection: psycopg.Connection[Any] | None = None
@@ -275,8 +285,8 @@ class PostgresDatabase:
             self._connection.prepared_max = _PREPARED_MAX
             self._adapt(self._connection.adapters)
             self._tell(
-                f"SET search_path TO {self.schema}; SET synchronous_commit TO on; SET lock_timeout TO {LOCK_WAIT_MS};"
-                " SET standard_conforming_strings TO on; SET client_min_messages TO warning"
+                f"SET search_path TO {self.schema}; SET lock_timeout TO {self._lock_wait_ms};"
+                " SET synchronous_commit TO on; SET standard_conforming_strings TO on; SET client_min_messages TO warning"
             )
         return self._connection
 
@@ -294,21 +304,25 @@ class PostgresDatabase:
     @contextmanager
     def _outermost(self, begin: str) -> Iterator[None]:
         """A transaction of the server."""
-        self._surely(lambda: self._tell(begin))
-        self._depth = 1
         try:
+            self._surely(lambda: self._tell(begin))
+            self._depth = 1
             yield
             ended = self._tell("COMMIT")
         except BaseException:
-            with suppress(HeadwaterError):
-                self._tell("ROLLBACK")
+            if self._connection is not None and not self._connection.closed:
+                with suppress(HeadwaterError):
+                    self._tell("ROLLBACK")
             raise
         finally:
             self._depth = 0
         if ended != "COMMIT":  # a statement failed, and its error was not heeded
-            raise UpstreamError(
-                f"{self._where}: the transaction was already undone", code="transaction_undone", fix="retry all of it"
-            )
+            raise self._undone()
+
+    def _undone(self) -> UpstreamError:
+        return UpstreamError(
+            f"{self._where}: the transaction was already undone", code="transaction_undone", fix="retry all of it"
+        )
 
     @contextmanager
     def _nested(self) -> Iterator[None]:
@@ -333,7 +347,10 @@ class PostgresDatabase:
     def _run(self, sql: str, params: Params) -> psycopg.Cursor[Any]:
         statement, order = _translated(sql)
         with self._explained():
-            return self._connected().execute(statement, [params[at] for at in order] if order else None)
+            connection = self._connected()
+            if self._depth and connection.pgconn.transaction_status == _IDLE:
+                raise self._undone()  # whatever ended it, a later write must not land alone
+            return connection.execute(statement, [params[at] for at in order] if order else None)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
     int, bool    to bigint, whatever their size, so that a statement is prepared once; beyond 64 bits they are refused
     str          to text, never to a type that the server guesses; a NUL character, which it cannot hold, is refused
     boolean      from a comparison: 0 or 1
-    numeric      from a sum of integers: `int`
+    numeric      from a sum of integers: `int`, within 64 bits too
 
 Knows nothing of connections. Needs the extra `postgres`.
 """
@@ -23,25 +23,21 @@ class _IntDumper(Dumper):
     oid = types["int8"].oid
 
     def dump(self, obj: int) -> Buffer:
-        number = int(obj)
-        if not -INT64_MAX - 1 <= number <= INT64_MAX:
-            raise InvalidError(
-                f"a number does not fit in 64 bits ({number})",
-                code="amount_out_of_range",
-                fix=f"keep amounts and their sums within {INT64_MAX} nano units",
-            )
-        return b"%d" % number
+        return b"%d" % _bounded(int(obj))
 
 
 class _TextDumper(StrDumper):
     def dump(self, obj: str) -> Buffer | None:
-        if "\0" in obj:
-            raise InvalidError(
-                f"a text with a NUL character, which PostgreSQL does not hold: {obj[:80]!r}",
-                code="text_invalid",
-                fix="leave the character out",
-            )
-        return super().dump(obj)
+        try:
+            if "\0" not in obj:
+                return super().dump(obj)
+        except UnicodeEncodeError:
+            pass
+        raise InvalidError(
+            f"a text that the database cannot hold: {obj[:80]!r}",
+            code="text_invalid",
+            fix="leave out NUL characters and halves of surrogate pairs",
+        )
 
 
 class _FlagLoader(Loader):
@@ -52,7 +48,17 @@ class _FlagLoader(Loader):
 class _NumericLoader(Loader):
     def load(self, data: Buffer) -> int | float:
         text = bytes(data)
-        return int(text) if text.lstrip(b"-").isdigit() else float(text)
+        return _bounded(int(text)) if text.lstrip(b"-").isdigit() else float(text)
+
+
+def _bounded(number: int) -> int:
+    if -INT64_MAX - 1 <= number <= INT64_MAX:
+        return number
+    raise InvalidError(
+        f"a number does not fit in 64 bits ({number})",
+        code="amount_out_of_range",
+        fix=f"keep amounts and their sums within {INT64_MAX} nano units",
+    )
 
 
 def adapt(adapters: AdaptersMap) -> None:
