@@ -17,9 +17,10 @@ from headwater.registry.intake import Candidate
 from headwater.store.cluster_store import ClusterStore
 from headwater.store.database import Database
 from headwater.store.dispute_store import DisputeStore
-from headwater.store.enrolment_lookup import fetch, public_address
+from headwater.store.enrolment_lookup import fetch
 from headwater.store.enrolment_store import Enrolments
 from headwater.store.ledger_store import Ledger
+from headwater.store.outbound import Reply
 from headwater.store.registry_store import RegistryStore
 
 ADA, EVE = unenrolled("t", "Ada"), unenrolled("t", "Eve")
@@ -174,8 +175,32 @@ def test_co_authors_change_their_shares_by_the_signatures_of_all(office):
 def test_a_domain_that_points_inside_is_never_connected_to(address):
     """One private address among public ones is enough; nothing is sent."""
     with pytest.raises(RefusedError) as inside:
-        fetch("example.org", "/", resolve=lambda _: ("93.184.216.34", address))
+        fetch("example.org", "/", resolve=lambda *_: ("93.184.216.34", address))
     assert inside.value.code == "address_private"
-    assert public_address("example.org", lambda _: ("93.184.216.34",)) == "93.184.216.34"
-    with pytest.raises(UpstreamError):
-        public_address("example.org", lambda _: ())
+
+
+@pytest.mark.parametrize(
+    "domain", ["example.org:8443", "user@example.org", "example.org/x", "[::1", "", "exam ple.org"]
+)
+def test_what_is_no_domain_is_not_looked_up(domain):
+    """No other port, no user, no path: nothing is resolved."""
+    asked = []
+    with pytest.raises(UpstreamError) as refused:
+        fetch(domain, "/", resolve=lambda *which: asked.append(which) or ())
+    assert (refused.value.code, asked) == ("domain_unreachable", [])
+
+
+def test_a_domain_without_an_address_is_unreachable():
+    """Its code says so."""
+    with pytest.raises(UpstreamError) as refused:
+        fetch("example.org", "/", resolve=lambda *_: ())
+    assert refused.value.code == "domain_unreachable"
+
+
+@pytest.mark.parametrize("reply", [Reply(301, b""), Reply(200, b"x", whole=False), Reply(404, b"none")])
+def test_only_a_whole_answer_with_status_200_counts(reply, monkeypatch):
+    """A redirect is not followed, and what was cut by size or time is not believed."""
+    monkeypatch.setattr("headwater.store.outbound.request", lambda *_, **__: reply)
+    with pytest.raises(UpstreamError) as refused:
+        fetch("example.org", "/")
+    assert refused.value.code == "domain_unreachable"

@@ -38,7 +38,9 @@ def port() -> Iterator[int]:
     "address",
     [
         *("127.0.0.1", "10.1.2.3", "192.168.0.9", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
-        *("::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "224.0.0.1", "ff02::1"),
+        *("::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "224.0.0.1", "ff02::1", "240.0.0.1"),
+        *("2002:7f00:1::", "2002:a01:203::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
+        "2001:0:5ef5:79fd:0:0:80ff:fffe",  # Teredo, of 127.0.0.1
     ],
 )
 def test_no_name_leads_inside(address: str) -> None:
@@ -79,6 +81,30 @@ def test_redirects_are_not_followed_and_long_replies_are_cut(port: int) -> None:
     )
 
     assert (away.status, len(long.body)) == (302, 1_000)
+
+
+def test_a_host_is_allowed_by_its_name_and_not_by_where_it_stands_in_the_address() -> None:
+    """The name in a path, a query, a user or a longer name allows nothing; the host itself may be plain."""
+    assert check_url("http://inside:80/x", allowed=("inside",)) == "http://inside:80/x"
+    assert check_url("http://INSIDE/x", allowed=("inside",))
+    for url in (
+        *("http://evil.example/?to=//inside/", "http://evil.example//inside:80/", "http://inside:80@evil.example/"),
+        *("http://inside.evil.example/", "http://evil.example#//inside/", "http://notinside/"),
+    ):
+        with pytest.raises(InvalidError):
+            check_url(url, allowed=("inside",))
+
+
+def test_a_whole_reply_says_so_and_a_cut_one_too(port: int) -> None:
+    """So that half of a statement is not taken for all of it."""
+    short = request("POST", f"http://127.0.0.1:{port}/", b"hello", allowed=("127.0.0.1",))
+    cut = request("POST", f"http://127.0.0.1:{port}/", b"hello", allowed=("127.0.0.1",), reply_bytes_max=5)
+    exact = request(
+        "POST", f"http://127.0.0.1:{port}/", b"", allowed=("127.0.0.1",), reply_bytes_max=len(short.body) - 5
+    )
+
+    assert (short.whole, cut.whole, exact.whole) == (True, False, True)
+    assert len(cut.body) == 5
 
 
 def test_nobody_there_is_said(port: int) -> None:

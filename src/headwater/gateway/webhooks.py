@@ -189,8 +189,7 @@ def webhook_routes(sender: WebhookSender) -> Routes:
                 wanted = msgspec.json.decode(raw, type=_NewWebhook)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidError(str(error), code="webhook_invalid", fix="give url and events") from None
-            host_allowed = any(f"//{host}:" in wanted.url or f"//{host}/" in wanted.url for host in sender.allowed)
-            url = check_url(wanted.url, plain=host_allowed)
+            url = check_url(wanted.url, allowed=sender.allowed)
             made = store.add(key.key_id, url, wanted.events, parts.random_bytes(48), parts.now_ns(), start=sender.size)
             return json_response({"secret": made.secret_text, **_shown(made)}, 201)
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from headwater.core.errors import InvalidError, RefusedError, UpstreamError
 
 URL_CHARS_MAX: Final = 2_000
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 Resolve = Callable[[str, int], Sequence[str]]
 """(host, port) to every IP address it has."""
 
@@ -30,6 +31,7 @@ class Reply:
 
     status: int
     body: bytes
+    whole: bool = True  # not cut by size or time
 
 
 def addresses_of(host: str, port: int) -> Sequence[str]:
@@ -45,11 +47,11 @@ def addresses_of(host: str, port: int) -> Sequence[str]:
     return sorted({str(entry[4][0]) for entry in found})
 
 
-def check_url(url: str, *, plain: bool = False) -> str:
+def check_url(url: str, *, allowed: Sequence[str] = ()) -> str:
     """An address a stranger may name: https with a host, and nothing hidden in it.
 
     Args:
-        plain: http is good too.
+        allowed: hosts that may be named by plain http too.
 
     Raises:
         InvalidError: ``url_invalid``.
@@ -59,7 +61,7 @@ def check_url(url: str, *, plain: bool = False) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), 0
-    schemes = ("https", "http") if plain else ("https",)
+    schemes = ("https", "http") if parts.hostname in allowed else ("https",)
     bad = (
         parts.scheme not in schemes
         or not parts.hostname
@@ -101,9 +103,9 @@ def request(
         RefusedError: ``address_not_public``.
         UpstreamError: ``host_unknown``, ``host_unreachable``.
     """
-    host = urlsplit(url).hostname or ""
+    parts = urlsplit(check_url(url, allowed=allowed))
+    host = parts.hostname or ""
     inside = host in allowed
-    parts = urlsplit(check_url(url, plain=inside))
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = resolve(host, port)
     if not addresses:
@@ -118,12 +120,12 @@ def request(
         connection.request(method, target, body, {"connection": "close", **(headers or {})})
         response = connection.getresponse()
         read = bytearray()
-        while len(read) < reply_bytes_max and time.monotonic() < until:
-            part = response.read1(min(8_192, reply_bytes_max - len(read)))
+        while len(read) <= reply_bytes_max and time.monotonic() < until:
+            part = response.read1(min(8_192, reply_bytes_max + 1 - len(read)))
             if not part:
-                break
+                return Reply(response.status, bytes(read))
             read += part
-        return Reply(response.status, bytes(read))
+        return Reply(response.status, bytes(read[:reply_bytes_max]), whole=False)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UpstreamError(f"{host[:80]} did not answer: {type(error).__name__}", code="host_unreachable") from None
     finally:
@@ -131,14 +133,22 @@ def request(
 
 
 def _check_public(host: str, address: str) -> None:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    if not (mapped or ip).is_global or (mapped or ip).is_multicast:
+    reached = _reached(ipaddress.ip_address(address.partition("%")[0]))
+    if not reached.is_global or reached.is_multicast or reached.is_reserved:
         raise RefusedError(
             f"{host[:80]} is at {address}, which is not public",
             code="address_not_public",
             fix="name a host of the public internet, or have the operator allow this one",
         )
+
+
+def _reached(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 address stands for, where it does: mapped, by 6to4, Teredo or NAT64."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)
 
 
 def _connection(scheme: str, host: str, port: int, address: str, timeout_s: float) -> http.client.HTTPConnection:
@@ -152,7 +162,12 @@ def _connection(scheme: str, host: str, port: int, address: str, timeout_s: floa
 
         class Secure(http.client.HTTPSConnection):
             def connect(self) -> None:
-                self.sock = context.wrap_socket(dial(), server_hostname=host)
+                plain = dial()
+                try:
+                    self.sock = context.wrap_socket(plain, server_hostname=host)
+                except BaseException:
+                    plain.close()
+                    raise
 
         return Secure(host, port, timeout=timeout_s)
 
