@@ -43,7 +43,7 @@ def record_problems(home: Home) -> tuple[Problem, ...]:
     chains: defaultdict[str, list[Version]] = defaultdict(list)
     for logged, receipt in receipts:
         chains[receipt.call_id].append(version_of(receipt, logged.entry.index))
-    mark = home.metered.mark
+    mark = home.metered.unbooked_from((), beginning=True)
     problems = [problem for logged, receipt in receipts for problem in _receipt(home, logged, receipt, mark)]
     spans = home.epochs.spans()
     ids = [receipt.id for _, receipt in receipts]
