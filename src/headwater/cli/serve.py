@@ -22,7 +22,7 @@ from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.pages import with_pages
 from headwater.cli.payments import payments_of
 from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
-from headwater.cli.workers import check_workers, private_folder, serve_head
+from headwater.cli.workers import check_workers, private_folder, serve_head, workers_possible
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.flow import Flow, ServedModel
@@ -35,6 +35,7 @@ from headwater.gateway.sharing import Sharing
 from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
 from headwater.settle import Settlement
+from headwater.store.runs import living
 
 if TYPE_CHECKING:
     from headwater.gateway.x402 import Payments
@@ -72,7 +73,10 @@ def gateway(
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
-        options = GatewayOptions(failed_keys_per_minute=home.settings.failed_keys_per_minute)
+        options = GatewayOptions(
+            failed_keys_per_minute=home.settings.failed_keys_per_minute,
+            trusted_proxies=tuple(home.settings.trusted_proxies.split()),
+        )
         yield (
             create_app(
                 *(flow, home.keys),
@@ -125,7 +129,7 @@ def serve(
         opened = stack.enter_context(Home(chosen, writer=True))
         sharing = folder = None
         if chosen.workers > 1:
-            check_workers(opened)
+            check_workers(chosen)
             folder = stack.enter_context(private_folder())
             sharing = Sharing.over(folder)
             stack.callback(sharing.close)
@@ -193,11 +197,15 @@ def _findings(home: HomeOption) -> Iterator[tuple[str, bool | None, str]]:
     chosen = settings(home)
     free = shutil.disk_usage(chosen.home if chosen.home.exists() else ".").free // 2**20
     yield "disk", free > 200, f"{free:,} MiB free"
+    if chosen.workers > 1:
+        yield "workers", *workers_possible(chosen)
     try:
         with Home(chosen, create=False) as opened:
             problems = opened.calls.check() + opened.db.integrity()
             yield "ledger", not problems, "; ".join(map(str, problems[:3])) or "every check holds"
             yield "receipts", True, f"{len(opened.log)} receipts, root {opened.log.root().hex()[:16]}…"
+            count = len(living(chosen.home / "runs"))
+            yield "serving", True if count else None, f"{count} processes serve this home now"
     except MissingError as error:
         yield "home", None, error.message
     except HeadwaterError as error:

@@ -16,13 +16,14 @@ from typing import NoReturn
 
 from headwater.cli.home import Home
 from headwater.cli.operations import Operations
-from headwater.core.errors import InvalidError
+from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.gateway.app import Gateway
 from headwater.gateway.serve import BACKLOG, App, serve_on
 from headwater.gateway.workers.behind import Behind
 from headwater.gateway.workers.opened import HEAD_SOCKET, LOG_SOCKET, settings_as_json
 from headwater.gateway.workers.orders import Plan
 from headwater.gateway.workers.supervisor import Supervisor
+from headwater.settings import Settings
 from headwater.store.log_service import SOCKET_PATH_BYTES_MAX, LogService
 from headwater.store.recalls import Recalls
 
@@ -38,18 +39,31 @@ def private_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def check_workers(home: Home) -> None:
+def check_workers(settings: Settings) -> None:
     """Refuse workers that would have nothing to do.
 
     Raises:
         InvalidError: ``workers_need_upstreams``.
     """
-    if not home.settings.upstreams:
+    if not settings.upstreams:
         raise InvalidError(
-            f"{home.settings.workers} workers and no upstreams: only calls to models of other servers are shared out",
+            f"{settings.workers} workers and no upstreams: only calls to models of other servers are shared out",
             code="workers_need_upstreams",
             fix="name them with --upstreams FILE, or serve without --workers",
         )
+
+
+def workers_possible(settings: Settings) -> tuple[bool, str]:
+    """Whether the workers of the settings could be started here, and what was found."""
+    try:
+        check_workers(settings)
+        with private_folder() as folder:
+            _private_listener(folder / HEAD_SOCKET).close()
+    except HeadwaterError as error:
+        return False, f"{error.message} [{error.code}]"
+    except OSError as error:
+        return False, f"no private folder or socket: {error.strerror or error}"
+    return True, f"{settings.workers} workers, with their sockets in {folder.parent}"
 
 
 def serve_head(

@@ -82,6 +82,11 @@ def alive(folder: Path, run_id: str) -> bool:
     return False
 
 
+def living(folder: Path) -> tuple[str, ...]:
+    """The runs whose processes live."""
+    return tuple(sorted(path.name for path in folder.glob("*") if alive(folder, path.name)))
+
+
 def sweep(folder: Path, own: str | None) -> None:
     """Remove the files of dead runs, each while its lock is held, so that none is taken in between."""
     for path in folder.iterdir() if folder.exists() else ():
