@@ -79,6 +79,12 @@ class Settings:
     failed_keys_per_minute: int = field(
         default=60, metadata={"help": "wrong API keys a minute that one address may try; 0: no bound"}
     )
+    trusted_proxies: str = field(
+        default="",
+        metadata={
+            "help": "addresses and networks of reverse proxies whose X-Forwarded-For is believed, parted by spaces"
+        },
+    )
     max_passes: int = field(default=256, metadata={"help": "prompts scored to measure one answer, at most"})
     max_cost_bps: int = field(
         default=900, metadata={"help": "what measuring may add to a call's price, in hundredths of a percent"}

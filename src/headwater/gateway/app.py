@@ -35,6 +35,7 @@ from headwater.gateway.limits import check_route
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
+from headwater.gateway.proxies import Proxies
 from headwater.gateway.relay import Relay, RelayedModel, Relays
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
@@ -76,6 +77,7 @@ class GatewayOptions:
     body_timeout_s: float = 30.0
     drain_s: float = 30.0  # attribution's time at shutdown
     failed_keys_per_minute: int = 60  # wrong API keys that one address may try; 0: no bound
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-For is believed
 
 
 class Gateway:
@@ -116,7 +118,7 @@ class Gateway:
         self._checked = KeyCache(keys, self.answering.at_desk)
         self.sharing = sharing or Sharing.alone()
         self._rates = self.sharing.rates
-        self.guesses = Guesses(options.failed_keys_per_minute)
+        self.guesses = Guesses(options.failed_keys_per_minute, proxies=Proxies(options.trusted_proxies))
         self._texts = TextRoute(self.answering, self.metrics, self._rates)
         self._embeddings = EmbeddingRoute(self.answering, self.metrics, self._rates)
         self.relays = relays

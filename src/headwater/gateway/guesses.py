@@ -3,8 +3,8 @@
 Keys that are right are unaffected, from that address too: a wrong one is known as wrong by one indexed look-up, and a
 secret of 256 bits is not found by asking, so it is not the look-up that is bounded but what a guesser is told. From
 the bound on a wrong key, one that was revoked and one that has expired are all told the same.
-Counts are by the address of the connection's peer, in memory, per process, and bounded: when too many addresses guess
-at once the oldest counts are forgotten.
+Counts are by the address of the connection's peer, or by whom trusted proxies name, in memory, per process, and
+bounded: when too many addresses guess at once the oldest counts are forgotten.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from headwater.core.errors import RefusedError
+from headwater.gateway.proxies import Proxies
 from headwater.gateway.wire import Scope
 
 MINUTE_S: Final = 60.0
@@ -36,14 +37,18 @@ class GuessingError(RefusedError):
 
 
 class Guesses:
-    """Counts wrong keys by the address of the connection's peer. Safe from several threads.
+    """Counts wrong keys by the caller's address. Safe from several threads.
 
     Args:
         per_minute: wrong keys an address may try in a row, and so many a minute afterwards; 0 for no bound.
+        proxies: the operator's own, which say who speaks to them.
     """
 
-    def __init__(self, per_minute: int, *, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_minute: int, *, proxies: Proxies | None = None, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._per_minute, self._now_s = per_minute, now_s
+        self._proxies = proxies or Proxies()
         self._until: OrderedDict[str, float] = OrderedDict()  # when an address has used up nothing any more
         self._lock = threading.Lock()
 
@@ -57,7 +62,7 @@ class Guesses:
         try:
             yield
         except RefusedError as error:
-            peer = _peer(scope)
+            peer = self._proxies.caller(scope)
             if error.code not in _WRONG or not self._per_minute or peer is None:
                 raise
             self._check(peer)
@@ -78,22 +83,3 @@ class Guesses:
             self._until.move_to_end(peer)
             while len(self._until) > PEERS_MAX:
                 self._until.popitem(last=False)
-
-
-def _peer(scope: Scope) -> str | None:
-    """The other end's address; a network of 2^64 addresses, as one household has, counts as one."""
-    client = scope.get("client")
-    if not client or not client[0]:
-        return None
-    host = str(client[0])
-    if ":" not in host:
-        return host
-    import ipaddress
-
-    try:
-        whole = ipaddress.IPv6Address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if whole.ipv4_mapped is not None:
-        return str(whole.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(whole) >> 64 << 64))
