@@ -7,12 +7,17 @@ import json
 import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
+from postgres import postgres  # noqa: F401 - a fixture
 
 from headwater.cli.home import Home
 from headwater.core.money import NANO
@@ -33,11 +38,13 @@ def server() -> Iterator[Upstream]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gang(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
-    """A head and two workers."""
-    folder = tmp_path_factory.mktemp("gang")
-    with open_gang(folder, models(server), HEADWATER_FAILED_KEYS_PER_MINUTE=str(WRONG_MAX)) as running:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def gang(request: pytest.FixtureRequest, server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    """A head and two workers, over a file and over PostgreSQL."""
+    given = {"HEADWATER_FAILED_KEYS_PER_MINUTE": str(WRONG_MAX)}
+    if request.param == "postgres":
+        given["HEADWATER_DATABASE"] = request.getfixturevalue("postgres").fresh()
+    with open_gang(tmp_path_factory.mktemp("gang"), models(server), **given) as running:
         yield running
 
 
