@@ -133,14 +133,27 @@ def funded(home: Home, units: int) -> tuple[str, KeyRecord]:
 
 
 @contextmanager
-def open_gang(folder: Path, upstreams: str, *, workers: int = 2, **environment: str) -> Iterator[Gang]:
-    """Head and workers over a new home in `folder`, with a funded key; checked when they have ended."""
+def open_gang(
+    folder: Path,
+    upstreams: str,
+    *,
+    workers: int = 2,
+    prepare: Callable[[Home], None] = lambda _: None,
+    **environment: str,
+) -> Iterator[Gang]:
+    """Head and workers over a new home in `folder`, with a funded key; checked when they have ended.
+
+    Args:
+        prepare: what is done to the home before it is served.
+        environment: of all processes, beside the test's own.
+    """
     home, file = folder / "home", folder / "upstreams.toml"
     file.write_text(upstreams, "utf-8")
     settings = Settings(home=home, database=environment.get("HEADWATER_DATABASE", ""))
     with Home(settings) as opened:
         opened.signer  # noqa: B018  # made before two could make it
         secret, _ = funded(opened, 100 * NANO)
+        prepare(opened)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
