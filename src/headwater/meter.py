@@ -268,6 +268,9 @@ class Meter:
         self._due.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        elif self._prefix:
+            with self._books:
+                self._end()
 
     def state(self) -> MeterState:
         """How it is doing."""
@@ -517,10 +520,10 @@ class Meter:
             self._due.clear()
             try:
                 with self._books:
-                    self._bring_up(time.monotonic(), close=last)
                     if last:
-                        self._leave()
+                        self._end()
                     else:
+                        self._bring_up(time.monotonic())
                         self._advance()
             except HeadwaterError as error:
                 _log.error("the books could not be written: %s", error.code)
@@ -563,7 +566,7 @@ class Meter:
     def _advance(self) -> None:
         """Move this run's mark up while it has no receipt on the way, so that recovery never reads far back."""
         with self._lock:
-            if self._waiting or self._unbooked:
+            if self._waiting or self._unbooked or self.parts.log.broken:
                 return
         size = len(self.parts.log)
         with self._lock:
@@ -573,11 +576,12 @@ class Meter:
             self._logged = size
         self.parts.store.remember(size)
 
-    def _leave(self) -> None:
-        """End this run, unless something of it is left for recovery."""
+    def _end(self) -> None:
+        """Book what waits, give back what is not promised, and end this run unless something is left for recovery."""
+        self._bring_up(time.monotonic(), close=True)
         with self._lock:
-            clean = not (self._working or self._waiting or self._unbooked or self._owed)
-        if clean and self._prefix:
+            left = self._working or self._waiting or self._unbooked or self._owed or self.parts.log.broken
+        if self._prefix and not left:
             self.parts.store.leave(self._logged)
 
     def _renewal(self, key_id: str, purse: _Purse, least: int, wanted: int) -> Renewal:
