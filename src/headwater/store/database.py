@@ -20,6 +20,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -59,7 +60,10 @@ class Sql(Protocol):
         ...
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """`work` in a transaction, again when the database asks for it to be repeated."""
+        """`work` in a transaction, again when the database asks for it to be repeated.
+
+        Inside a transaction it is part of that: an error of `work` is one of the whole, and must not be passed over.
+        """
         ...
 
     def execute(self, sql: str, params: Params = ()) -> int:
@@ -113,6 +117,9 @@ class Sql(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
+
+_ROWS_CHUNK = 64
+"""Rows given to one INSERT, where there are as many."""
 
 _IN_CHUNK = 512
 """Values given to one IN (…); powers of two, so that few statements are prepared and each is used again."""
@@ -252,8 +259,19 @@ class Database:
 
     def insert_rows(self, table: str, rows: Sequence[Params]) -> None:
         """As `Sql.insert_rows`."""
-        if rows:
-            self.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        if not rows:
+            return
+        one = f"({', '.join('?' * len(rows[0]))})"
+        whole = len(rows) - len(rows) % _ROWS_CHUNK
+        with self.transaction():
+            for start in range(0, whole, _ROWS_CHUNK):
+                # Many rows to a statement, so that other threads are not asked for the interpreter after each row.
+                self._run(
+                    f"INSERT INTO {table} VALUES {', '.join([one] * _ROWS_CHUNK)}",
+                    list(chain.from_iterable(rows[start : start + _ROWS_CHUNK])),
+                )
+            if whole < len(rows):
+                self.executemany(f"INSERT INTO {table} VALUES {one}", rows[whole:])
 
     def update_rows(self, table: str, columns: Sequence[str], key: str, rows: Sequence[Params]) -> None:
         """As `Sql.update_rows`."""

@@ -74,7 +74,8 @@ class KernelSync:
         calls = _CALLS.get(platform.machine())
         if calls is None or not sys.platform.startswith("linux") or sys.byteorder != "little":
             return None
-        system, context = ctypes.CDLL(None, use_errno=True).syscall, ctypes.c_ulong(0)
+        # PyDLL keeps the interpreter's lock: giving it up costs more than these calls, none of which waits.
+        system, context = ctypes.PyDLL(None, use_errno=True).syscall, ctypes.c_ulong(0)
         if system(calls[0], 2, ctypes.byref(context)) != 0:
             return None
         return cls(system, context, calls)
