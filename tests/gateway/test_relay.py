@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import openai
@@ -14,9 +15,11 @@ import pytest
 
 from headwater.core.money import NANO
 from headwater.receipts import Receipt
+from headwater.splits import recompute_split
 from toy.desk import Desk, open_desk
 from toy.upstream import USAGE, WORDS, Upstream, upstream
 
+POLICY = files("headwater.splits").joinpath("default_policy.toml").read_text("utf-8")
 MODELS = (
     *("fine", "split", "crlf", "garbage", "truncated", "endless", "liar", "mute", "deaf", "silent"),
     *("status-400", "status-401", "status-429", "status-503"),
@@ -98,6 +101,7 @@ def test_a_plain_answer_passes_through_whole_and_is_charged_by_its_usage(desk: D
     assert raw.headers["headwater-receipt"] == bill["receipt"] == receipt.call_id
     assert (receipt.price, receipt.usage.completion_tokens) == (PRICE, USAGE["completion_tokens"])
     assert receipt.attribution.residual_ppb == 10**9
+    assert recompute_split(receipt, POLICY) == receipt.payouts  # a stranger comes to the same division
     assert spent(desk) - before == PRICE
 
 

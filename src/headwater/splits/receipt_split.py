@@ -64,7 +64,9 @@ def check_weights(account: ReceiptAttribution, policy: Policy) -> None:
     Raises:
         InvalidError: ``weights_differ`` or ``policy_differs``.
     """
-    floor = dict(account.parameters).get("evidence_floor_millibits")
+    # Where nothing was offered nothing was measured, and the receipt of a relayed call names no floor.
+    unasked = None if account.shares or account.total_microbits else policy.evidence_floor_millibits
+    floor = dict(account.parameters).get("evidence_floor_millibits", unasked)
     if (account.model_weight_ppm, floor) != (policy.model_weight_ppm, policy.evidence_floor_millibits):
         raise InvalidError(
             f"measured with model weight {account.model_weight_ppm} ppm and floor {floor} millibits",
