@@ -62,6 +62,7 @@ ADVANCE: Final = 5_000
 """Receipts of others after which a meter that has none on the way moves its mark in the log."""
 
 _SHORT: Final = ("insufficient_credit", "budget_exceeded")
+_WHEN_BITS: Final = 27  # of nanoseconds: 0.13 s, and 24 of them come around after 26 days
 _NO_DIGEST: Final = "sha256:" + "0" * 64
 _log = logging.getLogger("headwater.meter")
 
@@ -297,7 +298,9 @@ class Meter:
             purse.held += units
             purse.last_units = units
             self._working += 1
-        return Hold(call_id(self._prefix + self.parts.random_bytes(16 - MARK_BYTES)), key, units, now_ns)
+        # Ids of one moment stand together, so that the indexes of the books grow at one place, not all over.
+        when = (now_ns >> _WHEN_BITS & 0xFFFFFF).to_bytes(3, "big")
+        return Hold(call_id(self._prefix + when + self.parts.random_bytes(13 - MARK_BYTES)), key, units, now_ns)
 
     def lease(self, key: KeyRecord, units: int) -> None:
         """Set more of a payer's credit aside, so that `units` can be held. Waits for the disk.
