@@ -83,7 +83,7 @@ class Sql(Protocol):
         ...
 
     def insert_rows(self, table: str, rows: Sequence[Params]) -> None:
-        """Insert whole rows, all or none."""
+        """Insert rows, all or none; after its name a table may list the columns they hold: ``calls (call_id, …)``."""
         ...
 
     def update_rows(self, table: str, columns: Sequence[str], key: str, rows: Sequence[Params]) -> None:
