@@ -1,6 +1,7 @@
 """The gateway beside others, on loopback, interleaved: key check, hold, signed receipt and durable append on.
 
-    python -m bench.gateway [--rounds 5] [--seconds 4] [--litellm BIN] [--streams 1000] [--json]
+    python -m bench.gateway [--rounds 5] [--seconds 4] [--workers N [--database URL]] [--litellm BIN]
+        [--streams 1000] [--json]
 
 One mock upstream, one load client and the gateways share the machine's cores; each round runs every gateway
 with 1, 16 and 64 connections and 4 streams, in an order that turns. CPU is the user and system time of the
@@ -39,6 +40,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=4.0)
+    arguments.add_argument("--workers", type=int, default=1, help="also measure ours with so many worker processes")
+    arguments.add_argument("--database", default="", help="address of an empty PostgreSQL schema for the workers")
     arguments.add_argument("--litellm", help="path of the litellm command in an environment of its own")
     arguments.add_argument("--streams", type=int, default=1_000, help="slow streams at once; 0 for none")
     arguments.add_argument("--json", action="store_true")
@@ -48,6 +51,8 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(upstream())
         gateways = [stack.enter_context(ours(folder, port))]
+        if asked.workers > 1:
+            gateways.append(stack.enter_context(ours(folder, port, workers=asked.workers, database=asked.database)))
         if shutil.which("ferrogw", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
             gateways.append(stack.enter_context(ferro(folder, port)))
         else:

@@ -41,9 +41,16 @@ def upstream() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def ours(folder: Path, upstream_port: int) -> Iterator[Gateway]:
-    """This gateway over a new home under `folder`, with a funded key."""
-    home, file = folder / "home", folder / "upstreams.toml"
+def ours(folder: Path, upstream_port: int, *, workers: int = 1, database: str = "") -> Iterator[Gateway]:
+    """This gateway over a new home under `folder`, with a funded key.
+
+    Args:
+        workers: processes that answer calls; with more than one there is a head beside them.
+        database: address of an empty PostgreSQL schema; the home's file without it.
+    """
+    name = "headwater" + (f" x{workers}" if workers > 1 else "") + (" pg" if database else "")
+    home, file = folder / name.replace(" ", "-"), folder / "upstreams.toml"
+    settings = {"HEADWATER_UPSTREAMS": str(file), "HEADWATER_LOCAL_MODEL": "no", "HEADWATER_DATABASE": database}
     file.write_text(
         f'[upstream.mock]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\n'
         '[model."gpt-4o-mini"]\ntargets = [{ upstream = "mock", model = "gpt-4o-mini" }]\n'
@@ -52,16 +59,17 @@ def ours(folder: Path, upstream_port: int) -> Iterator[Gateway]:
     command = [str(Path(sys.executable).parent / "headwater")]
 
     def said(*words: str) -> dict[str, str]:
-        raw = subprocess.run([*command, *words, "--home", str(home), "--json"], check=True, capture_output=True).stdout
+        asked = [*command, *words, "--home", str(home), "--json"]
+        raw = subprocess.run(asked, check=True, capture_output=True, env={**os.environ, **settings}).stdout
         value: dict[str, str] = json.loads(raw)
         return value
 
     key = said("key", "create", "bench")
     said("key", "deposit", key["key_id"], "100000", "--reference", "bench")
     port = free_port()
-    settings = {"HEADWATER_UPSTREAMS": str(file), "HEADWATER_LOCAL_MODEL": "no"}
-    with started([*command, "serve", "--home", str(home), "--port", str(port)], settings, port) as process:
-        yield Gateway("headwater", port, key["secret"], process)
+    serve = [*command, "serve", "--home", str(home), "--port", str(port), "--workers", str(workers)]
+    with started(serve, settings, port) as process:
+        yield Gateway(name, port, key["secret"], process)
 
 
 @contextlib.contextmanager
@@ -113,7 +121,7 @@ def started(command: list[str], settings: dict[str, str], port: int, *, wait_s: 
                 raise SystemExit(f"{command[0]} did not start")
             time.sleep(0.1)
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=wait_s).close()
         yield process.pid
     finally:
         process.terminate()

@@ -30,7 +30,8 @@ from headwater.gateway import Gateway, GatewayOptions, create_app
 from headwater.gateway.disputes import matters_routes
 from headwater.gateway.lines import log_to_stderr
 from headwater.gateway.native import Routes
-from headwater.gateway.serve import Served, listen, serve_on
+from headwater.gateway.serve import Served, listen
+from headwater.gateway.serve import serve as serve_alone
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.tracing import tracing
 from headwater.gateway.vouchers import Vouchers
@@ -124,15 +125,15 @@ def serve(
         chosen = settings(home, host=host, port=port, **given)
         if chosen.log_format:
             log_to_stderr(chosen.log_format, worker="head" if chosen.workers > 1 else "")
-        listener = listen(chosen.host, chosen.port)
-        stack.callback(listener.close)
-        opened = stack.enter_context(Home(chosen, writer=True))
-        sharing = folder = None
+        listener = sharing = folder = None
         if chosen.workers > 1:
             check_workers(chosen)
+            listener = listen(chosen.host, chosen.port)  # whoever comes before the workers do waits there
+            stack.callback(listener.close)
             folder = stack.enter_context(private_folder())
             sharing = Sharing.over(folder)
             stack.callback(sharing.close)
+        opened = stack.enter_context(Home(chosen, writer=True))
         books = vouchers = chain = None
         if chosen.rpc_url or (opened.path / DEPLOYMENT).exists():
             chain, _ = stack.enter_context(open_chain(opened))
@@ -153,9 +154,7 @@ def serve(
         if chosen.pages and importlib.util.find_spec("jinja2") is not None:
             served = stack.enter_context(with_pages(opened, app, books))
 
-        bound = listener.getsockname()[1]
-
-        def ready() -> None:
+        def ready(bound: int) -> None:
             url = f"http://{chosen.host}:{bound}/v1"
             shared = f" by {chosen.workers} workers" if folder else ""
             out.print(f"listening on [bold]{url}[/]{shared} with models {', '.join(app.model_names) or 'none'}")
@@ -165,11 +164,10 @@ def serve(
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
 
-        if folder is None:
-            serve_on(served, listener, ready=ready)
+        if listener is None or folder is None:
+            serve_alone(served, chosen.host, chosen.port, ready=ready)
         else:
-            rpc_url = chosen.rpc_url or None
-            serve_head(opened, app, served, listener, folder, acts, rpc_url=rpc_url, ready=ready)
+            serve_head(opened, app, served, listener, folder, acts, rpc_url=chosen.rpc_url or None, ready=ready)
     return result.status
 
 

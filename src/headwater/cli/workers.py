@@ -75,7 +75,7 @@ def serve_head(
     acts: Operations,
     *,
     rpc_url: str | None,
-    ready: Callable[[], None],
+    ready: Callable[[int], None],
 ) -> None:
     """Serve `served` behind workers until a signal; blocks.
 
@@ -84,7 +84,7 @@ def serve_head(
         listener: the public socket; only workers accept on it.
         folder: private, and of this life alone.
         rpc_url: of the chain, where workers can reach it.
-        ready: called once every worker serves.
+        ready: called with the port once every worker serves.
 
     Raises:
         UpstreamError: ``gateway_not_started``, ``workers_not_started``.
@@ -92,7 +92,7 @@ def serve_head(
     relays, file = gateway.relays, acts.file
     assert relays is not None  # see `check_workers`
     assert file is not None
-    stop = threading.Event()
+    stop, port = threading.Event(), int(listener.getsockname()[1])
     with ExitStack() as stack:
         service = LogService(home.log, folder / LOG_SOCKET)
         service.start()
@@ -132,7 +132,7 @@ def serve_head(
 
         def begun() -> None:
             supervisor.start()
-            threading.Thread(target=_tell, args=(supervisor, ready), name="ready", daemon=True).start()
+            threading.Thread(target=_tell, args=(supervisor, ready, port), name="ready", daemon=True).start()
 
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _leave)  # the server raises it again when it has stopped
@@ -156,9 +156,9 @@ def _private_listener(path: Path) -> socket.socket:
     return listener
 
 
-def _tell(supervisor: Supervisor, ready: Callable[[], None]) -> None:
+def _tell(supervisor: Supervisor, ready: Callable[[int], None], port: int) -> None:
     supervisor.all_ready.wait()
-    ready()
+    ready(port)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
