@@ -195,7 +195,7 @@ class StreamPass:
         one: whether there is one answer, so that the event with the finish reason is the last but the usage.
     """
 
-    __slots__ = ("_carry", "_held", "_include_usage", "_one", "_responses", "deltas", "finished", "usage")
+    __slots__ = ("_carry", "_held", "_include_usage", "_one", "_responses", "deltas", "finished", "passed", "usage")
 
     def __init__(self, shape: Shape, *, include_usage: bool, one: bool) -> None:
         self._responses = shape == "responses"
@@ -203,7 +203,8 @@ class StreamPass:
         self._carry = b""
         self._held: list[bytes] = []
         self.usage: UsageSaid | None = None
-        self.deltas = 0  # events that went on; about a token each
+        self.deltas = 0  # events that are about a token each, the held ones too
+        self.passed = 0  # of them those that went on: what is owed for a stream that breaks
         self.finished = False  # the upstream ended the stream as it should
 
     def feed(self, data: bytes) -> bytes:
@@ -224,9 +225,13 @@ class StreamPass:
         if not events:
             return b""
         if not self._held and not self._may_end(events):
-            self.deltas += events.count(b"data:")
+            count = events.count(b"data:")
+            self.deltas += count
+            self.passed += count
             return events
-        return b"".join([event for event in _events(events) if not self._hold(event)])
+        ready = [event for event in _events(events) if not self._hold(event)]
+        self.passed += sum(_data_of(event) is not None for event in ready)
+        return b"".join(ready)
 
     def _may_end(self, events: bytes) -> bool:
         """Whether there may be an event that is to be held back; quick, and true too often rather than too seldom."""

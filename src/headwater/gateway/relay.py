@@ -429,8 +429,8 @@ class _Call:
 
     async def _cut(self, passing: StreamPass, hasher: _Digest) -> None:
         """The stream will not end as it should: what was passed on is charged, if anything was."""
-        if passing.deltas and self._keeping is None:
-            await self._charge(None, hasher, lambda _: b"", counted=passing.deltas)
+        if passing.passed and self._keeping is None:
+            await self._charge(None, hasher, lambda _: b"", counted=passing.passed)
         self.ended("left", GONE)
 
     def _headers(self, exchange: Exchange) -> Headers:

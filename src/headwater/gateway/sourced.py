@@ -189,8 +189,8 @@ class _Sourced:
                 data = await exchange.read()
                 if not data:
                     break
-                gathering.feed(data)
                 ready = passing.feed(data)
+                gathering.feed(data)
                 if self._kept:
                     raw.append(data)
                     size += len(data)
@@ -228,8 +228,8 @@ class _Sourced:
 
     async def _cut(self, passing: StreamPass, gathering: Gathering) -> None:
         """The stream will not end as it should: what was passed on is charged, if anything was."""
-        if passing.deltas and not self._kept and not self.charged:
-            await self._charge(None, gathering, b"", counted=passing.deltas, cut=True)
+        if passing.passed and not self._kept and not self.charged:
+            await self._charge(None, gathering, b"", counted=passing.passed, cut=True)
         self._route.metrics.call("left")
 
     def _headers(self, exchange: Exchange) -> Headers:

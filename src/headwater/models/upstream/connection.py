@@ -279,6 +279,11 @@ class Connection(asyncio.Protocol):
 
     # The parser's side
 
+    def on_message_begin(self) -> None:
+        """A response begins; of a second one, which nobody asked for, nothing is kept, nor is the connection."""
+        if self._done:
+            self.fail(_broken("the upstream sent bytes nobody asked for"))
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         self._headers.append((name.lower(), value))
@@ -286,6 +291,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole; an interim response (1xx) is passed over."""
         status = self._parser.get_status_code()
+        if self._done:
+            return
         if status < 200:
             self._headers = []
             return
@@ -294,12 +301,14 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
+        if self._done:
+            return
         self._body.append(data)
         self._waiting += len(data)
 
     def on_message_complete(self) -> None:
         """The response is whole."""
-        if not self.status:
+        if not self.status or self._done:
             return
         self._done = True
         if not self._keep and self._transport is not None:
