@@ -556,9 +556,10 @@ class Meter:
                 if spent:
                     purse.used_s = now_s
                     owed = purse.held + purse.spent - spent
-                    # What may be held while this is written is what is free now: never lease less than that.
-                    least = owed if purse.is_past(self.parts.now_ns()) else purse.units - spent
-                    wanted = owed + max(LEASE_CALLS, ahead[key_id]) * purse.last_units
+                    # What may be held while this is written is what is free now: never lease less than that. At the end
+                    # nothing more is held.
+                    least = owed if close or purse.is_past(self.parts.now_ns()) else purse.units - spent
+                    wanted = owed if close else owed + max(LEASE_CALLS, ahead[key_id]) * purse.last_units
                     renewals.append(self._renewal(key_id, purse, least, wanted))
                 elif not purse.held and not purse.spent and (close or now_s - purse.used_s > IDLE_S):
                     renewals.append(self._renewal(key_id, purse, 0, 0))

@@ -346,7 +346,7 @@ class SeveralMeters(RuleBasedStateMachine):
         hours=st.sampled_from([-30, -1, 5, 24]),
     )
     def event(self, what: str, at: int, hours: int) -> None:
-        """A worker dies or ends, the owner of the log settles what the dead left, dies or ends itself; the clock steps."""
+        """Workers die or end, the owner of the log settles what they left, or dies or ends itself; the clock steps."""
         desk = self.desk
         if what.startswith("kill") and desk.workers:
             desk.workers.pop(at % len(desk.workers)).kill()
