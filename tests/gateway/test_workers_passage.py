@@ -247,6 +247,18 @@ def test_a_body_is_asked_for_only_when_the_head_wants_it(pair: Pair) -> None:
         assert b"hello" in said
 
 
+def test_a_head_as_large_as_may_be_goes_on_whole(pair: Pair) -> None:
+    """A hundred fields and nearly 64 KiB: what the worker adds does not count against the caller."""
+    fields = b"".join(b"x-%d: %b\r\n" % (number, b"v" * 630) for number in range(98))
+    raw = pair.raw(b"GET /say HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + fields + b"\r\n")
+    assert raw.startswith(b"HTTP/1.1 200")
+    assert b"x-97" in raw
+    more = b"x-more: 1\r\n"
+    assert pair.raw(b"GET /say HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + fields + more + b"\r\n").startswith(
+        b"HTTP/1.1 400"
+    )
+
+
 def test_statuses_without_a_body_and_head_come_as_they_are(pair: Pair) -> None:
     """HEAD has the length and no body, 204 has neither, and the connection is good afterwards."""
     connection = pair.connect()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -171,6 +172,26 @@ def test_a_head_that_takes_no_more_connections_is_busy(tmp_path: Path) -> None:
         assert uvloop.run(_full(path)) == "head_busy"
     path.unlink()
     assert uvloop.run(_full(path)) == "head_lost"
+
+
+def test_a_worker_loads_no_models_indexes_or_pages() -> None:
+    """What it needs of a home is small; everything else is the head's."""
+    heavy = (
+        "numba",
+        "scipy",
+        "fastapi",
+        "pydantic",
+        "xllamacpp",
+        "wordllama",
+        "torch",
+        "duckdb",
+        "pyarrow",
+        "web3",
+        "jinja2",
+    )
+    asked = f"import sys, headwater.gateway.workers.running; print([m for m in {heavy!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout
+    assert found.strip() == "[]"
 
 
 def _began(folder: Path) -> list[str]:

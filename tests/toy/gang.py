@@ -80,7 +80,6 @@ class Gang:
         until = time.monotonic() + 20
         while time.monotonic() < until:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            # A model that does not exist is refused by who accepted it only when it is relayed; this one costs little.
             _, headers, _ = asked(connection, "POST", "/v1/chat/completions", call("fine"), self.secret)
             if headers["x-request-id"].startswith(f"req_{worker}_"):
                 return connection

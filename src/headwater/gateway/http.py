@@ -16,6 +16,8 @@ from headwater.gateway.lane import PATHS, Lane, LaneCaller
 
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
+FIELD_BYTES_MAX: Final = 1_024
+"""Of the field that a worker adds to what it passes on."""
 
 _dated: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
@@ -34,6 +36,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _fields = 0
+    _fields_max = HEADERS_MAX
+    _head_bytes_max = HEAD_BYTES_MAX
     _in_head = True
     _at_work: LaneCaller | None = None
     _collecting: LaneCaller | None = None
@@ -42,6 +46,8 @@ class HttpProtocol(HttpToolsProtocol):
         """The socket is open."""
         super().connection_made(transport)
         self._lane = cast(HasLane, self.config.app).lane
+        if self.client is None:  # a Unix socket: a worker has counted already, and adds a field of its own
+            self._fields_max, self._head_bytes_max = HEADERS_MAX + 1, HEAD_BYTES_MAX + FIELD_BYTES_MAX
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
@@ -56,7 +62,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes came."""
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX + len(data):
+            if self._head_bytes > self._head_bytes_max + len(data):
                 self.transport.close()  # a head that never ends
                 return
         super().data_received(data)
@@ -75,7 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A header came; too many, or too much of them, end the connection with 400."""
         self._fields += 1
         self._head_bytes += len(name) + len(value)
-        if self._fields > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX:
+        if self._fields > self._fields_max or self._head_bytes > self._head_bytes_max:
             raise ValueError("the head is too large")
         if self._in_head:  # otherwise it is a trailer of a chunked body, and nobody's header
             super().on_header(name, value)
