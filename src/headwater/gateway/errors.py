@@ -112,6 +112,8 @@ class Failure:
             found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.status == 401:
             found.append((b"www-authenticate", b"Bearer"))
+        if self.status == 408:
+            found.append((b"connection", b"close"))  # the rest of its body may come for ever
         if self.allow is not None:
             found.append((b"allow", self.allow.encode()))
         return (*found, *self.extra)

@@ -16,6 +16,9 @@ from headwater.gateway.lane import PATHS, Lane, LaneCaller
 
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
+DRAINED_BYTES_MAX: Final = 8 * 2**20
+"""Of a body that goes on after its request was refused."""
+DRAINED_S: Final = 10.0
 FIELD_BYTES_MAX: Final = 1_024
 """Of the field that a worker adds to what it passes on."""
 
@@ -36,6 +39,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _fields = 0
+    _drained, _drained_since_s = 0, 0.0
     _fields_max = HEADERS_MAX
     _head_bytes_max = HEAD_BYTES_MAX
     _in_head = True
@@ -70,11 +74,19 @@ class HttpProtocol(HttpToolsProtocol):
         if collecting is not None and collecting.timer is None and self._lane is not None:
             collecting.timer = self.loop.call_later(self._lane.body_timeout_s, self._late, collecting)
 
+    def _drain(self, size: int) -> None:
+        """A body goes on after its answer: read for a while, so that its sender reads the answer, and not for ever."""
+        now_s = self.loop.time()
+        self._drained, self._drained_since_s = self._drained + size, self._drained_since_s or now_s
+        if self._drained > DRAINED_BYTES_MAX or now_s - self._drained_since_s > DRAINED_S:
+            self.transport.close()
+
     # The parser's side
 
     def on_message_begin(self) -> None:
         """A request begins; what ASGI wants of it is made when it is wanted."""
         self._in_head, self._head_bytes, self._fields = True, 0, 0
+        self._drained, self._drained_since_s = 0, 0.0
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -107,6 +119,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._collecting.add(body)
         elif not isinstance(self.cycle, LaneCaller):  # otherwise it comes after its request was refused
             super().on_body(body)
+            if self.cycle is not None and self.cycle.response_complete:
+                self._drain(len(body))
 
     def on_message_complete(self) -> None:
         """A request is whole."""

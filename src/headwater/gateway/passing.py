@@ -94,6 +94,8 @@ def read_request(raw: bytes, shape: Shape) -> Request:
     """
     try:
         refuse_deep(raw, REQUEST_DEPTH_MAX)
+        if not raw.isascii():
+            raw.decode()  # what is passed on undecoded is UTF-8 too
         fields = _decode_fields(raw)
     except (HeadwaterError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         what = error.message if isinstance(error, HeadwaterError) else str(error)[:200]
@@ -127,7 +129,12 @@ def _value(fields: Fields, name: str, kind: type) -> Any:
     raw = fields.get(name)
     if raw is None:
         return None
-    value = msgspec.json.decode(raw)
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:  # such as a number beyond all bounds
+        raise RequestError(
+            f"{name}: {error}", param=name, code="invalid_value", fix=f"send a {kind.__name__}"
+        ) from None
     if value is None or type(value) is kind:
         return value
     raise RequestError(
