@@ -1,26 +1,16 @@
-"""Payment of metered calls by x402 `upto` on anvil: Permit2's own bytecode, and a double of the proxy in front of it.
-
-Permit2 comes from an npm package that has its creation code. It is deployed, and what stands there is put at Permit2's
-address, with the domain separator that its constructor computed for the one address replaced by that of the other.
-HEADWATER_PERMIT2 names the folder: `npm pack @uniswap/universal-router@1.6.0`, unpacked. The proxy is a double
-(`UptoProxy.vy`), because no package has its bytecode.
-"""
+"""Metered calls paid by x402 `upto` on anvil: Permit2's own bytecode, and a double of the proxy in front of it."""
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from headwater.chain import Chain, KeySigner, derived_signer
-from headwater.chain.build_contracts import compile_source
-from headwater.core.keccak import keccak256
 from toy.paid import FUNDS, PAYER, World, client_of, signed_by, world
+from toy.permit2 import PERMIT2, install_permit2, permit2_code
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "chain"))
 
@@ -29,39 +19,7 @@ from chain_nodes import anvil, ask
 pytestmark = pytest.mark.anvil
 
 SEED = b"\x1a" * 32
-PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3"
-PROXY = "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002"
 PRICE = 10_000  # token units of an answer token of `metered`
-
-
-def permit2_code() -> str:
-    """Permit2's creation code, 0x hex."""
-    folder = os.environ.get("HEADWATER_PERMIT2")
-    found = sorted(Path(folder).glob("**/Permit2__factory.ts")) if folder else []
-    if not found:
-        pytest.skip("no Permit2: npm pack @uniswap/universal-router@1.6.0, unpack it and name it in HEADWATER_PERMIT2")
-    match = re.search(r'_bytecode =\s*"(0x[0-9a-f]+)"', found[0].read_text("utf-8"))
-    assert match is not None
-    return match[1]
-
-
-def permit2_runtime(url: str, sender: str, code: str) -> str:
-    """What Permit2's constructor leaves, as it would stand at Permit2's address."""
-    sent = ask(url, "eth_sendTransaction", {"from": sender, "data": code, "gas": hex(9_000_000)})
-    until = time.monotonic() + 10
-    while (receipt := ask(url, "eth_getTransactionReceipt", sent)) is None and time.monotonic() < until:
-        time.sleep(0.05)
-    address = receipt["contractAddress"]
-    fields = keccak256(b"EIP712Domain(string name,uint256 chainId,address verifyingContract)") + keccak256(b"Permit2")
-    here, there = (
-        keccak256(
-            fields + int(ask(url, "eth_chainId"), 16).to_bytes(32, "big") + bytes.fromhex(at[2:]).rjust(32, b"\0")
-        )
-        for at in (address, PERMIT2)
-    )
-    runtime: str = ask(url, "eth_getCode", address, "latest")
-    assert runtime.count(here.hex()) == 1, "not Permit2"
-    return runtime.replace(here.hex(), there.hex())
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +30,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         operator, payer = derived_signer(SEED, 0), KeySigner(bytes(PAYER.key))
         for address in (operator.address, payer.address):
             ask(url, "anvil_setBalance", address, hex(10**20))
-        sender = ask(url, "eth_accounts")[0]
-        ask(url, "anvil_setCode", PERMIT2, permit2_runtime(url, sender, code))
-        source = Path(__file__).with_name("UptoProxy.vy")
-        runtime = compile_source("UptoProxy", source, [source]).bytecode_runtime
-        ask(url, "anvil_setCode", PROXY, runtime if isinstance(runtime, str) else "0x" + bytes(runtime).hex())
+        install_permit2(url, code)
         chain = Chain(url, operator, poll_s=0.01)
         chain.deploy(guardian=derived_signer(SEED, 1).address, cap=10**8, delay_s=60)
         chain.mint(payer.address, FUNDS)
