@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy.home import open_home
 
 mcp = pytest.importorskip("mcp")
+# The client gives its server no environment of ours but this: which engine the tests run on.
+ENGINE = {name: os.environ[name] for name in ("PYTHONPATH", "HEADWATER_TEST_URL") if name in os.environ}
 TOOLS = {"find", "explain", "statement", "quote", "verify"}
 
 
@@ -58,7 +61,7 @@ def asked(shop: Shop, calls: list[tuple[str, dict[str, Any]]], key: str = "") ->
     server = mcp.StdioServerParameters(
         command=sys.executable,
         args=["-m", "headwater", "mcp", "--home", str(shop.path)],
-        env={"HEADWATER_KEY": key} if key else {},
+        env={**ENGINE, **({"HEADWATER_KEY": key} if key else {})},
     )
 
     async def talk() -> list[Any]:

@@ -67,13 +67,12 @@ def people(db: Sql, *, words: str = "", after: tuple[str, str] = ("", ""), limit
     """Contributors by name, from behind (name, id) `after`; those whose name holds `words` when given."""
     named, wanted = (f" AND {HOLDS.format('name')}", (pattern(words),)) if words else ("", ())
     rows = db.query(
-        "SELECT id, name, namespace, payout_address IS NOT NULL FROM contributors"
-        f" WHERE (name, id) > (?, ?){named} ORDER BY name, id LIMIT ?",
+        "SELECT id, name, namespace, payout_address IS NOT NULL,"
+        f" (SELECT count(*) FROM (SELECT 1 FROM present_owners WHERE contributor_id = id LIMIT {COUNTED_MAX}) AS owned)"
+        f" FROM contributors WHERE (name, id) > (?, ?){named} ORDER BY name, id LIMIT ?",
         (*after, *wanted, limit),
     )
-    # One by one: the engine finds what one owns by its index, and reads everything for a list.
-    owned = f"SELECT count(*) FROM (SELECT 1 FROM present_owners WHERE contributor_id = ? LIMIT {COUNTED_MAX}) AS owned"
-    return tuple(Person(row[0], row[1], row[2], bool(row[3]), db.query(owned, (row[0],))[0][0]) for row in rows)
+    return tuple(Person(row[0], row[1], row[2], bool(row[3]), row[4]) for row in rows)
 
 
 def names(db: Sql, ids: tuple[str, ...]) -> dict[str, str]:
