@@ -221,18 +221,19 @@ class CallStore:
     # Calls that another server answered
 
     def record(self, calls: Iterable[FinishedCall]) -> None:
-        """Record calls that were answered and have their receipt, whose money is booked in the same transaction."""
-        self.db.executemany(
-            "INSERT INTO calls (call_id, key_id, request_digest, state, created_at_ns, updated_at_ns, model, asset,"
-            " reserve_id, ceiling_units, price_units, evidence_digest, answer_digest, receipt_id, run_id)"
-            " VALUES (?, ?, ?, 'attributed', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        """Record calls that were answered and have their receipt, inside the transaction that books their money."""
+        ((last,),) = self.db.query("SELECT coalesce(max(number), 0) FROM calls")
+        self.db.insert_rows(
+            "calls (number, call_id, key_id, request_digest, state, created_at_ns, updated_at_ns, model, asset,"
+            " reserve_id, ceiling_units, price_units, evidence_digest, answer_digest, receipt_id, run_id)",
             [
                 (
-                    *(call.call_id, call.key_id, call.request_digest, call.began_ns, call.at_ns, call.model),
+                    *(number, call.call_id, call.key_id, call.request_digest, "attributed"),
+                    *(call.began_ns, call.at_ns, call.model),
                     *(call.asset, call.reserve_id, call.price_units, call.price_units, call.request_digest),
                     *(call.answer_digest, call.receipt_id, self.run_id),
                 )
-                for call in calls
+                for number, call in enumerate(calls, last + 1)
             ],
         )
 

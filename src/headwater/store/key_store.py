@@ -16,7 +16,8 @@ import hmac
 import re
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +87,14 @@ class KeyRecord:
     def revoked(self) -> bool:
         """Whether it was withdrawn."""
         return self.revoked_at_ns is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a key stands."""
+
+    left: tuple[int, str] | None  # nano units that it may still commit, and the budget that says so
+    dated: bool  # whether its limits begin anew with the day or the month
 
 
 class KeyStore:
@@ -268,16 +277,51 @@ class KeyStore:
                 (key_id, day_of(at_ns), units),
             )
 
+    def commit_promised(self, commitments: Sequence[tuple[str, int, int]]) -> None:
+        """As `commit_units` for many at once, each (key id, units, instant), all of them admitted before.
+
+        To be called inside a transaction.
+        """
+        ids = sorted({key_id for key_id, _, _ in commitments})
+        known = {key_id for (key_id,) in self.db.query_in("SELECT key_id FROM api_keys WHERE key_id IN ({})", ids)}
+        whole, days = Counter[str](), Counter[tuple[str, int]]()
+        for key_id, units, at_ns in commitments:
+            if key_id in known:
+                whole[key_id] += units
+                days[key_id, day_of(at_ns)] += units
+        self.db.executemany(
+            "UPDATE api_keys SET committed_units = committed_units + ? WHERE key_id = ?",
+            [(units, key_id) for key_id, units in sorted(whole.items())],
+        )
+        self.db.executemany(
+            "INSERT INTO key_days VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
+            " DO UPDATE SET committed_units = key_days.committed_units + excluded.committed_units",
+            [(key_id, day, units) for (key_id, day), units in sorted(days.items())],
+        )
+
     def budget_left(self, key_id: str, at_ns: int) -> tuple[int, str] | None:
         """What a key may still commit on the day of `at_ns`, nano units, and the budget that says so; None without one.
 
         It is below 0 when a budget was lowered under what had been committed.
         """
-        rows = self.db.query("SELECT budget_units, committed_units, limits FROM api_keys WHERE key_id = ?", (key_id,))
-        if not rows:
-            return None
-        whole, committed, text = rows[0]
-        limits = KeyLimits.from_json(text)
+        found = self.budgets([key_id], at_ns).get(key_id)
+        return None if found is None else found.left
+
+    def budgets(self, key_ids: Sequence[str], at_ns: int) -> Mapping[str, Budget]:
+        """How keys stand on the day of `at_ns`; payers that are no keys have none."""
+        return {
+            key_id: Budget(self._left(key_id, whole, committed, limits, at_ns), limits.dated)
+            for key_id, whole, committed, limits in (
+                (key_id, whole, committed, KeyLimits.from_json(text))
+                for key_id, whole, committed, text in self.db.query_in(
+                    "SELECT key_id, budget_units, committed_units, limits FROM api_keys WHERE key_id IN ({})", key_ids
+                )
+            )
+        }
+
+    def _left(
+        self, key_id: str, whole: int | None, committed: int, limits: KeyLimits, at_ns: int
+    ) -> tuple[int, str] | None:
         left: list[tuple[int, str]] = [] if whole is None else [(whole - committed, "budget")]
         if limits.budget_day_units is not None:
             left.append((limits.budget_day_units - self.committed(key_id, day_of(at_ns), at_ns), "budget of the day"))

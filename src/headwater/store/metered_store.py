@@ -20,15 +20,16 @@ from typing import Final
 
 from headwater.core.errors import RefusedError
 from headwater.core.ids import CallId
-from headwater.ledger import Code, TransferDraft, payouts
+from headwater.ledger import Code, TransferDraft, payouts, transfer_id
 from headwater.ledger.accounts import CLEARING
 from headwater.store.call_store import CallStore, FinishedCall
 from headwater.store.database import INT64_MAX, Sql
 from headwater.store.kept_store import KeptStore
 from headwater.store.key_limits import DAY_NS, day_of
-from headwater.store.key_store import KeyRecord, KeyStore, over_budget
+from headwater.store.key_store import Budget, KeyRecord, KeyStore, over_budget
 from headwater.store.ledger_booking import Batch
 from headwater.store.ledger_store import Ledger
+from headwater.store.metered_booking import book_group
 from headwater.store.runs import run_mark
 
 RECOVERED_AT_ONCE: Final = 1_000
@@ -83,34 +84,42 @@ class MeteredStore:
 
     # Leases
 
-    def _lease(self, renewal: Renewal, at_ns: int, nonce: str) -> Lease:
-        key_id, asset, least = renewal.key_id, renewal.asset, renewal.least_units
-        available = self._ledger.available(f"payer:{key_id}", asset)
-        if available < least:
-            raise RefusedError(
-                f"{key_id} is short of {least - available} nano {asset}",
-                code="insufficient_credit",
-                fix="deposit credit for this key, or ask for less",
+    def _lease(self, renewals: Sequence[Renewal], at_ns: int, nonce: str) -> dict[str, Lease]:
+        """Take the leases that `renewals` ask for, by key id."""
+        assets = {renewal.asset for renewal in renewals}
+        payers = [f"payer:{renewal.key_id}" for renewal in renewals]
+        available = {asset: self._ledger.available_each(payers, asset) for asset in assets}
+        budgets = self._keys.budgets([renewal.key_id for renewal in renewals], at_ns)
+        taken = {}
+        for renewal in renewals:
+            budget = budgets.get(renewal.key_id, Budget(None, dated=False))
+            units = _granted(renewal, available[renewal.asset].get(f"payer:{renewal.key_id}", 0), budget)
+            cause = f"lease:{nonce}:{renewal.key_id}"
+            until_ns = (day_of(at_ns) + 1) * DAY_NS if budget.dated else INT64_MAX
+            taken[renewal.key_id] = Lease(
+                cause, transfer_id(cause, 0), renewal.key_id, renewal.asset, units, at_ns, until_ns
             )
-        left = self._keys.budget_left(key_id, at_ns)
-        if left is not None and left[0] < least and not renewal.promised:
-            raise over_budget(key_id, left, least)
-        wanted = max(least, renewal.wanted_units)
-        units = min(wanted, available, wanted if left is None else max(left[0], least))
-        self._keys.commit_units(key_id, units, at_ns=at_ns, promised=True)
-        cause = f"lease:{nonce}:{key_id}"
-        lease_id = self._ledger.reserve(f"payer:{key_id}", units, key=cause, asset=asset, cause=cause, at_ns=at_ns)
-        self.db.execute(
-            "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (cause, lease_id, self._calls.run_id, key_id, asset, units, at_ns),
+        leases = taken.values()
+        self._post([Batch(lease.cause, [_draft(lease, Code.RESERVE)]) for lease in leases], at_ns)
+        self._keys.commit_promised([(lease.key_id, lease.units, at_ns) for lease in leases])
+        self.db.executemany(
+            "INSERT INTO leases (cause, lease_id, run_id, key_id, asset, units, taken_at_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (lease.cause, lease.lease_id, self.run_id, lease.key_id, lease.asset, lease.units, at_ns)
+                for lease in leases
+            ],
         )
-        until_ns = (day_of(at_ns) + 1) * DAY_NS if self._keys.limits(key_id).dated else INT64_MAX
-        return Lease(cause, lease_id, key_id, asset, units, at_ns, until_ns)
+        return taken
 
-    def _release(self, lease: Lease, at_ns: int) -> None:
-        self._ledger.release(lease.lease_id, key=f"{lease.cause}:release", at_ns=at_ns)
-        self._keys.commit_units(lease.key_id, -lease.units, at_ns=lease.taken_at_ns)
-        self.db.execute("DELETE FROM leases WHERE cause = ?", (lease.cause,))
+    def _release(self, leases: Sequence[Lease], at_ns: int) -> None:
+        self._post([Batch(f"{lease.cause}:release", [_draft(lease, Code.RELEASE)]) for lease in leases], at_ns)
+        self._keys.commit_promised([(lease.key_id, -lease.units, lease.taken_at_ns) for lease in leases])
+        self.db.executemany("DELETE FROM leases WHERE cause = ?", [(lease.cause,) for lease in leases])
+
+    def _post(self, batches: Sequence[Batch], at_ns: int) -> None:
+        if batches:
+            self._ledger.post_each(batches, at_ns=at_ns)
 
     # Booking
 
@@ -129,15 +138,10 @@ class MeteredStore:
         Raises:
             RefusedError: ``insufficient_credit`` or ``budget_exceeded``: not even the least of a lease is there.
         """
-        renewed: dict[str, Lease] = {}
         with self.db.transaction():
-            for renewal in renewals:
-                if renewal.lease is not None:
-                    self._release(renewal.lease, at_ns)
+            self._release([renewal.lease for renewal in renewals if renewal.lease is not None], at_ns)
             self._book(calls)
-            for renewal in renewals:
-                if max(renewal.least_units, renewal.wanted_units):
-                    renewed[renewal.key_id] = self._lease(renewal, at_ns, nonce)
+            renewed = self._lease([one for one in renewals if max(one.least_units, one.wanted_units)], at_ns, nonce)
             if calls:
                 self.remember(logged)
         return renewed
@@ -146,24 +150,43 @@ class MeteredStore:
         calls = tuple(calls)
         if not calls:
             return
-        batches = []
-        spent: dict[tuple[str, int], int] = {}  # by payer and UTC day, as an instant within it
-        for one in calls:
-            call = one.call
-            payer = f"payer:{call.key_id}"
-            reserve = TransferDraft(payer, CLEARING, call.price_units, call.asset, Code.RESERVE, call.call_id)
-            charge = TransferDraft(
-                payer, CLEARING, call.price_units, call.asset, Code.CHARGE, call.call_id, call.reserve_id
-            )
-            paid = payouts(one.payouts, asset=call.asset, receipt_id=call.receipt_id)
-            # The receipt says it all, so its id is what "the same body" means.
-            batches.append(Batch(metered_key(call.call_id), (reserve, charge, *paid), "sha256:" + call.receipt_id))
-            day = (call.key_id, day_of(call.began_ns) * DAY_NS)
-            spent[day] = spent.get(day, 0) + call.price_units
-        self._ledger.post_each(batches, at_ns=calls[-1].call.at_ns)
-        for (key_id, began_ns), units in spent.items():
-            self._keys.commit_units(key_id, units, at_ns=began_ns, promised=True)
+        keys = [metered_key(one.call.call_id) for one in calls]
+        at_ns = calls[-1].call.at_ns
+        if not book_group(self.db, calls, keys, at_ns):
+            self._ledger.post_each(list(map(_batch, calls, keys)), at_ns=at_ns)
+        self._keys.commit_promised([(one.call.key_id, one.call.price_units, one.call.began_ns) for one in calls])
         self._calls.record([one.call for one in calls])
+
+    def booked(self, calls: Sequence[Metered], renewals: Sequence[Renewal], nonce: str) -> Mapping[str, Lease] | None:
+        """Whether a `book` that failed was committed all the same: its leases, or nothing when it was not.
+
+        A server can lose the connection between making a commit and saying so.
+        """
+        causes = {renewal.key_id: f"lease:{nonce}:{renewal.key_id}" for renewal in renewals}
+        with self.db.snapshot():
+            made = {
+                cause: (lease_id, asset, units, taken_at_ns)
+                for cause, lease_id, asset, units, taken_at_ns in self.db.query_in(
+                    "SELECT cause, lease_id, asset, units, taken_at_ns FROM leases WHERE cause IN ({})",
+                    [*causes.values(), *(one.lease.cause for one in renewals if one.lease is not None)],
+                )
+            }
+            if calls:
+                committed = self._calls.knows(calls[0].call.call_id)
+            else:  # a lease that was to be replaced is gone, or a first one is there
+                committed = any(
+                    causes[one.key_id] in made if one.lease is None else one.lease.cause not in made for one in renewals
+                )
+            if not committed:
+                return None
+            leases = {}
+            for key_id, cause in causes.items():
+                if cause in made:
+                    lease_id, asset, units, taken_at_ns = made[cause]
+                    dated = self._keys.limits(key_id).dated
+                    until_ns = (day_of(taken_at_ns) + 1) * DAY_NS if dated else INT64_MAX
+                    leases[key_id] = Lease(cause, lease_id, key_id, asset, units, taken_at_ns, until_ns)
+            return leases
 
     # Runs, and what they leave when they die
 
@@ -230,11 +253,14 @@ class MeteredStore:
         """
         with self.db.transaction():
             others = self.others_work(dead, beginning=beginning)
-            for cause, lease_id, key_id, asset, units, taken_at_ns, run_id in self.db.query(
-                "SELECT cause, lease_id, key_id, asset, units, taken_at_ns, run_id FROM leases ORDER BY cause"
-            ):
-                if run_id in dead:
-                    self._release(Lease(cause, lease_id, key_id, asset, units, taken_at_ns, taken_at_ns), at_ns)
+            left = [
+                Lease(cause, lease_id, key_id, asset, units, taken_at_ns, taken_at_ns)
+                for cause, lease_id, key_id, asset, units, taken_at_ns, run_id in self.db.query(
+                    "SELECT cause, lease_id, key_id, asset, units, taken_at_ns, run_id FROM leases ORDER BY cause"
+                )
+                if run_id in dead
+            ]
+            self._release(left, at_ns)
             missing = [
                 one
                 for one in calls
@@ -266,6 +292,38 @@ class MeteredStore:
     def api_keys(self) -> tuple[KeyRecord, ...]:
         """Every API key, to know payers by their pseudonyms."""
         return self._keys.list()
+
+
+def _draft(lease: Lease, code: Code) -> TransferDraft:
+    """What sets a lease's credit aside, or gives it back."""
+    pending = lease.lease_id if code is Code.RELEASE else None
+    return TransferDraft(f"payer:{lease.key_id}", CLEARING, lease.units, lease.asset, code, lease.cause, pending)
+
+
+def _granted(renewal: Renewal, available: int, budget: Budget) -> int:
+    """How much of what is wanted there is."""
+    key_id, least, left = renewal.key_id, renewal.least_units, budget.left
+    if available < least:
+        raise RefusedError(
+            f"{key_id} is short of {least - available} nano {renewal.asset}",
+            code="insufficient_credit",
+            fix="deposit credit for this key, or ask for less",
+        )
+    if left is not None and left[0] < least and not renewal.promised:
+        raise over_budget(key_id, left, least)
+    wanted = max(least, renewal.wanted_units)
+    return min(wanted, available, wanted if left is None else max(left[0], least))
+
+
+def _batch(one: Metered, key: str) -> Batch:
+    """What is booked for a call."""
+    call = one.call
+    payer = f"payer:{call.key_id}"
+    reserve = TransferDraft(payer, CLEARING, call.price_units, call.asset, Code.RESERVE, call.call_id)
+    charge = TransferDraft(payer, CLEARING, call.price_units, call.asset, Code.CHARGE, call.call_id, call.reserve_id)
+    paid = payouts(one.payouts, asset=call.asset, receipt_id=call.receipt_id)
+    # The receipt says it all, so its id is what "the same body" means.
+    return Batch(key, (reserve, charge, *paid), "sha256:" + call.receipt_id)
 
 
 def metered_key(call_id: CallId) -> str:

@@ -149,8 +149,7 @@ class PostgresDatabase:
     def run(self, work: Callable[[], Result]) -> Result:
         """As `Sql.run`."""
         if self._depth:  # the outermost decides whether all of it is repeated
-            with self.transaction():
-                return work()
+            return work()
         for _ in range(REPEATS_MAX - 1):
             with suppress(RepeatError):
                 return self._once(work)
@@ -162,11 +161,8 @@ class PostgresDatabase:
 
     def execute(self, sql: str, params: Params = ()) -> int:
         """As `Sql.execute`."""
-        with self._lock:
-            if self._depth:
-                return self._run(sql, params).rowcount
-            with self._outermost(self._begin_writing):
-                return self._run(sql, params).rowcount
+        with self._standing():
+            return self._run(sql, params).rowcount
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> int:
         """As `Sql.executemany`."""
@@ -174,7 +170,7 @@ class PostgresDatabase:
         values = [[row[at] for at in order] for row in rows]
         if not values:
             return 0
-        with self.transaction(), self._explained():
+        with self._standing(), self._explained():
             cursor = self._connected().cursor()
             cursor.executemany(statement, values)
             return cursor.rowcount
@@ -201,7 +197,7 @@ class PostgresDatabase:
                 self.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
             return
         with (
-            self.transaction(),
+            self._standing(),
             self._explained(),
             self._connected().cursor() as cursor,
             cursor.copy(f"COPY {table} FROM STDIN") as copy,
@@ -286,7 +282,7 @@ class PostgresDatabase:
             self._adapt(self._connection.adapters)
             self._tell(
                 f"SET search_path TO {self.schema}; SET lock_timeout TO {self._lock_wait_ms};"
-                " SET synchronous_commit TO on; SET standard_conforming_strings TO on; SET client_min_messages TO warning"
+                " SET synchronous_commit TO on; SET standard_conforming_strings TO on"
             )
         return self._connection
 
@@ -323,6 +319,16 @@ class PostgresDatabase:
         return UpstreamError(
             f"{self._where}: the transaction was already undone", code="transaction_undone", fix="retry all of it"
         )
+
+    @contextmanager
+    def _standing(self) -> Iterator[None]:
+        """The block that is open, or one of its own; without a savepoint, because a failed statement ends the block."""
+        with self._lock:
+            if self._depth:
+                yield
+            else:
+                with self._outermost(self._begin_writing):
+                    yield
 
     @contextmanager
     def _nested(self) -> Iterator[None]:
