@@ -71,7 +71,7 @@ def run_postgres(folder: Path, work: list[list[Batch]]) -> float:
 
     from headwater.store.postgres import PostgresDatabase
 
-    with cluster() as server, PostgresDatabase(server.url()) as db:
+    with cluster(durable=True) as server, PostgresDatabase(server.url()) as db:
         ledger = Ledger(db)
         backend = db.query("SELECT pg_backend_pid()")[0][0]
         before = server_cpu_s(server.data) + time.process_time()

@@ -19,16 +19,17 @@ from uuid import uuid4
 import pytest
 
 NEEDED = ("initdb", "pg_ctl", "postgres")
-# Nothing outlives the run, so nothing is forced to the disk.
-SETTINGS = "-c listen_addresses='' -c shared_buffers=64MB -c max_connections=300 -c fsync=off -c full_page_writes=off"
+SETTINGS = "-c listen_addresses='' -c shared_buffers=64MB -c max_connections=300"
+FORGETFUL = " -c fsync=off -c full_page_writes=off"
+"""Nothing of a test's cluster outlives the run, so nothing is forced to the disk."""
 STAND_IN = "nobody"
 
 
 class Cluster:
     """A running server; databases in it cost little, so every test may have one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, durable: bool) -> None:
+        self.folder, self.durable = folder, durable
         self.data = folder / "data"
         folder.chmod(0o711)
         self.data.mkdir()
@@ -54,7 +55,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = f"{SETTINGS} -k {self.folder}"
+        options = f"{SETTINGS}{'' if self.durable else FORGETFUL} -k {self.folder}"
         self._as_server(
             "pg_ctl", "-D", str(self.data), "-w", "-t", "60", "-l", str(self.folder / "log"), "-o", options, "start"
         )
@@ -85,12 +86,12 @@ def missing() -> str:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A private cluster for as long as the block runs."""
+def cluster(*, durable: bool = False) -> Iterator[Cluster]:
+    """A private cluster for as long as the block runs; a durable one forces every commit to the disk."""
     folder = Path(tempfile.mkdtemp(prefix="hw-pg-"))  # short: a socket's path may have 107 characters
     made = None
     try:
-        made = Cluster(folder)
+        made = Cluster(folder, durable)
         yield made
     finally:
         if made is not None:
