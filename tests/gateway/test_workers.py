@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 from postgres import postgres  # noqa: F401 - a fixture
 
 from headwater.cli.home import Home
+from headwater.cli.workers import private_folder
 from headwater.core.money import NANO
 from headwater.receipts import Receipt
 from toy.gang import ASK, Gang, asked, call, models, open_gang, wait_for
@@ -225,6 +227,7 @@ def test_a_gang_that_is_told_to_stop_ends_its_streams_first(server: Upstream, tm
             assert len(home.log) == 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_head(server: Upstream, tmp_path: Path) -> None:
     """A head that is killed leaves nobody who answers calls that could not be recorded."""
     with open_gang(tmp_path, models(server)) as gang:
@@ -235,6 +238,19 @@ def test_workers_end_with_their_head(server: Upstream, tmp_path: Path) -> None:
         wait_for(lambda: not any(_lives(pid) for pid in pids), 10)
         with pytest.raises(openai.APIConnectionError):
             gang.client().models.list()
+
+
+def test_the_folder_of_a_killed_head_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is free; the folder of one that lives is left alone, and so is anything else of that name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "headwater-other").mkdir()
+    dead = tmp_path / "headwater-dead"
+    (dead / "claims").mkdir(parents=True)
+    (dead / "alive").touch()
+    with private_folder() as living, private_folder() as second:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["headwater-other", living.name, second.name])
+        assert second.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in tmp_path.iterdir()] == ["headwater-other"]
 
 
 def test_workers_without_upstreams_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,16 +30,45 @@ from headwater.settings import Settings
 from headwater.store.log_service import SOCKET_PATH_BYTES_MAX, LogService
 from headwater.store.recalls import Recalls
 
+PREFIX = "headwater-"
+OWN_BYTES = 44
+"""What folder and sockets add to the path of the folder they are in."""
+
+ALIVE = "alive"
+"""A file that is locked for as long as the head lives."""
+
 HEAD_KEEP_ALIVE_S = 60
 """How long a worker's connection to the head may be idle: far longer than workers keep them."""
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder that is this user's alone, for the sockets and files of one life of the gateway."""
-    long = len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH_BYTES_MAX - 60
-    with tempfile.TemporaryDirectory(prefix="headwater-", dir="/tmp" if long else None) as folder:
-        yield Path(folder)
+    """A folder that is this user's alone, for the sockets and files of one life of the gateway.
+
+    Those that killed heads left are removed.
+    """
+    long = len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH_BYTES_MAX - OWN_BYTES
+    place = Path("/tmp" if long else tempfile.gettempdir())
+    for left in place.glob(PREFIX + "*"):
+        _remove_dead(left)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as made:
+        folder = Path(made)
+        draft = folder / "locking"
+        with draft.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            draft.rename(folder / ALIVE)  # it has this name only while it is locked, or after we died
+            yield folder
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove the folder of a head that is gone; anything else is left alone."""
+    with suppress(OSError):
+        found = folder.lstat()
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+            return
+        with (folder / ALIVE).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_workers(settings: Settings) -> None:
