@@ -186,9 +186,12 @@ def test_what_was_kept_is_charged_once_by_the_next_start_if_the_process_died_bef
 def test_an_answer_whose_receipt_could_not_be_written_is_charged_when_it_is_asked_for_again(desk: Desk):
     """A log that fails for a moment makes nothing free: the retry writes the receipt that was kept, then answers."""
     log, sync = desk.toy.log, desk.toy.log._sync
+    syncs: list[int] = []
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "no space left")
+    def full(handle: int) -> None:
+        syncs.append(handle)
+        if len(syncs) % 2:  # every second one is of what was taken back
+            raise OSError(errno.ENOSPC, "no space left")
 
     log._sync = full
     assert ask(desk, "order-1") == (503, "disk_full")

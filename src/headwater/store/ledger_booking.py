@@ -7,9 +7,10 @@ around it undoes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Final
 
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
 from headwater.core.instants import format_instant
@@ -28,6 +29,12 @@ from headwater.ledger.accounts import DEBIT_NORMAL
 from headwater.ledger.transfers import check_key
 from headwater.store.database import Sql
 
+LAST_NUMBERS: Final = (
+    "SELECT (SELECT coalesce(max(batch), 0) FROM batches), (SELECT coalesce(max(transfer), 0) FROM transfers),"
+    " (SELECT coalesce(max(account), 0) FROM accounts)"
+)
+"""The numbers given last, of batches, transfers and accounts; 0 where there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -42,8 +49,8 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Row:
-    """An account while batches are worked on: mutable, and it does not leave this module."""
+class Row:
+    """An account while batches are worked on: mutable, and it does not leave booking."""
 
     number: int
     name: str
@@ -96,12 +103,12 @@ def book(db: Sql, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
         RefusedError, ConflictError, MissingError, InvalidError: as `Ledger.post` says.
     """
     drafts = [draft for batch, _ in batches for draft in batch.drafts]
-    ((last_batch, number, last_account),) = db.query(
-        "SELECT (SELECT coalesce(max(batch), 0) FROM batches), (SELECT coalesce(max(transfer), 0) FROM transfers),"
-        " (SELECT coalesce(max(account), 0) FROM accounts)"
-    )
+    ((last_batch, number, last_account),) = db.query(LAST_NUMBERS)
     pendings = _pendings(db, [d.pending_id for d in drafts if d.pending_id is not None])
-    rows = _rows(db, drafts, last_account)
+    names: dict[str, set[str]] = {}
+    for draft in drafts:
+        names.setdefault(draft.asset, set()).update((draft.debit_account, draft.credit_account))
+    rows = account_rows(db, names, last_account)
     batch_rows: list[tuple[int, str, str, int, int, int]] = []
     transfer_rows: list[tuple[int, int, int, int, int, int, str, int | None]] = []
     deadline_rows: list[tuple[int, int]] = []
@@ -151,24 +158,22 @@ def book(db: Sql, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
     db.insert_rows("deadlines", deadline_rows)
 
 
-def _rows(db: Sql, drafts: Sequence[TransferDraft], last_account: int) -> dict[str, dict[str, _Row]]:
-    """Every account the drafts touch, by asset and name; a new one has a number above `last_account`."""
-    rows: dict[str, dict[str, _Row]] = {}
-    for asset in sorted({draft.asset for draft in drafts}):
-        names = {draft.debit_account for draft in drafts if draft.asset == asset}
-        names.update(draft.credit_account for draft in drafts if draft.asset == asset)
+def account_rows(db: Sql, names: Mapping[str, Set[str]], last_account: int) -> dict[str, dict[str, Row]]:
+    """Accounts, asked for as names by asset, by asset and name; a new one has a number above `last_account`."""
+    rows: dict[str, dict[str, Row]] = {}
+    for asset in sorted(names):
         rows[asset] = known = {
-            row[1]: _Row(row[0], row[1], asset, _debit_sign(row[1]), row[2], row[3], row[4])
+            row[1]: Row(row[0], row[1], asset, _debit_sign(row[1]), row[2], row[3], row[4])
             for row in db.query_in(
                 "SELECT account, name, balance_units, reserved_out_units, reserved_in_units"
                 " FROM accounts JOIN balances USING (account) WHERE asset = ? AND name IN ({})",
-                sorted(names),  # in the order of the index, and numbers do not depend on how sets are ordered
+                sorted(names[asset]),  # in the order of the index, and numbers do not depend on how sets are ordered
                 asset,
             )
         }
-        for name in sorted(names.difference(known)):
+        for name in sorted(set(names[asset]).difference(known)):
             last_account += 1
-            known[name] = _Row(last_account, name, asset, _debit_sign(name), 0, 0, 0)
+            known[name] = Row(last_account, name, asset, _debit_sign(name), 0, 0, 0)
     return rows
 
 
@@ -235,7 +240,7 @@ def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending
     return pending
 
 
-def _beyond_limit(row: _Row, draft: TransferDraft, id: str) -> RefusedError | InvalidError:
+def _beyond_limit(row: Row, draft: TransferDraft, id: str) -> RefusedError | InvalidError:
     if row.balance < row.reserved_out:
         payer = parse_account(row.name).kind is Kind.PAYER
         short = row.reserved_out - row.balance
