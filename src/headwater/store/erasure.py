@@ -5,11 +5,11 @@
     evidence   calls whose prompt held it lose prompt and answer (their receipts hold digests)
     passages   every cached retrieval index that holds it is deleted; the next snapshot is built without it
     spans      it is taken out of the span index, which is written again without its words
-    scrub      the write-ahead log drops old pages
+    scrub      the database drops old copies: pages of SQLite's write-ahead log, dead rows of a PostgreSQL table
 
 Each step may be repeated; a call that still waits for its attribution is left and counted, and erasing again once
-it has its receipt finishes. What a database copy or a backup elsewhere holds is not reached. Knows nothing of who may
-ask, of datanets (their store erases its own copies by `extra`), or of what a model has learned.
+it has its receipt finishes. What a database copy, a server's own log or a backup elsewhere holds is not reached. Knows
+nothing of who may ask, of datanets (their store erases its own copies by `extra`), or of what a model has learned.
 """
 
 from __future__ import annotations
