@@ -17,10 +17,11 @@ from headwater.cli.receipt import checks_of
 from headwater.cli.settling import DEPLOYMENT, open_chain
 from headwater.cli.statement_view import statement_json
 from headwater.core.canonical import parse_canonical
-from headwater.core.errors import HeadwaterError, InvalidError, MissingError, RefusedError
-from headwater.core.ids import ContributionId, check_receipt_id, is_call_id
+from headwater.core.errors import InvalidError, MissingError, RefusedError
+from headwater.core.ids import ContributionId
 from headwater.core.instants import format_instant, parse_instant
 from headwater.core.money import format_units
+from headwater.gateway.own_calls import own_call
 from headwater.receipts import Bundle, Check, Receipt, leaf_hash, recover, verify_inclusion
 from headwater.registry import Contribution, permits
 from headwater.retrieval import PassageIndex
@@ -164,18 +165,7 @@ class Tools:
         """A receipt that this key paid for; anybody else's looks like one that does not exist."""
         key = self._key()
         self.home.log.refresh()
-        calls, call = self.home.calls, None
-        try:
-            call = calls.get(receipt) if is_call_id(receipt) else calls.by_receipt(check_receipt_id(receipt))
-        except HeadwaterError as error:
-            if error.code not in ("call_unknown", "receipt_unknown", "receipt_id_invalid"):
-                raise
-        if call is None or call.key_id != key.key_id:
-            raise MissingError(
-                f"no receipt {receipt[:80]!r} of this key",
-                code="receipt_unknown",
-                fix="use the Headwater-Receipt header of an answer, with the key that paid for it",
-            )
+        call = own_call(self.home.calls, receipt, key)
         logged = self.home.log.in_force(call.call_id)
         if logged is None:
             raise MissingError(

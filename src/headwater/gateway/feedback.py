@@ -22,6 +22,7 @@ from headwater.core.instants import format_instant
 from headwater.core.limits import REQUEST_DEPTH_MAX
 from headwater.flow import Flow
 from headwater.gateway.bodies import body_up_to
+from headwater.gateway.own_calls import own_call
 from headwater.gateway.wire import idempotency_key
 from headwater.registry import license as licenses
 from headwater.registry.feedback import Rating, judge
@@ -34,17 +35,12 @@ from headwater.store.key_store import KeyRecord
 BODY_BYTES_MAX: Final = 128 * 1024
 _FIELDS: Final = ("receipt", "rating", "correction", "preferred", "comment")
 
-OwnCall = Callable[[Flow, str, KeyRecord], CallRecord]
 
-
-def feedback_routes(
-    app: FastAPI, flow: Flow, payer: Callable[[Request], KeyRecord], own_call: OwnCall, *, reviewed: bool
-) -> None:
+def feedback_routes(app: FastAPI, flow: Flow, payer: Callable[[Request], KeyRecord], *, reviewed: bool) -> None:
     """Add the routes.
 
     Args:
         payer: the key of a request.
-        own_call: a call of that key, by its id or its receipt's.
         reviewed: whether feedback must be accepted by somebody before it is trained on.
     """
     store = FeedbackStore(flow.parts.calls.db, flow.parts.registry)
@@ -63,7 +59,7 @@ def feedback_routes(
         trained on; it is not paid for being given.
         """
         fields = _read(raw)
-        call = own_call(flow, fields["receipt"], key)
+        call = own_call(flow.parts.calls, fields["receipt"], key)
         prompt, answer = _said(call)
         judged = judge(
             call.receipt_id or "",

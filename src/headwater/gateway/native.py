@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from headwater import __version__
 from headwater.core.errors import HeadwaterError, MissingError
-from headwater.core.ids import ReceiptId, check_receipt_id, is_call_id
+from headwater.core.ids import ReceiptId
 from headwater.core.instants import format_instant
 from headwater.core.money import format_units
 from headwater.flow import Flow
@@ -30,6 +30,7 @@ from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.openapi import describe
+from headwater.gateway.own_calls import own_call
 from headwater.gateway.readiness import readiness
 from headwater.gateway.vouchers import HEADER as VOUCHER
 from headwater.gateway.wire import PROBLEM, bearer, header
@@ -100,7 +101,7 @@ def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     _health_routes(app, service)
     _record_routes(app, service)
 
-    feedback_routes(app, service.flow, service.payer, own_call, reviewed=True)
+    feedback_routes(app, service.flow, service.payer, reviewed=True)
     datanet_routes(app, service)
     for add in more:
         add(app, service)
@@ -115,7 +116,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
     def receipt(id: str, key: Payer) -> Response:
         """The state of a paid call and, once it is final, its signed receipt with the proof that it is logged."""
-        return json_response(receipt_json(flow, own_call(flow, id, key)))
+        return json_response(receipt_json(flow, own_call(flow.parts.calls, id, key)))
 
     if service.bundle is not None:
         make = service.bundle
@@ -123,7 +124,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
         @app.get("/v1/receipts/{id}/bundle", response_class=Response, tags=["receipts"])
         def bundle(id: str, key: Payer) -> Response:
             """One file with which a stranger checks the receipt; 404 until its epoch is closed."""
-            call = own_call(flow, id, key)
+            call = own_call(flow.parts.calls, id, key)
             if call.receipt_id is None:
                 raise MissingError(
                     f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"
@@ -202,28 +203,6 @@ def proof_json(proof: InclusionProof) -> dict[str, Any]:
         "root": proof.root.hex(),
         "path": [node.hex() for node in proof.path],
     }
-
-
-def own_call(flow: Flow, id: str, key: KeyRecord) -> CallRecord:
-    """A call of a key, by its id or its receipt's.
-
-    Raises:
-        MissingError: ``receipt_unknown``: there is none, or another key paid for it.
-    """
-    calls = flow.parts.calls
-    call = None
-    try:
-        call = calls.get(id) if is_call_id(id) else calls.by_receipt(check_receipt_id(id))
-    except HeadwaterError as error:
-        if error.code not in ("call_unknown", "receipt_unknown", "receipt_id_invalid"):
-            raise
-    if call is None or call.key_id != key.key_id:
-        raise MissingError(
-            f"no receipt {id[:80]!r} of this key",
-            code="receipt_unknown",
-            fix="use the Headwater-Receipt header of an answer, with the key that paid for it",
-        )
-    return call
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -25,7 +25,8 @@ from fastapi.responses import PlainTextResponse, Response
 from headwater.core.errors import InvalidError, MissingError
 from headwater.core.ids import ContributionId
 from headwater.gateway.bodies import body_up_to
-from headwater.gateway.native import Routes, Service, json_response, own_call
+from headwater.gateway.native import Routes, Service, json_response
+from headwater.gateway.own_calls import own_call
 from headwater.receipts import Receipt
 from headwater.receipts.content_telemetry import (
     Content,
@@ -120,7 +121,7 @@ def _telemetry(app: FastAPI, service: Service) -> None:
     Body = Annotated[bytes, Depends(body_up_to(DOCUMENT_BYTES_MAX))]
 
     def receipt_of(id: str, key: KeyRecord) -> tuple[Receipt, str]:
-        call = own_call(flow, id, key)
+        call = own_call(flow.parts.calls, id, key)
         if call.receipt_id is None:
             raise MissingError(
                 f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"
