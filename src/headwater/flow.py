@@ -16,7 +16,7 @@ booked; the log, not the database, decides which receipt a call has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -49,7 +49,7 @@ from headwater.core.errors import (
 from headwater.core.ids import CallId, call_id, pseudonym
 from headwater.ledger import payouts
 from headwater.models.backend import Piece, TokenLogprob
-from headwater.offering import Offering
+from headwater.offering import Offering, added_bytes_max
 from headwater.receipts import ModelUse, Receipt, Signer, Usage, issue
 from headwater.retrieval import PassageIndex
 from headwater.serving import (
@@ -161,7 +161,7 @@ class Flow:
         """
         served = self._served(request.model)
         if not isinstance(served, ServedModel):
-            raise _unknown(request.model, self.parts.models)
+            raise _unknown(request.model)
         layout = self._offer(request, served, key).layout
         prompt = prompt_ids(layout, served.backend.tokenize)
         window = served.backend.context_tokens_max
@@ -189,7 +189,7 @@ class Flow:
         """
         served = self._served(request.model)
         if not isinstance(served, OutsideModel):
-            raise _unknown(request.model, self.parts.others)
+            raise _unknown(request.model)
         offered = self._offer(request, served, key)
         added = len((offered.sources + offered.prompt).encode("utf-8", "replace"))
         prompt_tokens = request.size_bytes + (added and added + ADDED_BYTES)
@@ -234,7 +234,7 @@ class Flow:
         """
         served = self._served(request.model)
         if not isinstance(served, EmbeddingModel):
-            raise _unknown(request.model, self.parts.others)
+            raise _unknown(request.model)
         tokens = sum(len(served.tokenize(message.content)) for message in request.messages)
         return served, tokens, self._ceiling(served, tokens, 0)
 
@@ -280,8 +280,21 @@ class Flow:
         """
         served = self.parts.models.get(model)
         if served is None:
-            raise _unknown(model, self.parts.models)
+            raise _unknown(model)
         return self._ceiling(served, served.backend.context_tokens_max, answer_tokens)
+
+    def most_outside(self, request: CallRequest) -> int:
+        """The most that a call with sources to another server's model can cost, whatever is found, nano units.
+
+        Raises:
+            MissingError: ``model_not_found``, or no such contribution.
+        """
+        served = self._served(request.model)
+        if not isinstance(served, OutsideModel):
+            raise _unknown(request.model, self.parts.others)
+        added = added_bytes_max(self.parts.registry, request, served)
+        answer_tokens = request.sampling.max_tokens * request.answers
+        return self._ceiling(served, request.size_bytes + added + ADDED_BYTES, answer_tokens)
 
     def plan(self, served: AnyModel, layout: Layout, prompt_tokens: int, answer_tokens: int) -> Plan:
         """What will be spent on measuring an answer of so many tokens; the same before the call and after it."""
@@ -476,13 +489,10 @@ class Flow:
     def _served(self, name: str) -> AnyModel:
         served = self.parts.models.get(name) or self.parts.others.get(name)
         if served is None:
-            raise _unknown(name, self.parts.models)
+            raise _unknown(name)
         return served
 
 
-def _unknown(name: str, models: Iterable[str]) -> MissingError:
-    return MissingError(
-        f"the model {name[:80]!r} does not exist",
-        code="model_not_found",
-        fix=f"choose one of {', '.join(sorted(models))}"[:500],
-    )
+def _unknown(name: str) -> MissingError:
+    """Without the names of one way's models: which others there are, only the gateway knows."""
+    return MissingError(f"the model {name[:80]!r} does not exist", code="model_not_found", fix="see GET /v1/models")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from headwater.gateway.lane import PATHS, Lane, LaneCaller
@@ -21,6 +22,7 @@ DRAINED_BYTES_MAX: Final = 8 * 2**20
 DRAINED_S: Final = 10.0
 FIELD_BYTES_MAX: Final = 1_024
 """Of the field that a worker adds to what it passes on."""
+_OF_UPGRADES: Final = frozenset((b"connection", b"upgrade", b"http2-settings"))
 
 _dated: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
@@ -45,6 +47,8 @@ class HttpProtocol(HttpToolsProtocol):
     _in_head = True
     _at_work: LaneCaller | None = None
     _collecting: LaneCaller | None = None
+    _declined = b""
+    """The head of a request that asks for another protocol, as if it did not."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The socket is open."""
@@ -69,7 +73,17 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > self._head_bytes_max + len(data):
                 self.transport.close()  # a head that never ends
                 return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:  # no other protocol is spoken, and saying nothing of it declines
+            head, self._declined = self._declined, b""
+            self.parser = HttpRequestParser(self)  # the old one would leave out the body, and read no more
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.data_received(head + data[upgrade.args[0] :])
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
         collecting = self._collecting
         if collecting is not None and collecting.timer is None and self._lane is not None:
             collecting.timer = self.loop.call_later(self._lane.body_timeout_s, self._late, collecting)
@@ -101,6 +115,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole: this is where a request takes its way."""
         self._in_head = False
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._declined = self._without_upgrade()
+            return
         path = PATHS.get(self.url)
         if path is not None and self._lane is not None and self.parser.get_method() == b"POST":
             idle = self.cycle is None or self.cycle.response_complete
@@ -124,6 +141,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self._declined:
+            return
         caller, self._collecting = self._collecting, None
         if caller is None:
             if not isinstance(self.cycle, LaneCaller):
@@ -132,6 +151,14 @@ class HttpProtocol(HttpToolsProtocol):
         caller.complete()
         assert self._lane is not None
         self._start(self._lane.answer(caller, self._hand_over))
+
+    def _without_upgrade(self) -> bytes:
+        """The head of the request that is read, without its wish to change the protocol, as Java's client has it."""
+        closes = any(b"close" in value.lower() for name, value in self.headers if name == b"connection")
+        fields = [pair for pair in self.headers if pair[0] not in _OF_UPGRADES]
+        fields += [(b"connection", b"close")] if closes else []
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        return line + b"".join([b"%b: %b\r\n" % pair for pair in fields]) + b"\r\n"
 
     def _make_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

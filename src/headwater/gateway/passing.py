@@ -30,6 +30,15 @@ ROUTES: Final[Mapping[str, Shape]] = {
     "/v1/embeddings": "embeddings",
 }
 
+_KINDS: Final[Mapping[type, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number with a fraction",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _encode = msgspec.json.encode
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
@@ -132,14 +141,10 @@ def _value(fields: Fields, name: str, kind: type) -> Any:
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:  # such as a number beyond all bounds
-        raise RequestError(
-            f"{name}: {error}", param=name, code="invalid_value", fix=f"send a {kind.__name__}"
-        ) from None
+        raise RequestError(f"{name}: {error}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}") from None
     if value is None or type(value) is kind:
         return value
-    raise RequestError(
-        f"{name} is a {type(value).__name__}", param=name, code="invalid_value", fix=f"send a {kind.__name__}"
-    )
+    raise RequestError(f"{name} is {_KINDS[type(value)]}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}")
 
 
 def _object(fields: Fields, name: str) -> dict[str, Any]:

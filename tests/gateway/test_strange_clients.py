@@ -1,0 +1,100 @@
+"""Requests of clients that are neither wrong nor usual: they are answered, and told in plain words what is missing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+from collections.abc import Iterator
+
+import pytest
+
+from toy.desk import Desk, open_desk
+from toy.upstream import upstream
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A gateway before an upstream with one model."""
+    with upstream() as server:
+        model = '[model.fine]\ntargets = [{ upstream = "real", model = "fine" }]\nrequest_price = "0.001"\n'
+        config = f'[upstream.real]\nbase_url = "{server.url}"\n{model}'
+        with open_desk(tmp_path_factory.mktemp("home"), upstreams=config) as running:
+            yield running
+
+
+def request(desk: Desk, model: str, *fields: str) -> bytes:
+    """A call as its bytes."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}).encode()
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {desk.secret}", *fields]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}"]).encode() + b"\r\n\r\n" + body
+
+
+def read_answer(stream) -> tuple[int, bytes]:
+    """Read one response with a length: status and body."""
+    status, length = int(stream.readline().split()[1]), 0
+    while line := stream.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        length = int(value) if name.lower() == "content-length" else length
+    return status, stream.read(length)
+
+
+@pytest.mark.parametrize("model", ["fine", "toy"])
+@pytest.mark.parametrize("pieces", [1, 7], ids=["at once", "in pieces"])
+def test_a_wish_for_http_2_is_left_unheeded_and_the_call_answered(desk: Desk, model: str, pieces: int) -> None:
+    """Java's own client asks so with its first request; neither its body nor the next request is lost."""
+    wish = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    raw = request(desk, model, *wish)
+    with socket.create_connection(("127.0.0.1", desk.port), 10) as connection:
+        for start in range(0, len(raw), -(-len(raw) // pieces)):
+            connection.sendall(raw[start : start + -(-len(raw) // pieces)])
+        with connection.makefile("rb") as stream:
+            first = read_answer(stream)
+            connection.sendall(request(desk, model))
+            second = read_answer(stream)
+
+    assert [status for status, _ in (first, second)] == [200, 200]
+    assert all("headwater" in json.loads(body) for _, body in (first, second))
+
+
+def test_a_wish_for_another_protocol_hides_no_request(desk: Desk) -> None:
+    """What follows on the connection is a request of its own, and ``close`` beside the wish is still kept."""
+    wish = request(desk, "fine", "Connection: upgrade, close", "Upgrade: websocket")
+    with socket.create_connection(("127.0.0.1", desk.port), 10) as connection, connection.makefile("rb") as stream:
+        connection.sendall(wish)
+        status, _ = read_answer(stream)
+        rest = stream.read()
+    with socket.create_connection(("127.0.0.1", desk.port), 10) as connection, connection.makefile("rb") as stream:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n" * 2)
+        both = read_answer(stream)[0], read_answer(stream)[0]
+
+    assert (status, rest, both) == (200, b"", (200, 200))
+
+
+def test_a_model_that_is_not_there_is_refused_without_hiding_others(desk: Desk) -> None:
+    """The advice does not name the models of one way as if there were no more."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        desk.post({"model": "nix", "messages": [{"role": "user", "content": "x"}]})
+    told = json.load(refused.value)["error"]
+
+    assert (refused.value.code, told["code"]) == (404, "model_not_found")
+    assert "GET /v1/models" in told["message"]
+    assert "choose one of" not in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("max_tokens", 1.5, "max_tokens is a number with a fraction (fix: send a whole number)"),
+        ("n", True, "n is true or false (fix: send a whole number)"),
+        ("stream", "yes", "stream is a text (fix: send true or false)"),
+        ("stream_options", [], "stream_options is a list (fix: send an object)"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_told_in_json_s_words(desk: Desk, field: str, value: object, said: str) -> None:
+    """Callers write JSON: they are not told of another language's types."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        desk.post({"model": "fine", "messages": [], field: value})
+    told = json.load(refused.value)["error"]
+
+    assert (refused.value.code, told["param"], told["message"]) == (400, field, said)
