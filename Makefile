@@ -12,7 +12,7 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: dashboard-assets test-browser screenshots
-.PHONY: setup setup-dev demo serve test test-all test-slow test-clients lint types layers docs bench clean
+.PHONY: setup setup-dev demo serve test test-all test-slow test-postgres test-clients lint types layers docs bench clean
 
 setup: $(VENV)/.demo
 setup-dev: $(VENV)/.dev
@@ -46,6 +46,10 @@ test-all: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m "(slow or anvil) and not browser"
+
+# The stores and what rests on them, with a private PostgreSQL cluster under every database instead of files.
+test-postgres: $(VENV)/.dev
+	HEADWATER_TEST_ENGINE=postgres $(PYTEST) -m "not slow and not anvil" tests/store tests/ledger tests/settlement tests/disputes
 
 # Journeys through the pages in Debian's chromium (apt-get install chromium), with axe from npm.
 test-browser: $(VENV)/.dev

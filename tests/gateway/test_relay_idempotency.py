@@ -18,6 +18,8 @@ from headwater.meter import Meter
 from toy.desk import Desk, open_desk
 from toy.upstream import WORDS, Upstream, upstream
 
+pytestmark = pytest.mark.both_engines
+
 MODELS = ("fine", "crlf", "split", "truncated", "status-503", "silent")
 ASK = [{"role": "user", "content": "Who is paid?"}]
 

@@ -32,6 +32,8 @@ from headwater.store.voucher_store import VoucherStore
 from toy.home import ToyHome, open_home
 from toy.upstream import Upstream, upstream
 
+pytestmark = pytest.mark.both_engines
+
 SEED = b"\x11" * 32
 PAYEE = "0x" + "a1" * 20
 PAYER = derived_signer(SEED, 4).address.lower()

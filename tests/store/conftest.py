@@ -12,8 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from postgres import postgres  # noqa: F401 - a fixture
-
 from headwater.store.database import Database, Sql
 
 Opener = Callable[[], Sql]

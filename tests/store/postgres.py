@@ -64,8 +64,8 @@ class Cluster:
         """Stop it; ``immediate`` is what a crash looks like."""
         self._as_server("pg_ctl", "-D", str(self.data), "-w", "-t", "60", "-m", mode, "stop")
 
-    def _as_server(self, program: str, *arguments: str) -> None:
-        command = [str(shutil.which(program)), *arguments]
+    def _as_server(self, name: str, *arguments: str) -> None:
+        command = [str(program(name)), *arguments]
         if os.getuid() == 0:
             if shutil.which("runuser"):
                 command = ["runuser", "-u", STAND_IN, "--", *command]
@@ -73,12 +73,18 @@ class Cluster:
                 command = ["setpriv", f"--reuid={STAND_IN}", "--clear-groups", *command]
         run = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if run.returncode:
-            raise RuntimeError(f"{program}: {run.stdout[-500:]}{run.stderr[-500:]}")
+            raise RuntimeError(f"{name}: {run.stdout[-500:]}{run.stderr[-500:]}")
+
+
+def program(name: str) -> str | None:
+    """Where one of the server's programs is: on PATH, or where Debian keeps it."""
+    folders = [os.environ.get("PATH", ""), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 def missing() -> str:
     """Why there can be no cluster here, or nothing."""
-    absent = [name for name in NEEDED if shutil.which(name) is None]
+    absent = [name for name in NEEDED if program(name) is None]
     if absent:
         return f"no {', '.join(absent)} on PATH: install PostgreSQL 13 or later to run the stores on it"
     packages = [name for name in ("psycopg",) if find_spec(name) is None]

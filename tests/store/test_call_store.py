@@ -25,6 +25,8 @@ from headwater.store.database import ConstraintError, Database
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 
+pytestmark = pytest.mark.both_engines
+
 USD = "USD"
 RECEIPT = "ab" * 32
 EARNER = "contributor:ctr_1"

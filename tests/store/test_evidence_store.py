@@ -10,6 +10,8 @@ from headwater.store.evidence_store import KEY_FILE, EvidenceCipher
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
 
+pytestmark = pytest.mark.both_engines
+
 TEXT = b"the quick brown fox asked something private"
 ANSWER = b"and was told something private, too"
 

@@ -12,6 +12,8 @@ from headwater.store.database import Database
 from headwater.store.key_limits import DAY_NS, NO_LIMITS, KeyLimits
 from headwater.store.key_store import KeyStore
 
+pytestmark = pytest.mark.both_engines
+
 SEED = bytes(range(32))
 
 

@@ -282,7 +282,7 @@ class PostgresDatabase:
             self._adapt(self._connection.adapters)
             self._tell(
                 f"SET search_path TO {self.schema}; SET lock_timeout TO {self._lock_wait_ms};"
-                " SET synchronous_commit TO on; SET standard_conforming_strings TO on"
+                " SET synchronous_commit TO on; SET random_page_cost TO 1.1; SET standard_conforming_strings TO on"
             )
         return self._connection
 
