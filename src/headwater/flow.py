@@ -291,7 +291,7 @@ class Flow:
         """
         served = self._served(request.model)
         if not isinstance(served, OutsideModel):
-            raise _unknown(request.model, self.parts.others)
+            raise _unknown(request.model)
         added = added_bytes_max(self.parts.registry, request, served)
         answer_tokens = request.sampling.max_tokens * request.answers
         return self._ceiling(served, request.size_bytes + added + ADDED_BYTES, answer_tokens)
