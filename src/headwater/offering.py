@@ -17,11 +17,19 @@ from typing import Final, Protocol
 from headwater.attribution.layout import Layout, Part, PartKind, part_id
 from headwater.core.errors import InvalidError, RefusedError
 from headwater.core.ids import CallId, ContributionId
-from headwater.core.limits import MARKED_CHARS_MAX, MARKED_MAX, SOURCES_MAX, TURNS_MAX
+from headwater.core.limits import (
+    CHUNK_TOKENS_MAX,
+    CONTRIBUTION_TITLE_CHARS_MAX,
+    MARKED_CHARS_MAX,
+    MARKED_MAX,
+    SOURCES_MAX,
+    TURNS_MAX,
+)
 from headwater.models.chatml import render_chat
 from headwater.registry import Contribution, Refusal
 from headwater.registry.consent import IN_FORCE, usable
 from headwater.retrieval import Passage
+from headwater.retrieval.passages import PASSAGE_CHARS_PER_TOKEN_MAX
 from headwater.serving import CallRequest, Message, Offered, OutsideModel, Said, ServedAdapter, ServedModel
 from headwater.store.consent_store import ConsentStore
 from headwater.store.registry_store import RegistryStore
@@ -32,6 +40,24 @@ _KINDS: Final[dict[str, PartKind]] = {"tool": "tool", "prompt": "prompt"}
 
 Earlier = Callable[[str], "tuple[CallId, int] | None"]
 """The call that an earlier answer's text is from, and when that was; None for a text that is no answer of ours."""
+
+
+_TITLE_BYTES: Final = 4 * CONTRIBUTION_TITLE_CHARS_MAX + 4
+_PASSAGE_BYTES: Final = 4 * CHUNK_TOKENS_MAX * PASSAGE_CHARS_PER_TOKEN_MAX
+
+
+def added_bytes_max(registry: RegistryStore, request: CallRequest, served: OutsideModel) -> int:
+    """The most that sources and a registered prompt can add to a request, whatever is found.
+
+    Raises:
+        MissingError: no such contribution.
+    """
+    wanted = served.sources if request.sources is None else request.sources
+    named = [one.contribution for one in request.passages if one.contribution is not None and not one.text]
+    prompt = request.prompt or served.prompt
+    whole = sum(registry.get(one).size_bytes for one in (*named, *((prompt,) if prompt else ())))
+    given = sum(len(one.text.encode("utf-8", "replace")) for one in request.passages)
+    return whole + given + len(request.passages) * _TITLE_BYTES + wanted * (_TITLE_BYTES + _PASSAGE_BYTES)
 
 
 class Passages(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,22 @@ def test_the_model_in_process_is_paid_so_too(here: World):
     answer = here.ask("toy", signed)
     assert answer.status_code == 200, answer.text
     assert here.paid() > before
+    here.clean()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_with_sources_is_paid_so_too(here: World, stream: bool):
+    """The ceiling covers whatever is found; the chain takes what the answer cost, measuring it included."""
+    more: dict[str, Any] = {"max_tokens": 50, "stream": stream, "headwater": {"retrieve": 2}}
+    signed = here.sign(here.ask("metered", **more))
+    before = here.paid()
+    answer = here.ask("metered", signed, **more)
+    assert answer.status_code == 200, answer.text
+    assert "[DONE]" in answer.text or answer.json()["headwater"]["receipt"]
+    assert 7 * PRICE <= here.paid() - before < 50 * PRICE
+    again = here.ask("metered", signed, **more)
+    assert again.status_code == 200
+    assert here.paid() - before < 50 * PRICE
     here.clean()
 
 

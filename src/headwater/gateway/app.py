@@ -234,10 +234,11 @@ class Gateway:
 
         await payments.serve(await self._quote(path, body), scope, send, answer)
 
-    async def _quote(self, path: str, body: bytes) -> tuple[int, bool] | None:
-        """The most a call costs, and whether it costs exactly that; None for one that only a key can pay."""
+    async def _quote(self, path: str, body: bytes) -> tuple[int, bool]:
+        """The most a call costs, and whether it costs exactly that. May read the registry."""
         if self.relay is not None and self.relay.answers(body):
-            return self.relay.quote(body, path)
+            relay = self.relay
+            return await self.answering.at_desk(lambda: relay.quote(body, path))
         if path in chat.ROUTES:
             return self._texts.quote(body, path), False
         return await self.answering.at_desk(lambda: self._embeddings.quote(body)), True

@@ -95,6 +95,10 @@ class Sourced(Protocol):
         """Whether a request is for it: the one place that decides."""
         ...
 
+    def quote(self, raw: bytes, request: Request, model: RelayedModel, path: str) -> int:
+        """The most such a request can cost, nano units."""
+        ...
+
     async def __call__(
         self,
         raw: bytes,
@@ -155,12 +159,12 @@ class Relay:
             return None
         return request
 
-    def quote(self, raw: bytes, path: str) -> tuple[int, bool] | None:
-        """(the most a request can cost in nano units, whether it costs exactly that); None for one with sources."""
+    def quote(self, raw: bytes, path: str) -> tuple[int, bool]:
+        """(the most a request can cost in nano units, whether it costs exactly that)."""
         request = read_request(raw, ROUTES[path])
         model = self._model(request)
         if self._sourced is not None and self._sourced.wanted(raw, request, model):
-            return None
+            return self._sourced.quote(raw, request, model, path), False
         prices = model.prices
         ceiling = prices.price(*tokens_ceiling(request, model.answer_tokens_max))
         return ceiling, not (prices.input_token_units or prices.output_token_units)

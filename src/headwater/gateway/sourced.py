@@ -85,6 +85,13 @@ class SourcedRoute:
         """Whether a request is for this lane: it says something of sources, or its model always has some."""
         return wants_sources(raw, request, model.attributed)
 
+    def quote(self, raw: bytes, request: Request, model: RelayedModel, path: str) -> int:
+        """The most a request can cost, nano units."""
+        limit = model.answer_tokens_max if request.max_tokens is None else request.max_tokens
+        tokens_ceiling(request, model.answer_tokens_max)
+        asked = read_asked(raw, request, route=path, idempotency_key=None, answer_max=limit)
+        return self.answering.flow.most_outside(asked.call)
+
     async def __call__(
         self,
         raw: bytes,
