@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 
+from headwater.core.limits import TOOLS_MAX
 from headwater.gateway.admin_fields import LimitFields, NewDeposit, NewKey, Rotation
 from headwater.gateway.datanet_fields import NewAppeal, NewDatanet, NewReviewers, NewSubmission, NewVote
 
@@ -26,6 +27,27 @@ _SAMPLING: Final[dict[str, Any]] = {
     "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 4}]},
     "seed": {"type": "integer"},
 }
+_FUNCTION: Final[dict[str, Any]] = {
+    "name": {**_TEXT, "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    "description": _TEXT,
+    "parameters": {"type": "object"},
+    "strict": {"type": "boolean"},
+}
+_KIND: Final[dict[str, Any]] = {"enum": ["function"]}
+_TOOL_NESTED: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {"type": _KIND, "function": {"type": "object", "required": ["name"], "properties": _FUNCTION}},
+}
+_TOOL_FLAT: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "name"],
+    "properties": {"type": _KIND, **_FUNCTION},
+}
+_CHOICE: Final[dict[str, Any]] = {
+    "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]},
+    "parallel_tool_calls": {"type": "boolean"},
+}
 
 OPENAI_BODIES: Final[Mapping[str, dict[str, Any]]] = {
     "/v1/chat/completions": {
@@ -34,6 +56,8 @@ OPENAI_BODIES: Final[Mapping[str, dict[str, Any]]] = {
             "model": _TEXT,
             "messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
             "max_completion_tokens": _COUNT,
+            "tools": {"type": "array", "items": _TOOL_NESTED, "maxItems": TOOLS_MAX},
+            **_CHOICE,
             **_SAMPLING,
         },
     },
@@ -47,6 +71,8 @@ OPENAI_BODIES: Final[Mapping[str, dict[str, Any]]] = {
             "model": _TEXT,
             "input": {"anyOf": [_TEXT, {"type": "array", "items": _MESSAGE}]},
             "max_output_tokens": _COUNT,
+            "tools": {"type": "array", "items": _TOOL_FLAT, "maxItems": TOOLS_MAX},
+            **_CHOICE,
             "stream": {"type": "boolean"},
         },
     },
