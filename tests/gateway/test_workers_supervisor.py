@@ -122,6 +122,19 @@ def test_a_worker_that_cannot_take_orders_over_begins_anew_with_them(tmp_path: P
         assert _began(tmp_path)[2:] == ["unreadable to 2"]
 
 
+def test_an_order_that_comes_while_a_worker_starts_is_taken_over_when_it_serves(tmp_path: Path) -> None:
+    """It began with what was right then, and does not go on with it."""
+    slow = SERVES.replace("plan = ", "import time; time.sleep(0.3); plan = ").replace(
+        "told = json", f'open("{tmp_path}/told", "a").write(line); told = json'
+    )
+    with supervised(tmp_path, slow, count=1) as (workers, _):
+        wait_for(lambda: workers.found()[0].state == "starting", 20)
+        workers.reload("second")
+        assert _began(tmp_path) == ["first"]
+        assert json.loads((tmp_path / "told").read_text())["upstreams"] == "second"
+        assert workers.found()[0].restarts == 0
+
+
 def test_stopping_tells_all_and_kills_who_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is left behind, and what the killed had is settled after it."""
     monkeypatch.setattr(module, "STOP_S", 0.3)

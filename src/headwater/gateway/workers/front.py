@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from headwater.core.errors import HeadwaterError
+from headwater.core.errors import HeadwaterError, InvariantError
 from headwater.gateway.caller import Response
 from headwater.gateway.errors import failure_of, place_of
 from headwater.gateway.key_cache import KeyCache
@@ -203,6 +203,10 @@ class _AtHead:
     def wanted(self, raw: bytes, request: Request, model: RelayedModel) -> bool:
         """Whether a request is for the head."""
         return wants_sources(raw, request, model.attributed)
+
+    def quote(self, raw: bytes, request: Request, model: RelayedModel, path: str) -> int:  # noqa: ARG002
+        """Nobody asks a worker what such a call costs: who pays by x402 is the head's."""
+        raise InvariantError(f"a worker was asked what a call of {model.name} costs", code="quote_at_worker")
 
     async def __call__(
         self,

@@ -158,11 +158,11 @@ class Supervisor:
     def reload(self, upstreams: str) -> None:
         """Have every worker take over what an upstreams file says; one that cannot is replaced by one that begins so.
 
-        Blocks until they have. A worker that starts meanwhile begins with it.
+        Blocks until they have. A worker that starts meanwhile takes it over when it serves, or begins with it.
         """
         with self._lock:
             self._plan = msgspec.structs.replace(self._plan, upstreams=upstreams)
-            told = [worker for worker in self._workers if worker.state == "serving"]
+            told = [worker for worker in self._workers if worker.state in ("starting", "serving")]
             for worker in told:
                 self._order(worker, Order(upstreams))
         for worker in told:
@@ -262,14 +262,12 @@ class Supervisor:
         path = self._path(worker)
         path.unlink(missing_ok=True)
         try:
-            process = self._spawn(worker)
+            process, alarm = self._spawn(worker)
         except OSError as error:
             worker.failure = f"cannot be started: {error.strerror or error}"
             _log.error("worker %d %s", worker.number, worker.failure)
             return False
         served = False
-        alarm = threading.Timer(START_S, process.kill)
-        alarm.start()
         assert process.stdout is not None
         while (said := read_said(process.stdout)) is not None:
             if said.what == "ready":
@@ -286,8 +284,9 @@ class Supervisor:
         self._ended(worker, status, served=served)
         return served
 
-    def _spawn(self, worker: _Worker) -> subprocess.Popen[bytes]:
-        with self._lock:
+    def _spawn(self, worker: _Worker) -> tuple[subprocess.Popen[bytes], threading.Timer]:
+        """Start a process and give it the plan; what kills it unless it is stopped comes with it."""
+        with self._lock:  # orders come after the plan
             if self._stopping.is_set():
                 raise OSError("the head is stopping")
             listener = self._listener.fileno()
@@ -299,10 +298,13 @@ class Supervisor:
             )
             worker.process, worker.state, worker.answers = process, "starting", SimpleQueue()
             plan = msgspec.structs.replace(self._plan, number=worker.number, listener=listener)
-        assert process.stdin is not None
-        with suppress(OSError):  # it has ended already, which its output says too
-            write_line(process.stdin, plan)
-        return process
+            alarm = threading.Timer(START_S, process.kill)
+            alarm.daemon = True
+            alarm.start()
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended already, which its output says too
+                write_line(process.stdin, plan)
+        return process, alarm
 
     def _serves(self, worker: _Worker, pid: int) -> None:
         with self._lock:
