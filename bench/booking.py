@@ -1,4 +1,4 @@
-"""What booking a metered call costs: `MeteredStore.book` on SQLite and on PostgreSQL, in groups, in one run on one disk.
+"""What booking a metered call costs: `MeteredStore.book` on SQLite and PostgreSQL, in groups, in one run on one disk.
 
     python bench/booking.py [--calls 6400] [--group 64] [--payers 8] [--rounds 3]
 
@@ -117,7 +117,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 seen[name].append(run(Path(folder), options))
     print(
-        f"{options.calls} calls, {options.group} a commit, {PAYEES} payees each, {options.payers} leases renewed each time"
+        f"{options.calls} calls, {options.group} a commit, {PAYEES} payees each, {options.payers} leases renewed each"
     )
     for name, costs in seen.items():
         client, whole = (median(cost[which] for cost in costs) / options.calls * 1e6 for which in (0, 1))

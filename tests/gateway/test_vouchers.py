@@ -32,8 +32,6 @@ from headwater.store.voucher_store import VoucherStore
 from toy.home import ToyHome, open_home
 from toy.upstream import Upstream, upstream
 
-pytestmark = pytest.mark.both_engines
-
 SEED = b"\x11" * 32
 PAYEE = "0x" + "a1" * 20
 PAYER = derived_signer(SEED, 4).address.lower()
@@ -131,6 +129,7 @@ def test_the_chain_is_read_again_only_after_a_while(toy: ToyHome):
     assert len(reads) == 2
 
 
+@pytest.mark.both_engines
 def test_one_voucher_shown_to_several_processes_is_taken_by_one(tmp_path: Path):
     """The mark is in the books: connections of their own to one file, all at once."""
     with open_home(tmp_path / "home") as toy:
