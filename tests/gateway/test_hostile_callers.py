@@ -8,6 +8,7 @@ answered.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import socket
 import struct
@@ -101,13 +102,15 @@ def connect(desk: Desk) -> socket.socket:
 
 
 def answered(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes, or stops for a moment; a reset counts as an end."""
+    """The one response that comes, or what there is of it when the other side closes; a reset counts as an end."""
     read = b""
-    connection.settimeout(3)
+    connection.settimeout(5)
     with suppress(OSError):
         while piece := connection.recv(65_536):
             read += piece
-            if b"\r\n\r\n" in read and b"HTTP/1.1 200" not in read:
+            head, ended, body = read.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if ended and length is not None and len(body) >= int(length[1]):
                 break
     return read
 
