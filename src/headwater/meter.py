@@ -20,12 +20,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
+from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ReceiptId, call_id, pseudonym, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
 from headwater.ledger import transfer_id
@@ -143,6 +143,15 @@ class _Purse:
 
 
 @dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What a transaction of the books was to do."""
+
+    calls: tuple[Metered, ...]
+    renewals: tuple[Renewal, ...]
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
 class MeterParts:
     """Everything the meter runs on."""
 
@@ -176,6 +185,8 @@ class Meter:
         self._promised: set[CallId] = set()  # kept, and its receipt is being written
         self._owed: dict[CallId, Hold] = {}  # kept, and without a receipt because the log could not be written
         self._prefix = b""  # of this run's call ids, once it has begun
+        self._doubted: _Attempt | None = None  # of which nobody knows whether it was committed
+        self._unsure: set[CallId] = set()  # of `_owed`: perhaps not kept after all
         self._recalls: Recalls | None = None
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
@@ -270,8 +281,11 @@ class Meter:
         if self._thread is not None:
             self._thread.join(timeout_s)
         elif self._prefix:
-            with self._books:
-                self._end()
+            try:
+                with self._books:
+                    self._end()
+            except HeadwaterError as error:  # what could not be booked is in the log, and is booked by recovery
+                _log.error("the books could not be written: %s", error.code)
 
     def state(self) -> MeterState:
         """How it is doing."""
@@ -311,6 +325,7 @@ class Meter:
         with self._books:
             if not self._prefix:
                 self._enter()
+            self._end_doubt()
             with self._lock:
                 purse = self._purses.setdefault(key.key_id, _Purse())
                 if purse.free >= units and not purse.is_past(self.parts.now_ns()):
@@ -340,18 +355,19 @@ class Meter:
 
     def _give_back(self, key_id: str) -> None:
         """Another process needs a payer's credit: give back what is not promised here."""
-        with self._books:
-            with self._lock:
-                purse = self._purses.get(key_id)
-                if purse is None or purse.lease is None or purse.free <= 0:
-                    return
-                promised = purse.held + purse.spent
-                renewal = self._renewal(key_id, purse, promised, promised)
-                purse.lease = replace(purse.lease, units=promised)  # so that nothing more is held meanwhile
-            try:
+        try:
+            with self._books:
+                self._end_doubt()
+                with self._lock:
+                    purse = self._purses.get(key_id)
+                    if purse is None or purse.lease is None or purse.free <= 0:
+                        return
+                    promised = purse.held + purse.spent
+                    renewal = self._renewal(key_id, purse, promised, promised)
+                    purse.lease = replace(purse.lease, units=promised)  # so that nothing more is held meanwhile
                 self._book((), (renewal,), 0)
-            except HeadwaterError as error:
-                _log.error("credit could not be given back: %s", error.code)
+        except HeadwaterError as error:
+            _log.error("credit could not be given back: %s", error.code)
 
     def release(self, hold: Hold) -> None:
         """The call did not answer: nothing is charged."""
@@ -404,9 +420,19 @@ class Meter:
         try:
             if self.before_charge is not None:
                 await self.before_charge(hold.key.key_id, issued.price)
-            await keep(issued, Charged(hold.call_id, issued.id, issued.price))
         except BaseException:
             self.release(hold)
+            raise
+        try:
+            await keep(issued, Charged(hold.call_id, issued.id, issued.price))
+        except (RefusedError, InvalidError, ConflictError):
+            self.release(hold)
+            raise
+        except BaseException:  # it may be kept all the same: then it is charged when it is asked for again
+            with self._lock:
+                self._working -= 1
+                self._owed[hold.call_id] = hold
+                self._unsure.add(hold.call_id)
             raise
         with self._lock:
             self._promised.add(hold.call_id)
@@ -540,6 +566,7 @@ class Meter:
 
     def _bring_up(self, now_s: float, *, close: bool = False) -> None:
         """Book everything logged, renew the leases it was held in and give idle ones back."""
+        self._end_doubt()
         with self._lock:
             calls, logged = tuple(self._unbooked), self._logged
             booked: dict[str, int] = {}
@@ -594,25 +621,52 @@ class Meter:
     def _book(self, calls: Sequence[Metered], renewals: Sequence[Renewal], logged: int) -> None:
         """Write the books and take over the new leases. The caller holds `_books`; `logged` counts up to `calls`."""
         self._nonces += 1
+        attempt = _Attempt(tuple(calls), tuple(renewals), f"{self._life}-{self._nonces}")
         try:
             leases = self.parts.store.book(
-                calls,
-                renewals,
-                logged=logged,
-                at_ns=self.parts.now_ns(),
-                nonce=f"{self._life}-{self._nonces}",
+                calls, renewals, logged=logged, at_ns=self.parts.now_ns(), nonce=attempt.nonce
             )
-        except BaseException:
-            with self._lock:
-                for renewal in renewals:
-                    self._purses[renewal.key_id].lease = renewal.lease
+        except RefusedError:
+            self._undone(attempt)
             raise
+        except BaseException:
+            self._doubted = attempt  # a commit whose answer was lost may have been made
+            raise
+        self._done(attempt, leases)
+
+    def _end_doubt(self) -> None:
+        """Find out whether a booking that failed was made all the same. The caller holds `_books`.
+
+        Raises:
+            HeadwaterError: the database cannot be asked.
+        """
+        attempt = self._doubted
+        if attempt is not None:
+            leases = self.parts.store.booked(attempt.calls, attempt.renewals, attempt.nonce)
+            self._doubted = None
+            if leases is None:
+                self._undone(attempt)
+            else:
+                self._done(attempt, leases)
+        for call in tuple(self._unsure):
+            if not self.parts.store.kept.has(call):
+                with self._lock:
+                    if (hold := self._owed.pop(call, None)) is not None:
+                        self._purses[hold.key.key_id].held -= hold.units
+            self._unsure.discard(call)
+
+    def _undone(self, attempt: _Attempt) -> None:
         with self._lock:
-            for renewal in renewals:
+            for renewal in attempt.renewals:
+                self._purses[renewal.key_id].lease = renewal.lease
+
+    def _done(self, attempt: _Attempt, leases: Mapping[str, Lease]) -> None:
+        with self._lock:
+            for renewal in attempt.renewals:
                 self._purses[renewal.key_id].lease = leases.get(renewal.key_id)
-            for one in calls:
+            for one in attempt.calls:
                 self._purses[one.call.key_id].spent -= one.call.price_units
-            del self._unbooked[: len(calls)]
+            del self._unbooked[: len(attempt.calls)]
 
 
 def _nobody(policy: Policy) -> ReceiptAttribution:

@@ -94,6 +94,10 @@ class KeptStore:
                 fix="send the same request again",
             ) from None
 
+    def has(self, call_id: str) -> bool:
+        """Whether the answer of a call is kept."""
+        return bool(self.db.query("SELECT 1 FROM kept_answers WHERE call_id = ?", (call_id,)))
+
     def unbooked(self) -> tuple[tuple[CallId, bytes, str], ...]:
         """Call, receipt and signature of every kept answer that the journal of calls does not have."""
         return tuple(

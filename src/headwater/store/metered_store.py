@@ -160,10 +160,11 @@ class MeteredStore:
     def booked(self, calls: Sequence[Metered], renewals: Sequence[Renewal], nonce: str) -> Mapping[str, Lease] | None:
         """Whether a `book` that failed was committed all the same: its leases, or nothing when it was not.
 
-        A server can lose the connection between making a commit and saying so.
+        A server can lose the connection between making a commit and saying so. What it may still be making is waited
+        for: this is a transaction too, and there is one writer at a time.
         """
         causes = {renewal.key_id: f"lease:{nonce}:{renewal.key_id}" for renewal in renewals}
-        with self.db.snapshot():
+        with self.db.transaction():
             made = {
                 cause: (lease_id, asset, units, taken_at_ns)
                 for cause, lease_id, asset, units, taken_at_ns in self.db.query_in(
