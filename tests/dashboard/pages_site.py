@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 from headwater.dashboard import Site, dashboard_app, front
 from headwater.gateway import Gateway, create_app, serving
+from headwater.gateway.standards import Standards, standard_routes
 from headwater.models.adapters import AdapterStore
 from headwater.settings import Settings
 from headwater.splits import Policy
@@ -162,7 +163,7 @@ def open_pages(home: Path, **settings: Any) -> Iterator[PagesSite]:
     """Pages over the toy home at `home`."""
     with open_home(home) as toy, Database(home / "headwater.db") as db:
         secret, key = toy.key()
-        app = create_app(toy.flow, toy.keys)
+        app = create_app(toy.flow, toy.keys, more=[standard_routes(Standards("https://ai.example", "An operator"))])
         clock_ns = [0]
         site = Site(
             gateway=app,

@@ -145,3 +145,21 @@ def _sources(folder):
                 yield from _sources(entry)
         elif entry.name.endswith((".html", ".py")):
             yield entry.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/.well-known/content-telemetry.json", "application/json"),
+        ("/license.xml", "application/rsl+xml"),
+        ("/robots.txt", "text/plain"),
+        ("/log/checkpoint", "application/problem+json"),
+        ("/openapi.json", "application/json"),
+    ],
+)
+def test_what_other_systems_look_for_is_the_gateway_s_and_no_page(shared, path, kind):
+    """Pages stand in front of the gateway by default: files of standards and the log stay where they are looked for."""
+    reply = shared.visitor().get(path)
+
+    assert reply.headers["content-type"].partition(";")[0] == kind
+    assert reply.status == (404 if path.startswith("/log/") else 200)

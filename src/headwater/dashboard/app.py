@@ -32,7 +32,11 @@ from headwater.gateway.wire import Message, Receive, Scope, Send
 BODY_BYTES_MAX: Final = 2**20
 """Largest form or message that a page takes."""
 
-_GATEWAYS: Final = ("/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json")
+_GATEWAYS: Final = frozenset(
+    ("/v1", "/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/license.xml", "/robots.txt")
+)
+_GATEWAYS_BELOW: Final = ("/v1/", "/.well-known/", "/log/")
+"""What is not for people: clients' routes, and what other systems look for at fixed places."""
 
 _POLICY: Final = "; ".join(
     (
@@ -110,7 +114,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan, which is the gateway's."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or path.startswith("/v1/") or path == "/v1" or path in _GATEWAYS:
+        if scope["type"] != "http" or path in _GATEWAYS or path.startswith(_GATEWAYS_BELOW):
             await self.gateway(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
