@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from headwater.core.canonical import canonical
 from headwater.core.money import NANO, parse_units
 from headwater.gateway import create_app, serving
 from headwater.receipts import InclusionProof, Receipt, leaf_hash, recover, verify_inclusion
+from headwater.store.database import Database
 from toy.desk import Desk, open_desk
 from toy.home import open_home
 
@@ -151,17 +151,13 @@ def test_health_says_what_works(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_readyz_sees_a_database_that_cannot_be_written(desk: Desk) -> None:
     """Another process holds the write lock for longer than we wait: not ready, with the code."""
-    desk.toy.db.execute("PRAGMA busy_timeout = 50")
-    other = sqlite3.connect(desk.toy.path / "headwater.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
+    sqlite = isinstance(desk.toy.db, Database)
+    desk.toy.db.execute("PRAGMA busy_timeout = 50" if sqlite else "SET lock_timeout TO 50")
+    with Database(desk.toy.path / "headwater.db") as other, other.transaction():
         with pytest.raises(urllib.error.HTTPError) as caught:
             desk.get("/readyz")
         assert caught.value.code == 503
         assert json.loads(caught.value.read())["checks"]["database"] == "database_locked"
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
 
 
 def test_metrics_are_in_prometheus_text_and_bounded(desk: Desk) -> None:
