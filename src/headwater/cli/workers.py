@@ -22,10 +22,8 @@ from headwater.cli.operations import Operations
 from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.gateway.app import Gateway
 from headwater.gateway.serve import BACKLOG, App, serve_on
-from headwater.gateway.workers.behind import Behind
+from headwater.gateway.workers import Behind, Plan, Supervisor
 from headwater.gateway.workers.opened import HEAD_SOCKET, LOG_SOCKET, settings_as_json
-from headwater.gateway.workers.orders import Plan
-from headwater.gateway.workers.supervisor import Supervisor
 from headwater.settings import Settings
 from headwater.store.log_service import SOCKET_PATH_BYTES_MAX, LogService
 from headwater.store.recalls import Recalls
