@@ -9,8 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from headwater.cli import main
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError
 from headwater.ledger import deposit
+from headwater.settings import load
 from headwater.store.database_address import parse_address, shown
 from headwater.store.home_database import MARK, open_home_database
 from headwater.store.ledger_store import Ledger
@@ -135,3 +137,21 @@ def test_a_server_that_refuses_does_not_tell_the_password(postgres, tmp_path) ->
         error = refused(tmp_path, address)
         assert error.code == code
         assert "s3cret" not in f"{error!r} {error} {error.__cause__!r}"
+
+
+def test_the_setting_is_shown_without_its_password(monkeypatch, capsys, tmp_path) -> None:
+    """By the command, by a setting's refusal and by the settings as a value."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADWATER_DATABASE", "postgresql://ada:s3cret@db/money?schema=east")
+    with pytest.raises(SystemExit) as ended:
+        main(["settings", "show", "--json"])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)["database"]
+    assert found == {"value": "postgresql://ada:***@db/money?schema=east", "source": "environment HEADWATER_DATABASE"}
+    assert "s3cret" not in repr(load().settings)
+    monkeypatch.setenv("HEADWATER_DATABASE", "mysql://ada:s3cret@db/money")
+    with pytest.raises(SystemExit):
+        main(["settings", "show", "--json"])
+    said = capsys.readouterr()
+    assert "database_address_invalid" in said.err
+    assert "s3cret" not in said.err + said.out

@@ -177,7 +177,7 @@ def test_a_home_is_moved_and_shown_by_its_commands(home: Path, address: str, cap
     assert ended.value.code == 2
     assert "home_database_differs" in capsys.readouterr().err
     monkeypatch.setenv("HEADWATER_DATABASE", address)
-    for command in (["ledger", "check"], ["home", "show"]):
+    for command in (["key", "list"], ["home", "show"]):
         with pytest.raises(SystemExit) as ended:
             main([*command, *given])
         assert ended.value.code == 0
