@@ -257,10 +257,16 @@ class Desk:
                 self.db.query("SELECT run_id, sum(units) FROM leases WHERE key_id = ? GROUP BY run_id", (key.key_id,))
             )
             for one in self.living():
-                purse = one.meter._purses.get(key.key_id)
-                if purse is not None:
-                    assert 0 <= purse.held + purse.spent <= leased.get(one.calls.run_id, 0)
-                    assert purse.units <= leased.get(one.calls.run_id, 0)
+                purse, doubted = one.meter._purses.get(key.key_id), one.meter._doubted
+                if purse is None:
+                    continue
+                promised, has = purse.held + purse.spent, leased.get(one.calls.run_id, 0)
+                if doubted is None:
+                    assert purse.units <= has
+                else:  # what it was to book may have left the lease already
+                    gone = (each.call for each in doubted.calls if each.call.call_id in booked)
+                    promised -= sum(call.price_units for call in gone if call.key_id == key.key_id)
+                assert 0 <= promised <= has
         for one in self.living():  # nobody else books what a living meter has to book
             if one.meter._doubted is not None:
                 continue  # it may have done so itself, and not have been told
