@@ -109,9 +109,7 @@ def test_a_step_is_applied_once_and_later_steps_follow(db: Database) -> None:
 
 def test_a_trigger_in_a_step_stays_whole(db: Database) -> None:
     """Semicolons inside a trigger do not split it."""
-    trigger = (
-        "CREATE TRIGGER fixed BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END; DELETE FROM t"
-    )
+    trigger = "CREATE TRIGGER fixed BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'rows stay'); END; DELETE FROM t"
     db.migrate("t", (*STEPS, trigger))
     db.execute("INSERT INTO t VALUES (1, 1)")
 
