@@ -100,6 +100,12 @@ class _Line:
         """As `UpstreamState.health`."""
         return self.ill or ("not checked" if self.watched is None else "ok")
 
+    def failed(self, before: set[_Line], now_s: float) -> None:
+        """A call failed here; tell the breaker, unless the same call did so before."""
+        if self not in before or self.breaker.trying:
+            self.breaker.failed(now_s)
+        before.add(self)
+
     def found(self, ill: str | None) -> None:
         """A health check came to its end."""
         self.ill = ill
@@ -167,9 +173,10 @@ class Upstreams:
         if len(targets) > 1 and any(self._lines[target.upstream].ill for target in targets):
             targets = tuple(sorted(targets, key=lambda target: self._lines[target.upstream].ill is not None))
         left = self._retries.get(model, 0)
+        failed: set[_Line] = set()
         while True:
             try:
-                found = await self._ask(targets, route, bodies, own, last=not left)
+                found = await self._ask(targets, route, bodies, own, failed, last=not left)
                 if found is not None:
                     return found
             except UpstreamError as error:
@@ -184,10 +191,15 @@ class Upstreams:
         route: str,
         bodies: Mapping[str, bytes],
         own: OwnSecret | None,
+        failed: set[_Line],
         *,
         last: bool,
     ) -> tuple[Exchange, Target] | None:
-        """Go through the targets once; None when all said "not now" and it is not the `last` time."""
+        """Go through the targets once; None when all said "not now" and it is not the `last` time.
+
+        Args:
+            failed: by this call so far; its breaker hears of each of them once.
+        """
         unreached: UpstreamError | None = None
         refused = False
         for place, target in enumerate(targets):
@@ -200,7 +212,7 @@ class Upstreams:
             try:
                 exchange = await pool.request(write_request(line.upstream.origin, route, headers, bodies[target.model]))
             except UpstreamError as error:
-                line.breaker.failed(loop.time())
+                line.failed(failed, loop.time())
                 unreached = error
                 continue
             except BaseException:
@@ -208,7 +220,7 @@ class Upstreams:
                 raise
             not_now = exchange.status in _NOT_NOW
             if not_now:
-                line.breaker.failed(loop.time())
+                line.failed(failed, loop.time())
             else:
                 line.breaker.succeeded()
             more = place + 1 < len(targets)
