@@ -386,11 +386,15 @@ class Meter:
             RefusedError: ``charge_above_reserve``.
             HeadwaterError: answer or receipt cannot be written; the call is not charged.
         """
-        if not 0 <= used.price_units <= hold.units:
-            raise RefusedError(
-                f"price {used.price_units} nano, {hold.units} were held", code="charge_above_reserve", fix="hold more"
-            )
-        issued, metered = self._receipt(hold, used)
+        try:
+            if not 0 <= used.price_units <= hold.units:
+                raise RefusedError(
+                    f"price {used.price_units} nano, {hold.units} held", code="charge_above_reserve", fix="hold more"
+                )
+            issued, metered = self._receipt(hold, used)
+        except BaseException:  # such as a registry that cannot be read: nobody else settles what is held
+            self.release(hold)
+            raise
         if keep is None:
             return await self._write(hold, issued, metered)
         task = asyncio.create_task(self._keep(hold, issued, metered, keep))

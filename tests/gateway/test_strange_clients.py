@@ -6,9 +6,12 @@ import json
 import socket
 import urllib.error
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
+from headwater.core.errors import UpstreamError
 from toy.desk import Desk, open_desk
 from toy.upstream import upstream
 
@@ -98,3 +101,29 @@ def test_a_field_of_the_wrong_kind_is_told_in_json_s_words(desk: Desk, field: st
     told = json.load(refused.value)["error"]
 
     assert (refused.value.code, told["param"], told["message"]) == (400, field, said)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_whose_receipt_cannot_be_made_holds_no_credit(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The database may go between the hold and the receipt; what was held is free again then, and nothing charged."""
+    assert desk.app.relays is not None
+    meter = desk.app.relays.meter
+    body = {"model": "fine", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "stream": stream}
+    desk.post(body).read()
+    meter.settle_books()
+    spent = desk.toy.spent(desk.key)
+
+    def gone() -> str:
+        raise UpstreamError("no database", code="database_unreachable", fix="try again in a moment")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(meter, "parts", replace(meter.parts, registry_digest=gone))
+        with suppress(urllib.error.HTTPError):
+            assert b"[DONE]" not in desk.post(body).read()
+    meter.settle_books()
+
+    assert (meter.state().held, meter.state().waiting) == (0, 0)
+    assert desk.toy.spent(desk.key) == spent
+    assert desk.post(body).status == 200
