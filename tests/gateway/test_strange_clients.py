@@ -6,7 +6,6 @@ import json
 import socket
 import urllib.error
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -116,14 +115,18 @@ def test_an_answer_whose_receipt_cannot_be_made_holds_no_credit(
     spent = desk.toy.spent(desk.key)
 
     def gone() -> str:
-        raise UpstreamError("no database", code="database_unreachable", fix="try again in a moment")
+        raise UpstreamError("no postgres at 10.0.0.5", code="database_unreachable", fix="start the server")
 
     with monkeypatch.context() as broken:
         broken.setattr(meter, "parts", replace(meter.parts, registry_digest=gone))
-        with suppress(urllib.error.HTTPError):
-            assert b"[DONE]" not in desk.post(body).read()
+        try:
+            told = desk.post(body).read()
+        except urllib.error.HTTPError as refused:
+            told = refused.read()
     meter.settle_books()
 
+    assert b"database_unreachable" in told
+    assert not any(word in told for word in (b"[DONE]", b"postgres", b"10.0.0.5", b"start the server"))
     assert (meter.state().held, meter.state().waiting) == (0, 0)
     assert desk.toy.spent(desk.key) == spent
     assert desk.post(body).status == 200

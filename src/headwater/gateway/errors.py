@@ -3,7 +3,8 @@
 One `Failure`, two forms: OpenAI's envelope on OpenAI's routes, RFC 9457 on our own, the same `code` in
 both. `x-should-retry` is what OpenAI's clients obey before anything else; without it they would repeat
 a 409 that can never succeed. A failure nobody planned is told as 500 without its text, which may hold
-what the caller wrote. Knows nothing of HTTP beyond status and headers.
+what the caller wrote; of a database, log or chain that failed only the code is told. Knows nothing of HTTP
+beyond status and headers.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ _TYPES: Final = {
     503: "server_error",
 }
 _RETRIED: Final = (408, 429, 503)
+_INSIDE: Final = ("database_", "disk_", "log_", "store_", "segments_", "transaction_", "key_file_", "chain_", "rpc_")
+"""How codes of parts begin whose texts name hosts, users and paths: they are the operator's alone."""
 _RETRIED_CODES: Final = ("call_in_progress",)
 
 
@@ -141,6 +144,9 @@ def failure_of(error: BaseException) -> Failure:
     if not isinstance(error, HeadwaterError) or isinstance(error, InvariantError):
         code = error.code if isinstance(error, HeadwaterError) else "internal_error"
         return Failure(500, code, "the server failed on this call; it was not charged unless its receipt says so")
+    if isinstance(error, UpstreamError) and error.code.startswith(_INSIDE):
+        told = "a part that this server needs failed; the call was not charged unless its receipt says so"
+        return Failure(503, error.code, f"{told} (fix: try again in a moment)")
     status = _STATUS_BY_CODE.get(error.code) or next(s for kind, s in _STATUS_BY_KIND if isinstance(error, kind))
     message = error.message if error.fix is None else f"{error.message} (fix: {error.fix})"
     return Failure(
