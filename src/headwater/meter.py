@@ -61,6 +61,9 @@ BEHIND_MAX: Final = 20_000
 ADVANCE: Final = 5_000
 """Receipts of others after which a meter that has none on the way moves its mark in the log."""
 
+RECALL_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""How long another process is given to give back what it does not use."""
+
 _SHORT: Final = ("insufficient_credit", "budget_exceeded")
 _WHEN_BITS: Final = 27  # of nanoseconds: 0.13 s, and 24 of them come around after 26 days
 _NO_DIGEST: Final = "sha256:" + "0" * 64
@@ -353,21 +356,31 @@ class Meter:
             and self._recalls.ask(key.key_id) > 0
         )
 
-    def _give_back(self, key_id: str) -> None:
-        """Another process needs a payer's credit: give back what is not promised here."""
+    def make_room(self, key: KeyRecord, refused: RefusedError) -> bool:
+        """After a call that is not held here was refused: free what no process uses of its payer's leases.
+
+        Returns:
+            Whether something is free now, or may be in a moment: then ask again.
+        """
+        return refused.code in _SHORT and (self._give_back(key.key_id) or self.recall(key, refused))
+
+    def _give_back(self, key_id: str) -> bool:
+        """Somebody else needs a payer's credit: give back what is not promised here; whether there was any."""
         try:
             with self._books:
                 self._end_doubt()
                 with self._lock:
                     purse = self._purses.get(key_id)
                     if purse is None or purse.lease is None or purse.free <= 0:
-                        return
+                        return False
                     promised = purse.held + purse.spent
                     renewal = self._renewal(key_id, purse, promised, promised)
                     purse.lease = replace(purse.lease, units=promised)  # so that nothing more is held meanwhile
                 self._book((), (renewal,), 0)
         except HeadwaterError as error:
             _log.error("credit could not be given back: %s", error.code)
+            return False
+        return True
 
     def release(self, hold: Hold) -> None:
         """The call did not answer: nothing is charged."""

@@ -326,3 +326,35 @@ def test_no_key_reads_what_another_paid_for(desk: Desk):
             desk.get(f"/v1/receipts/{identity[:-4]}0000", stranger)
         missing = json.load(absent.value)
         assert (told["status"], told["code"]) == (missing["status"], missing["code"]) == (404, "receipt_unknown")
+
+
+def test_a_receipt_is_there_before_its_call_is_booked(desk: Desk):
+    """Who asks for the receipt the moment the answer ends gets it; the books may take their time."""
+    assert desk.app.relays is not None
+    meter = desk.app.relays.meter
+    desk.client().chat.completions.create(model="fine", messages=ASK)  # a lease is there
+    with meter._books:
+        said = desk.client().chat.completions.with_raw_response.create(model="fine", messages=ASK)
+        call = said.headers["headwater-receipt"]
+        assert meter.state().behind
+        found = desk.get(f"/v1/receipts/{call}")
+        assert (found["status"], found["price"]) == ("final", "0.001023000")
+        assert desk.get(f"/v1/receipts/{found['id']}")["call"] == call
+        secret, _ = desk.toy.key()
+        with pytest.raises(urllib.error.HTTPError) as others:
+            desk.get(f"/v1/receipts/{call}", secret)
+        assert others.value.code == 404
+    settled(desk)
+    assert desk.get(f"/v1/receipts/{call}")["id"] == found["id"]
+
+
+def test_credit_set_aside_for_relayed_calls_and_not_used_pays_other_calls(server: Upstream, tmp_path: Path):
+    """A lease is for many calls; a model in process is not refused for what nobody uses of it."""
+    with open_desk(tmp_path / "home", upstreams=config(server, dear="0.25")) as desk:
+        secret, key = desk.toy.key(units=NANO)
+        client = desk.client(secret)
+        client.chat.completions.create(model="dear", messages=ASK)
+        assert desk.toy.ledger.available(key.account, desk.toy.currency) == 0  # all of it is leased
+        said = client.chat.completions.create(model="toy", messages=ASK, max_tokens=2)
+        assert said.choices
+        assert client.chat.completions.create(model="dear", messages=ASK).choices

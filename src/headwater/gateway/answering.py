@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from headwater.attribution.evidence import read_layout
@@ -25,6 +26,7 @@ from headwater.flow import CallRequest, Flow, OpenCall, OutsideCall
 from headwater.gateway.channel import Channel
 from headwater.gateway.errors import place_of
 from headwater.gateway.frames import Bill, Source
+from headwater.meter import RECALL_PAUSES_S
 from headwater.models.backend import Piece
 from headwater.store.call_store import CallRecord
 from headwater.store.key_store import KeyRecord
@@ -63,12 +65,20 @@ class Answering:
         waiting_max: admitted calls that may wait for a place; beyond it callers are told to come back.
         stall_s: how long a caller may leave a stream unread.
         answered: told of every call that was charged.
+        make_room: asked when a payer's credit does not suffice: whether some of it, set aside and not used, is freed.
     """
 
     def __init__(
-        self, flow: Flow, *, parallel: int, waiting_max: int, stall_s: float, answered: Callable[[CallId], None]
+        self,
+        flow: Flow,
+        *,
+        parallel: int,
+        waiting_max: int,
+        stall_s: float,
+        answered: Callable[[CallId], None],
+        make_room: Callable[[KeyRecord, RefusedError], bool] = lambda *_: False,
     ) -> None:
-        self.flow = flow
+        self.flow, self._make_room = flow, make_room
         self._places = parallel + waiting_max
         self._stall_s = stall_s
         self.answered = answered
@@ -117,14 +127,23 @@ class Answering:
         Args:
             outside: another server is to answer it: whoever asks it calls `settle` in the end.
         """
-        job: Future[OpenCall | OutsideCall | CallRecord] = self._desk.submit(
-            self.flow.open_outside if outside else self.flow.open, request, key
-        )
-        try:
-            return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            job.add_done_callback(self._release_orphan)
-            raise
+        if self._unsettled:
+            self._desk.submit(self._settle)
+        pauses = iter(RECALL_PAUSES_S)
+        while True:
+            job: Future[OpenCall | OutsideCall | CallRecord] = self._desk.submit(
+                self.flow.open_outside if outside else self.flow.open, request, key
+            )
+            try:
+                return await asyncio.wrap_future(job)
+            except asyncio.CancelledError:
+                job.add_done_callback(self._release_orphan)
+                raise
+            except RefusedError as error:
+                pause_s = next(pauses, None)
+                if pause_s is None or not await self.at_desk(partial(self._make_room, key, error)):
+                    raise
+                await asyncio.sleep(pause_s)
 
     async def settle(self, call: CallId) -> None:
         """Release what a call still has reserved, or hand it on to attribution; also when nobody waits any more."""
@@ -213,8 +232,12 @@ class Answering:
 
     def settle_now(self, call: CallId) -> None:
         """Whatever is still reserved is released, and what was charged goes to attribution."""
+        self._settle(call)
+
+    def _settle(self, *ended: CallId) -> None:
+        """Settle these calls, and those that ended before and could not be settled then."""
         with self._count:
-            calls = {call, *self._unsettled}
+            calls = {*ended, *self._unsettled}
             self._unsettled.clear()
         for each in calls:
             try:

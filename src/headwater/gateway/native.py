@@ -116,7 +116,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
     def receipt(id: str, key: Payer) -> Response:
         """The state of a paid call and, once it is final, its signed receipt with the proof that it is logged."""
-        return json_response(receipt_json(flow, own_call(flow.parts.calls, id, key)))
+        return json_response(receipt_json(flow, own_call(flow.parts.calls, id, key, flow.parts.log)))
 
     if service.bundle is not None:
         make = service.bundle
@@ -124,7 +124,7 @@ def _record_routes(app: FastAPI, service: Service) -> None:
         @app.get("/v1/receipts/{id}/bundle", response_class=Response, tags=["receipts"])
         def bundle(id: str, key: Payer) -> Response:
             """One file with which a stranger checks the receipt; 404 until its epoch is closed."""
-            call = own_call(flow.parts.calls, id, key)
+            call = own_call(flow.parts.calls, id, key, flow.parts.log)
             if call.receipt_id is None:
                 raise MissingError(
                     f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"

@@ -39,7 +39,7 @@ from headwater.gateway.passing import (
 )
 from headwater.gateway.tracing import Outcome, Watched
 from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
-from headwater.meter import Charged, Hold, Meter, Used
+from headwater.meter import RECALL_PAUSES_S, Charged, Hold, Meter, Used
 from headwater.models.upstream import Exchange, OwnSecret, Upstreams
 from headwater.receipts import Issued
 from headwater.serving import OutsideModel
@@ -49,9 +49,6 @@ from headwater.store.key_store import KeyRecord
 
 _OPERATORS_FAULT: Final = (401, 403)
 _LEASE_TRIES: Final = 8
-_RECALL_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
-"""How long another process is given to give back what it does not use."""
-
 _OWN_KEY_CHARS_MAX: Final = 4_096
 
 
@@ -281,7 +278,7 @@ class Relay:
                     taken.settle(0, 0)
 
     async def _hold(self, key: KeyRecord, units: int) -> Hold:
-        pauses = iter(_RECALL_PAUSES_S)
+        pauses = iter(RECALL_PAUSES_S)
         for _ in range(_LEASE_TRIES):
             hold = self.meter.hold(key, units)
             if hold is not None:

@@ -121,7 +121,7 @@ def _telemetry(app: FastAPI, service: Service) -> None:
     Body = Annotated[bytes, Depends(body_up_to(DOCUMENT_BYTES_MAX))]
 
     def receipt_of(id: str, key: KeyRecord) -> tuple[Receipt, str]:
-        call = own_call(flow.parts.calls, id, key)
+        call = own_call(flow.parts.calls, id, key, flow.parts.log)
         if call.receipt_id is None:
             raise MissingError(
                 f"{call.call_id} has no receipt yet", code="receipt_pending", fix="ask again when it is final"

@@ -67,7 +67,7 @@ class Recalls:
                 pass  # it has just gone, or has been asked enough for now
         return asked
 
-    def listen(self, told: Callable[[str], None]) -> None:
+    def listen(self, told: Callable[[str], object]) -> None:
         """Have `told` called, on a thread of its own, with the key id of each payer that is asked for."""
         self._thread = threading.Thread(target=self._wait, args=(told,), name="recalls", daemon=True)
         self._thread.start()
@@ -84,7 +84,7 @@ class Recalls:
             self._thread.join()
         self._sock.close()
 
-    def _wait(self, told: Callable[[str], None]) -> None:
+    def _wait(self, told: Callable[[str], object]) -> None:
         while not self._closed:
             try:
                 said = self._sock.recv(KEY_ID_BYTES_MAX)
