@@ -6,11 +6,13 @@ import json
 import socket
 import urllib.error
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from headwater.core.errors import UpstreamError
+from headwater.gateway.errors import Failure
+from headwater.metered import MeteredReceipts
 from toy.desk import Desk, open_desk
 from toy.upstream import upstream
 
@@ -114,11 +116,11 @@ def test_an_answer_whose_receipt_cannot_be_made_holds_no_credit(
     meter.settle_books()
     spent = desk.toy.spent(desk.key)
 
-    def gone() -> str:
+    def gone(*_: object) -> NoReturn:
         raise UpstreamError("no postgres at 10.0.0.5", code="database_unreachable", fix="start the server")
 
     with monkeypatch.context() as broken:
-        broken.setattr(meter, "parts", replace(meter.parts, registry_digest=gone))
+        broken.setattr(MeteredReceipts, "receipt", gone)
         try:
             told = desk.post(body).read()
         except urllib.error.HTTPError as refused:
@@ -130,3 +132,30 @@ def test_an_answer_whose_receipt_cannot_be_made_holds_no_credit(
     assert (meter.state().held, meter.state().waiting) == (0, 0)
     assert desk.toy.spent(desk.key) == spent
     assert desk.post(body).status == 200
+
+
+def test_what_an_outage_left_unsettled_is_settled_by_the_next_call_of_any_kind(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no model runs in process, and no later call fails."""
+    body = {"model": "fine", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "headwater": {}}
+
+    def full(*_: object, **__: object) -> None:
+        raise UpstreamError("no room", code="disk_full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.toy.calls, "answered", full)
+        broken.setattr(desk.toy.calls, "release", full)
+        with pytest.raises(urllib.error.HTTPError):
+            desk.post(body)
+        assert desk.get("/readyz")["unsettled"] == 1
+    assert json.loads(desk.post(body).read())["headwater"]["price"] == "0.001000000"
+    desk.settled()
+
+    assert desk.get("/readyz")["unsettled"] == 0
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_what_a_server_did_wrong_is_not_called_the_caller_s_mistake(status: int) -> None:
+    """Clients tell by the type whether their request was wrong."""
+    assert Failure(status, "upstream_failed", "x").type == "server_error"

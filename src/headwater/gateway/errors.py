@@ -61,8 +61,6 @@ _TYPES: Final = {
     402: "insufficient_quota",
     403: "permission_error",
     429: "rate_limit_error",
-    500: "server_error",
-    503: "server_error",
 }
 _RETRIED: Final = (408, 429, 503)
 _INSIDE: Final = ("database_", "disk_", "log_", "store_", "segments_", "transaction_", "key_file_", "chain_", "rpc_")
@@ -106,7 +104,7 @@ class Failure:
     @property
     def type(self) -> str:
         """OpenAI's class of the error."""
-        return _TYPES.get(self.status, "invalid_request_error")
+        return _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
     def headers(self) -> Headers:
         """Headers that go with it, without content type and length."""
