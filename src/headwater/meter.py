@@ -26,14 +26,13 @@ from functools import partial
 from typing import Final
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, RefusedError, UpstreamError
-from headwater.core.ids import CallId, ReceiptId, call_id, pseudonym, receipt_id
+from headwater.core.ids import CallId, call_id, pseudonym, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
-from headwater.ledger import transfer_id
-from headwater.receipts import Issued, ModelUse, Receipt, ReceiptAttribution, ReceiptForm, Signer, Usage
-from headwater.splits import COMMONS, Policy, ResidualSplit
-from headwater.store.call_store import FinishedCall
+from headwater.metered import Charged, Hold, MeteredReceipts, Used, is_metered, metered_of
+from headwater.receipts import Issued, Receipt, Signer
+from headwater.splits import Policy
 from headwater.store.key_store import KeyRecord
-from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, mark_of, metered_key
+from headwater.store.metered_store import Lease, Metered, MeteredStore, Renewal, mark_of
 from headwater.store.recalls import Recalls
 from headwater.store.receipt_admission import Entry
 from headwater.store.receipt_log import ReceiptLog
@@ -46,14 +45,8 @@ LEASE_CALLS: Final = 64
 GATHER_S: Final = 0.2
 """How long the books wait for more to write in one commit."""
 
-LANE: Final = "metered"
-"""How receipts of this path are marked, so that a restart knows which to book."""
-
 IDLE_S: Final = 2.0
 """After so long without a call a lease is given back."""
-
-FORMS_MAX: Final = 10_000
-"""Forms of receipts that are remembered: one for each payer, model and state of the registry in use."""
 
 BEHIND_MAX: Final = 20_000
 """Receipts that may wait for the books before new calls are refused."""
@@ -66,45 +59,8 @@ RECALL_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 
 _SHORT: Final = ("insufficient_credit", "budget_exceeded")
 _WHEN_BITS: Final = 27  # of nanoseconds: 0.13 s, and 24 of them come around after 26 days
-_NO_DIGEST: Final = "sha256:" + "0" * 64
 _log = logging.getLogger("headwater.meter")
 
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Credit held for one call at work."""
-
-    call_id: CallId
-    key: KeyRecord
-    units: int
-    began_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a call turned out to be."""
-
-    model: str
-    model_digest: str
-    request_digest: str
-    answer_digest: str
-    prompt_tokens: int
-    completion_tokens: int
-    price_units: int
-    usage_from: str  # "upstream" when it said so within bounds, "bound" when it said more, "count" when we counted
-
-
-@dataclass(frozen=True, slots=True)
-class Charged:
-    """A call whose receipt is durable."""
-
-    call_id: CallId
-    receipt_id: ReceiptId
-    price_units: int
-
-
-_Kind = tuple[str, str, str, str, str]
-"""What the receipts of one form share: key id, model, its digest, whence the usage is, digest of the registry."""
 
 Keep = Callable[[Issued, Charged], Awaitable[None]]
 """Keeps an answer with the receipt that will charge it, durably."""
@@ -193,12 +149,8 @@ class Meter:
         self._recalls: Recalls | None = None
         self._life = parts.random_bytes(8).hex()
         self._thread: threading.Thread | None = None
+        self._made = MeteredReceipts(parts.policy, parts.signer, parts.registry_digest)
         self.before_charge: Callable[[str, int], Awaitable[None]] | None = None  # of kept answers: (key id, nano units)
-        self._attribution = _nobody(parts.policy)
-        self._split = ResidualSplit(parts.policy)
-        self._forms: dict[_Kind, ReceiptForm] = {}
-        self._signed_by = parts.signer.address
-        self._policy_digest = parts.policy.digest
 
     # Life
 
@@ -269,7 +221,7 @@ class Meter:
             logged = log.at(index)
             receipt = Receipt.from_bytes(logged.raw)
             if is_metered(receipt) and receipt.payer in payers:
-                missing.append(_metered(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
+                missing.append(metered_of(receipt, logged.entry.id, payers[receipt.payer], receipt.issued_at_ns))
         return store.recover(dead, missing, logged=size, at_ns=self.parts.now_ns(), beginning=beginning)
 
     async def drain(self) -> None:
@@ -404,7 +356,7 @@ class Meter:
                 raise RefusedError(
                     f"price {used.price_units} nano, {hold.units} held", code="charge_above_reserve", fix="hold more"
                 )
-            issued, metered = self._receipt(hold, used)
+            issued, metered = self._made.receipt(hold, used, self.parts.now_ns())
         except BaseException:  # such as a registry that cannot be read: nobody else settles what is held
             self.release(hold)
             raise
@@ -431,7 +383,7 @@ class Meter:
             self._working += 1
         receipt = Receipt.from_bytes(raw)
         issued = Issued(raw, receipt_id(raw), signature, receipt.call_id, receipt.price)
-        await self._write(hold, issued, _metered(receipt, issued.id, hold.key.key_id, hold.began_ns))
+        await self._write(hold, issued, metered_of(receipt, issued.id, hold.key.key_id, hold.began_ns))
 
     async def _keep(self, hold: Hold, issued: Issued, metered: Metered, keep: Keep) -> Charged:
         try:
@@ -491,59 +443,6 @@ class Meter:
             self._owed[hold.call_id] = hold
         elif not self.parts.log.broken:  # else it may be in the log, and is charged when this run is recovered
             purse.held -= hold.units
-
-    def _receipt(self, hold: Hold, used: Used) -> tuple[Issued, Metered]:
-        policy, key_id, now_ns = self.parts.policy, hold.key.key_id, self.parts.now_ns()
-        kind = (key_id, used.model, used.model_digest, used.usage_from, self.parts.registry_digest())
-        form = self._forms.get(kind) or self._form(kind)
-        payouts = self._split.payouts(used.price_units)
-        issued = form.issue(
-            call_id=hold.call_id,
-            issued_at_ns=now_ns,
-            request_digest=used.request_digest,
-            answer_digest=used.answer_digest,
-            usage=(used.prompt_tokens, used.completion_tokens),
-            price=used.price_units,
-            payouts=payouts,
-        )
-        call = FinishedCall(
-            call_id=hold.call_id,
-            key_id=key_id,
-            model=used.model,
-            asset=policy.currency,
-            price_units=used.price_units,
-            reserve_id=transfer_id(metered_key(hold.call_id), 0),
-            receipt_id=issued.id,
-            request_digest=used.request_digest,
-            answer_digest=used.answer_digest,
-            began_ns=hold.began_ns,
-            at_ns=now_ns,
-        )
-        return issued, Metered(call, tuple([(account, amount) for account, amount, _, _ in payouts]))
-
-    def _form(self, kind: _Kind) -> ReceiptForm:
-        """The form of a payer's receipts for a model, made from one of them."""
-        key_id, model, model_digest, usage_from, registry_digest = kind
-        sample = Receipt(
-            call_id=call_id(bytes(16)),
-            issued_at_ns=0,
-            operator=self._signed_by,
-            payer=pseudonym(key_id),
-            model=ModelUse(model, model_digest, None),
-            request_digest=_NO_DIGEST,
-            answer_digest=_NO_DIGEST,
-            usage=Usage(0, 0),
-            currency=self.parts.policy.currency,
-            price=0,
-            policy_digest=self._policy_digest,
-            registry_digest=registry_digest,
-            attribution=replace(self._attribution, parameters=(("lane", LANE), ("usage", usage_from))),
-            payouts=(),
-        )
-        if len(self._forms) >= FORMS_MAX:
-            self._forms.clear()
-        form = self._forms[kind] = ReceiptForm(sample, self.parts.signer)
-        return form
 
     # Books, on a thread of their own
 
@@ -684,47 +583,3 @@ class Meter:
             for one in attempt.calls:
                 self._purses[one.call.key_id].spent -= one.call.price_units
             del self._unbooked[: len(attempt.calls)]
-
-
-def _nobody(policy: Policy) -> ReceiptAttribution:
-    """The attribution of an answer in which nothing registered was offered: all of it is the residual."""
-    return ReceiptAttribution(
-        estimator="none",
-        version="1",
-        grade="A",
-        parameters=(),
-        seed=0,
-        reference_digest=_NO_DIGEST,
-        index_digest=None,
-        scorer_digest=_NO_DIGEST,
-        tokens=0,
-        base_microbits=0,
-        total_microbits=0,
-        model_weight_ppm=policy.model_weight_ppm,
-        shares=(),
-        residual_ppb=10**9,
-        residual_account=COMMONS,
-    )
-
-
-def is_metered(receipt: Receipt) -> bool:
-    """Whether a receipt was made on this path, before its books."""
-    return dict(receipt.attribution.parameters).get("lane") == LANE
-
-
-def _metered(receipt: Receipt, identity: ReceiptId, key_id: str, began_ns: int) -> Metered:
-    """What the books need of a receipt."""
-    call = FinishedCall(
-        call_id=receipt.call_id,
-        key_id=key_id,
-        model=receipt.model.name,
-        asset=receipt.currency,
-        price_units=receipt.price,
-        reserve_id=transfer_id(metered_key(receipt.call_id), 0),
-        receipt_id=identity,
-        request_digest=receipt.request_digest,
-        answer_digest=receipt.answer_digest,
-        began_ns=began_ns,
-        at_ns=receipt.issued_at_ns,
-    )
-    return Metered(call, tuple((payout.account, payout.amount) for payout in receipt.payouts))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from headwater.core.errors import RefusedError
 from headwater.core.money import NANO
 from headwater.gateway.limits import MINUTE_NS, OwnRates, RateError
-from headwater.meter import Meter, MeterParts, Used
+from headwater.meter import Meter, MeterParts
+from headwater.metered import Used
 from headwater.store.key_limits import DAY_NS, KeyLimits
 from headwater.store.key_store import KeyRecord
 from headwater.store.metered_store import MeteredStore

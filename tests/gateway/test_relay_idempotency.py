@@ -27,7 +27,8 @@ ASK = [{"role": "user", "content": "Who is paid?"}]
 def config(server: Upstream) -> str:
     """An upstream and a model for each of its behaviours, at one price a call."""
     return f'[upstream.real]\nbase_url = "{server.url}"\nhead_s = 0.6\nsilence_s = 0.6\n' + "".join(
-        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\nretries = 0\n'
+        f'[model."{name}"]\nretries = 0\nrequest_price = "0.001"\n'
+        f'targets = [{{ upstream = "real", model = "{name}" }}]\n'
         for name in MODELS
     )
 

@@ -23,7 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from headwater.core.errors import ConflictError, HeadwaterError, RefusedError, UpstreamError
 from headwater.ledger import deposit
-from headwater.meter import Charged, Hold, Meter, MeterParts, Used
+from headwater.meter import Meter, MeterParts
+from headwater.metered import Charged, Hold, Used
 from headwater.receipts import Issued, KeySigner, Receipt
 from headwater.splits import Policy
 from headwater.store.call_store import CallStore

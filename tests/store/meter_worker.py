@@ -20,7 +20,8 @@ from headwater.core.keccak import keccak256
 from headwater.gateway.keeping import Keeper, Keeping
 from headwater.gateway.limits import RateError
 from headwater.gateway.sharing import Sharing
-from headwater.meter import Charged, Hold, Meter, MeterParts, Used
+from headwater.meter import Meter, MeterParts
+from headwater.metered import Charged, Hold, Used
 from headwater.receipts import Issued, KeySigner
 from headwater.settlement.voucher import Voucher, credit_domain, sign_voucher
 from headwater.splits import Policy

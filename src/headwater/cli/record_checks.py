@@ -15,7 +15,7 @@ from headwater.cli.settling import DEPLOYMENT, open_chain, settlement
 from headwater.core.errors import HeadwaterError, Problem
 from headwater.core.ids import AccountId
 from headwater.ledger import Code, Kind, parse_account
-from headwater.meter import is_metered
+from headwater.metered import is_metered
 from headwater.receipts import Receipt, recover
 from headwater.settle import payout_tree, version_of
 from headwater.settlement.disputes import Span, Version, adjustments, stands

@@ -39,7 +39,8 @@ from headwater.gateway.passing import (
 )
 from headwater.gateway.tracing import Outcome, Watched
 from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
-from headwater.meter import RECALL_PAUSES_S, Charged, Hold, Meter, Used
+from headwater.meter import RECALL_PAUSES_S, Meter
+from headwater.metered import Charged, Hold, Used
 from headwater.models.upstream import Exchange, OwnSecret, Upstreams
 from headwater.receipts import Issued
 from headwater.serving import OutsideModel
