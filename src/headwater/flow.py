@@ -144,6 +144,7 @@ class Flow:
         self.before_charge: Callable[[str, int], None] | None = (
             None  # (key id, nano units); an error leaves it uncharged
         )
+        self.in_doubt: Callable[[CallId], None] = lambda _: None  # told of a call that may have been reserved, or not
 
     # 1. The call
 
@@ -239,16 +240,21 @@ class Flow:
         return served, tokens, self._ceiling(served, tokens, 0)
 
     def _begin(self, request: CallRequest, served: AnyModel, key: KeyRecord, ceiling_units: int) -> Begun:
-        return self.parts.calls.begin(
-            call_id=call_id(self.parts.random_bytes(16)),
-            key_id=key.key_id,
-            idempotency_key=request.idempotency_key,
-            request_digest=request.body_digest,
-            model=served.name,
-            ceiling_units=ceiling_units,
-            asset=self.parts.policy.currency,
-            at_ns=self.parts.now_ns(),
-        )
+        call = call_id(self.parts.random_bytes(16))
+        try:
+            return self.parts.calls.begin(
+                call_id=call,
+                key_id=key.key_id,
+                idempotency_key=request.idempotency_key,
+                request_digest=request.body_digest,
+                model=served.name,
+                ceiling_units=ceiling_units,
+                asset=self.parts.policy.currency,
+                at_ns=self.parts.now_ns(),
+            )
+        except UpstreamError:  # the database may have been lost after it had taken the call
+            self.in_doubt(call)
+            raise
 
     def _offer(self, request: CallRequest, served: ServedModel | OutsideModel, key: KeyRecord) -> Offered:
         calls = self.parts.calls

@@ -6,7 +6,7 @@ import json
 import socket
 import urllib.error
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -153,6 +153,31 @@ def test_what_an_outage_left_unsettled_is_settled_by_the_next_call_of_any_kind(
     desk.settled()
 
     assert desk.get("/readyz")["unsettled"] == 0
+
+
+def test_a_call_that_may_have_been_reserved_when_the_database_went_is_released(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit may have come through or not: either way nothing stays reserved."""
+    calls, body = desk.toy.calls, {"model": "fine", "messages": [{"role": "user", "content": "x"}], "headwater": {}}
+    begin = calls.begin
+
+    for committed in (True, False):
+
+        def gone(*, committed: bool = committed, **asked: Any) -> NoReturn:
+            if committed:
+                begin(**asked)
+            raise UpstreamError("lost", code="database_unreachable")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(calls, "begin", gone)
+            with pytest.raises(urllib.error.HTTPError):
+                desk.post(body)
+            assert desk.get("/readyz")["unsettled"] == 1
+        desk.post(body).read()
+        desk.settled()
+        assert desk.get("/readyz")["unsettled"] == 0
+    assert calls.db.query("SELECT call_id FROM calls WHERE state = 'reserved'") == []
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

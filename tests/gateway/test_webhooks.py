@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -248,14 +249,28 @@ def test_bad_endpoints_are_refused(post: Post, fields: dict[str, object]) -> Non
     assert post.ask("GET", "/v1/webhooks")["data"] == []
 
 
-def test_a_private_address_behind_a_public_name_gets_nothing(post: Post) -> None:
+def test_a_private_address_behind_a_public_name_gets_nothing(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard looks at the addresses a name has when it delivers; the message waits and says why."""
-    made = post.listen("https://localhost/x")
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: look_up(host.replace("inside.example", "127.0.0.1"), *more, **named),
+    )
+    made = post.listen("https://inside.example/x")
     post.answer()
     post.sender.step()
 
     (message,) = post.ask("GET", f"/v1/webhooks/{made['id']}/messages")["data"]
     assert (message["state"], message["answer"]) == ("owed", "address_not_public")
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]", "0x7f000001", "10.0.0.8"])
+def test_a_private_address_written_out_is_refused_at_once(post: Post, host: str) -> None:
+    """Nobody has to wait for a delivery to learn that it will never come."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post.listen(f"https://{host}/x")
+    assert json.load(refused.value)["code"] == "address_not_public"
 
 
 def test_the_eleventh_endpoint_is_refused(post: Post) -> None:

@@ -112,3 +112,32 @@ def test_nobody_there_is_said(port: int) -> None:
     with pytest.raises(UpstreamError) as failed:
         request("POST", "http://127.0.0.1:9/", b"", allowed=("127.0.0.1",), timeout_s=2)
     assert failed.value.code == "host_unreachable"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "a.localhost",
+        "127.0.0.1",
+        "[::1]",
+        "0x7f000001",
+        "2130706433",
+        "127.1",
+        "10.0.0.8",
+        "[::ffff:10.0.0.8]",
+    ],
+)
+def test_an_address_written_out_is_judged_before_anybody_is_asked(host: str) -> None:
+    """Whoever names it is told at once, in whichever spelling; one that the operator allows is not judged."""
+    with pytest.raises(RefusedError) as refused:
+        check_url(f"https://{host}/hook")
+    assert refused.value.code == "address_not_public"
+    name = host.strip("[]")
+    assert check_url(f"https://{host}/hook", allowed=[name]) == f"https://{host}/hook"
+
+
+def test_names_and_public_addresses_may_be_named() -> None:
+    """A name is looked up only when it is asked."""
+    for url in ("https://example.com/x", "https://8.8.8.8/x", "https://0xc0ffee.example/x"):
+        assert check_url(url) == url

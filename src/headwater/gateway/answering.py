@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 from headwater.attribution.evidence import read_layout
 from headwater.attribution.layout import Layout
-from headwater.core.errors import HeadwaterError, RefusedError, UpstreamError
+from headwater.core.errors import HeadwaterError, MissingError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ContributionId
 from headwater.flow import CallRequest, Flow, OpenCall, OutsideCall
 from headwater.gateway.channel import Channel
@@ -89,6 +89,7 @@ class Answering:
         self._generating = 0
         self._unsettled: set[CallId] = set()
         self._closing = False
+        flow.in_doubt = self._doubt
 
     # On the event loop
 
@@ -245,12 +246,18 @@ class Answering:
                 if record.state == "reserved":
                     self.flow.release(each)
             except Exception as error:
+                if isinstance(error, MissingError) and error.code == "call_unknown":
+                    continue  # it was in doubt, and never reserved
                 _log.error("%s could not be settled: %s", each, getattr(error, "code", type(error).__name__))
                 with self._count:
                     self._unsettled.add(each)
                 continue
             if record.state == "answered":
                 self.answered(each)
+
+    def _doubt(self, call: CallId) -> None:
+        with self._count:
+            self._unsettled.add(call)
 
     def _release_orphan(self, job: Future[OpenCall | OutsideCall | CallRecord]) -> None:
         if job.cancelled() or job.exception() is not None:

@@ -50,11 +50,14 @@ def addresses_of(host: str, port: int) -> Sequence[str]:
 def check_url(url: str, *, allowed: Sequence[str] = ()) -> str:
     """An address a stranger may name: https with a host, and nothing hidden in it.
 
+    A name is resolved only when it is asked; an address written out, in any of its spellings, is judged here.
+
     Args:
-        allowed: hosts that may be named by plain http too.
+        allowed: hosts that may be named by plain http too, and be inside.
 
     Raises:
         InvalidError: ``url_invalid``.
+        RefusedError: ``address_not_public``.
     """
     try:
         parts = urlsplit(url)
@@ -75,9 +78,29 @@ def check_url(url: str, *, allowed: Sequence[str] = ()) -> str:
     )
     if bad:
         raise InvalidError(
-            f"address {url[:80]!r}", code="url_invalid", fix=f"give {' or '.join(schemes)}://host/path without a user"
+            f"{url[:80]!r} is no address that may be named",
+            code="url_invalid",
+            fix=f"give {' or '.join(schemes)}://host/path without a user",
         )
+    host = parts.hostname or ""
+    written = None if host in allowed else _written(host)
+    if written is not None:
+        _check_public(host, written)
     return url
+
+
+def _written(host: str) -> str | None:
+    """The IP address that a host spells out, as resolvers read it: 0x7f000001 and 127.1 are 127.0.0.1."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return str(ipaddress.IPv4Address(socket.inet_aton(host)))
+    except (OSError, ValueError):
+        return None
 
 
 def request(
