@@ -248,17 +248,24 @@ def test_workers_end_with_their_head(server: Upstream, tmp_path: Path) -> None:
             gang.client().models.list()
 
 
-def test_the_folder_of_a_killed_head_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="short-") as made:
+        yield Path(made)
+
+
+def test_the_folder_of_a_killed_head_is_removed_by_the_next(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lock is free; the folder of one that lives is left alone, and so is anything else of that name."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "headwater-other").mkdir()
-    dead = tmp_path / "headwater-dead"
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    (short / "headwater-other").mkdir()
+    dead = short / "headwater-dead"
     (dead / "claims").mkdir(parents=True)
     (dead / "alive").touch()
     with private_folder() as living, private_folder() as second:
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["headwater-other", living.name, second.name])
+        assert sorted(path.name for path in short.iterdir()) == sorted(["headwater-other", living.name, second.name])
         assert second.stat().st_mode & 0o777 == 0o700
-    assert [path.name for path in tmp_path.iterdir()] == ["headwater-other"]
+    assert [path.name for path in short.iterdir()] == ["headwater-other"]
 
 
 def test_workers_without_upstreams_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
