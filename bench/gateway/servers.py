@@ -42,14 +42,14 @@ def upstream() -> Iterator[int]:
 
 @contextlib.contextmanager
 def ours(folder: Path, upstream_port: int, *, workers: int = 1, database: str = "") -> Iterator[Gateway]:
-    """This gateway over a new home under `folder`, with a funded key.
+    """This gateway over a new home under `folder`, in one of its name, with a funded key.
 
     Args:
         workers: processes that answer calls; with more than one there is a head beside them.
         database: address of an empty PostgreSQL schema; the home's file without it.
     """
-    name = "headwater" + (f" x{workers}" if workers > 1 else "") + (" pg" if database else "")
-    home, file = folder / name.replace(" ", "-"), folder / "upstreams.toml"
+    name = "headwater" + (f"-x{workers}" if workers > 1 else "") + ("-pg" if database else "")
+    home, file = folder / name, folder / "upstreams.toml"
     settings = {"HEADWATER_UPSTREAMS": str(file), "HEADWATER_LOCAL_MODEL": "no", "HEADWATER_DATABASE": database}
     file.write_text(
         f'[upstream.mock]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\n'

@@ -67,7 +67,7 @@ def soak(folder: Path, seconds: float) -> Soak:
         seen = uvloop.run(_storm(gateway, seconds))
         time.sleep(0.7)  # the last calls are booked, and who hung up has been noticed
         end = (rss_mb(gateway.process), _descriptors(gateway.process))
-    with Home(Settings(home=folder / "home"), create=False) as home:
+    with Home(Settings(home=folder / gateway.name), create=False) as home:
         (key,) = home.keys.list()
         balance = home.ledger.balance(f"payer:{key.key_id}", home.policy.currency)
         charged = sum(Receipt.from_bytes(logged.raw).price for logged in home.log.entries())
