@@ -21,6 +21,7 @@ import pytest
 import requests
 
 from headwater.chain import Chain, KeySigner, Manifest, derived_signer
+from toy.paid import CONFIG, FUNDS
 from toy.permit2 import PERMIT2, install_permit2, permit2_code
 from toy.upstream import Upstream, upstream
 
@@ -33,23 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.anvil]
 
 PAYER, SENDER = b"\x27" * 32, b"\x29" * 32
 PAY_TO = "0x" + "a3" * 20
-FUNDS = 10**9
+
 FIXED = 250_000  # token units
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 50}
-MODELS = """
-[upstream.real]
-base_url = "{url}"
-[model.fixed]
-targets = [{{ upstream = "real", model = "fine" }}]
-request_price = "0.25"
-[model.metered]
-targets = [{{ upstream = "real", model = "fine" }}]
-output_token_price = "0.01"
-answer_tokens_max = 100
-[model.broken]
-targets = [{{ upstream = "real", model = "status-400" }}]
-request_price = "0.25"
-"""
 
 
 @dataclass
@@ -159,7 +146,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("shop")
     home = folder / "home"
     with anvil(tmp_path_factory.mktemp("anvil")) as node, upstream() as server:
-        (folder / "upstreams.toml").write_text(MODELS.format(url=server.url), "utf-8")
+        (folder / "upstreams.toml").write_text(CONFIG.format(url=server.url), "utf-8")
         proxy = Proxy(node)
         try:
             made = Shop(home, node, proxy, server, chain=None)  # type: ignore[arg-type]
