@@ -58,17 +58,13 @@ def desk(server: Rogue, tmp_path: Path) -> Iterator[Desk]:
 
 def settled(desk: Desk) -> int:
     """Nothing is held any more; gives what the key was charged."""
-    assert desk.app.relays is not None
-    meter = desk.app.relays.meter
+    desk.booked()
     until = time.monotonic() + 10
-    while meter.state().held or meter.state().waiting:
-        assert time.monotonic() < until, meter.state()
-        time.sleep(0.005)
     while desk.toy.db.query("SELECT 1 FROM calls WHERE state = 'reserved'"):  # given back a moment after the last bytes
         assert time.monotonic() < until, "a call is still reserved"
         time.sleep(0.005)
     desk.settled()
-    meter.settle_books()
+    desk.booked()
     assert desk.toy.calls.check() == ()
     return desk.toy.spent(desk.key)
 

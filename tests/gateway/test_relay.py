@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import urllib.error
 from collections.abc import Iterator
 from importlib.resources import files
@@ -66,20 +65,9 @@ def desk(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def settled(desk: Desk) -> None:
-    """Wait until nothing is at work, then bring the books up."""
-    assert desk.app.relays is not None
-    meter = desk.app.relays.meter
-    until = time.monotonic() + 10
-    while meter.state().held or meter.state().waiting:
-        assert time.monotonic() < until, meter.state()
-        time.sleep(0.005)
-    meter.settle_books()
-
-
 def spent(desk: Desk) -> int:
     """What the key was charged."""
-    settled(desk)
+    desk.booked()
     return desk.toy.spent(desk.key)
 
 
@@ -242,7 +230,7 @@ def test_calls_that_race_for_the_last_cent_are_not_all_admitted(desk: Desk):
         thread.start()
     for thread in threads:
         thread.join()
-    settled(desk)
+    desk.booked()
 
     assert sorted(outcomes) == [200] * 3 + [402] * 9
     assert desk.toy.spent(key, 3 * NANO + NANO // 2) == 3 * NANO
@@ -288,7 +276,7 @@ def test_models_of_upstreams_are_listed_with_their_prices(desk: Desk):
 
 def test_nothing_is_left_reserved_and_every_receipt_is_booked(desk: Desk):
     """After all of the above the ledger, the journal and the log agree."""
-    settled(desk)
+    desk.booked()
     assert desk.app.relays is not None
     assert desk.app.relays.meter.state().behind == 0
     assert desk.toy.calls.check() == ()
@@ -314,7 +302,7 @@ def test_receipts_that_the_books_lack_are_booked_at_the_next_start(server: Upstr
 def test_no_key_reads_what_another_paid_for(desk: Desk):
     """By call id or receipt id, another's receipt looks like one that does not exist; its payer reads it."""
     bill = desk.client().chat.completions.create(model="fine", messages=ASK).model_extra["headwater"]
-    settled(desk)
+    desk.booked()
     stranger, _ = desk.toy.key("stranger")
 
     for identity in (bill["receipt"], bill["receipt_id"]):
@@ -344,7 +332,7 @@ def test_a_receipt_is_there_before_its_call_is_booked(desk: Desk):
         with pytest.raises(urllib.error.HTTPError) as others:
             desk.get(f"/v1/receipts/{call}", secret)
         assert others.value.code == 404
-    settled(desk)
+    desk.booked()
     assert desk.get(f"/v1/receipts/{call}")["id"] == found["id"]
 
 

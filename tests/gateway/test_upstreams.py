@@ -81,9 +81,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def spent(desk: Desk) -> int:
     """What the key was charged so far, nano units."""
-    assert desk.app.relays is not None
-    until(lambda: desk.app.relays is not None and not desk.app.relays.meter.state().held)
-    desk.app.relays.meter.settle_books()
+    desk.booked()
     return desk.toy.spent(desk.key)
 
 

@@ -59,6 +59,16 @@ class Desk:
             time.sleep(0.005)
         assert self.app.worker.wait_idle(20)
 
+    def booked(self) -> None:
+        """Wait until no relayed call is at work, then bring the books up."""
+        assert self.app.relays is not None
+        meter = self.app.relays.meter
+        until = time.monotonic() + 10
+        while meter.state().held or meter.state().waiting:
+            assert time.monotonic() < until, meter.state()
+            time.sleep(0.005)
+        meter.settle_books()
+
 
 @contextmanager
 def open_desk(
