@@ -162,6 +162,29 @@ def test_an_idempotency_key_that_comes_to_both_at_once_is_answered_once(gang: Ga
     assert len(server.asked) == before + 1
 
 
+def test_an_idempotency_key_is_one_to_the_workers_and_the_head(gang: Gang, server: Upstream) -> None:
+    """A call by a worker and one with sources, which is the head's: the second conflicts, at work and ever after."""
+    secret, key = gang.key()
+    sourced, begun = {"headwater": {}}, len(server.asked)
+
+    def ask(name: str, **more: object) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", gang.port, timeout=30)
+        status, _, raw = asked(connection, "POST", CHAT, call("slowly", **more), secret, idempotency_key=name)
+        connection.close()
+        return status, "" if status == 200 else json.loads(raw)["error"]["code"]
+
+    with ThreadPoolExecutor(1) as pool:
+        for name, first, second in (("worker first", {}, sourced), ("head first", sourced, {})):
+            expected = len(server.asked) + 1
+            going = pool.submit(ask, name, stream=True, **first)
+            wait_for(lambda expected=expected: len(server.asked) == expected)
+            assert ask(name, stream=True, **second) == (409, "idempotency_conflict")
+            assert going.result() == (200, "")
+            assert ask(name, stream=True, **second) == (409, "idempotency_conflict")
+    assert len(server.asked) == begun + 2
+    wait_for(lambda: _balance(gang, key.account)[1] == 0)
+
+
 def test_every_worker_takes_over_a_changed_file(gang: Gang, server: Upstream) -> None:
     """SIGHUP to the head is enough; a file that is wrong changes nothing anywhere."""
     file = gang.home.parent / "upstreams.toml"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from headwater.attribution.evidence import read_layout
+from headwater.attribution.evidence import Answer, read_layout
 from headwater.attribution.layout import Layout
 from headwater.core.errors import HeadwaterError, MissingError, RefusedError, UpstreamError
 from headwater.core.ids import CallId, ContributionId
@@ -26,6 +26,7 @@ from headwater.flow import CallRequest, Flow, OpenCall, OutsideCall
 from headwater.gateway.channel import Channel
 from headwater.gateway.errors import place_of
 from headwater.gateway.frames import Bill, Source
+from headwater.gateway.keeping import Claims, OwnClaims, claimed
 from headwater.meter import RECALL_PAUSES_S
 from headwater.models.backend import Piece
 from headwater.store.call_store import CallRecord
@@ -66,6 +67,7 @@ class Answering:
         stall_s: how long a caller may leave a stream unread.
         answered: told of every call that was charged.
         make_room: asked when a payer's credit does not suffice: whether some of it, set aside and not used, is freed.
+        claims: idempotency keys at work, the same ones as those of calls that are passed on; without them, its own.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Answering:
         stall_s: float,
         answered: Callable[[CallId], None],
         make_room: Callable[[KeyRecord, RefusedError], bool] = lambda *_: False,
+        claims: Claims | None = None,
     ) -> None:
         self.flow, self._make_room = flow, make_room
+        self._claims = OwnClaims() if claims is None else claims
         self._places = parallel + waiting_max
         self._stall_s = stall_s
         self.answered = answered
@@ -133,7 +137,7 @@ class Answering:
         pauses = iter(RECALL_PAUSES_S)
         while True:
             job: Future[OpenCall | OutsideCall | CallRecord] = self._desk.submit(
-                self.flow.open_outside if outside else self.flow.open, request, key
+                self._claimed, self.flow.open_outside if outside else self.flow.open, request, key
             )
             try:
                 return await asyncio.wrap_future(job)
@@ -145,6 +149,10 @@ class Answering:
                 if pause_s is None or not await self.at_desk(partial(self._make_room, key, error)):
                     raise
                 await asyncio.sleep(pause_s)
+
+    async def embed(self, request: CallRequest, key: KeyRecord) -> tuple[CallRecord, Answer]:
+        """Answer texts with vectors, or find what they were answered; see `Flow.embed`."""
+        return await self.at_desk(partial(self._claimed, self.flow.embed, request, key))
 
     async def settle(self, call: CallId) -> None:
         """Release what a call still has reserved, or hand it on to attribution; also when nobody waits any more."""
@@ -171,6 +179,13 @@ class Answering:
         self._model.shutdown(wait=True)
 
     # On any thread
+
+    def _claimed(
+        self, work: Callable[[CallRequest, KeyRecord], Result], request: CallRequest, key: KeyRecord
+    ) -> Result:
+        """Put a call into the journal while its idempotency key is nobody else's; from then on the journal has it."""
+        with claimed(self._claims, key.key_id, request.idempotency_key, request.body_digest):
+            return work(request, key)
 
     def busy(self) -> bool:
         """Whether an answer is being generated."""

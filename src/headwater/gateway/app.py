@@ -108,6 +108,7 @@ class Gateway:
         self.start_error: Exception | None = None  # why the lifespan did not begin
         self.metrics = Metrics()
         self.worker = AttributionWorker(flow.attribute, owed=flow.resume, busy=lambda: self.answering.busy())
+        self.sharing = sharing or Sharing.alone()
         self.answering = Answering(
             flow,
             parallel=options.parallel,
@@ -115,9 +116,9 @@ class Gateway:
             stall_s=options.stall_s,
             answered=self.worker.submit,
             make_room=(lambda *_: False) if relays is None else relays.meter.make_room,
+            claims=self.sharing.claims,
         )
         self._checked = KeyCache(keys, self.answering.at_desk)
-        self.sharing = sharing or Sharing.alone()
         self._rates = self.sharing.rates
         self.guesses = Guesses(options.failed_keys_per_minute, proxies=Proxies(options.trusted_proxies))
         self._texts = TextRoute(self.answering, self.metrics, self._rates)

@@ -47,7 +47,7 @@ class EmbeddingRoute:
         used = (0, 0)
         self.answering.enter()
         try:
-            record, answer = await self.answering.at_desk(lambda: flow.embed(request.call, key))
+            record, answer = await self.answering.embed(request.call, key)
             self.answering.answered(record.call_id)
             used = (answer.prompt_tokens, record.price_units or 0)
             bill = await self.answering.at_desk(lambda: self.answering.bill(record))

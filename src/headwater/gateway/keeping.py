@@ -1,16 +1,20 @@
-"""Requests with an idempotency key to models of other servers: one answer, one price, as often as it is asked for.
+"""Requests with an idempotency key: one answer, one price, as often as it is asked for.
 
-What is at work is a claim on (payer, key), what was answered is on the disk and looked for once the claim is had. One
-process claims in memory; several claim by files locked for as long as a request is at work, which the kernel frees
-however a process dies. A request that fails leaves nothing, and its key is free again.
+What is at work is a claim on (payer, key), what was answered is on the disk and looked for once the claim is had. A
+call that is passed on keeps its claim to its end. One that is journalled (a model in process, sources in the call)
+needs it only until the journal has it, and looks for what was answered by others while it has the claim; so whichever
+comes second finds the first, by its claim or on the disk. One process claims in memory; several claim by files locked
+for as long as the claim lasts, which the kernel frees however a process dies. A request that is passed on and fails
+leaves nothing, and its key is free again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +54,7 @@ class Keeping:
 
 
 class Claims(Protocol):
-    """Idempotency keys of requests at work. Used by one event loop."""
+    """Idempotency keys of requests at work. Used by any thread; whoever took a claim frees it."""
 
     def take(self, key_id: str, name: str, asked: str) -> None:
         """Claim a payer's idempotency key for a request until `free`.
@@ -73,13 +77,16 @@ class OwnClaims:
 
     def __init__(self) -> None:
         self._working: dict[tuple[str, str], str] = {}  # digest of the request by payer and idempotency key
+        self._one = threading.Lock()
 
     def take(self, key_id: str, name: str, asked: str) -> None:
         """As `Claims.take`."""
-        working = self._working.get((key_id, name))
-        if working is not None:
-            raise _at_work(name, same=working == asked)
-        self._working[key_id, name] = asked
+        with self._one:
+            working = self._working.get((key_id, name))
+            if working is None:
+                self._working[key_id, name] = asked
+                return
+        raise _at_work(name, same=working == asked)
 
     def free(self, key_id: str, name: str) -> None:
         """As `Claims.free`."""
@@ -145,6 +152,19 @@ class SharedClaims:
 
     def _path(self, key_id: str, name: str) -> Path:
         return self._folder / sha256(f"{key_id}\x00{name}".encode()).hexdigest()
+
+
+@contextmanager
+def claimed(claims: Claims, key_id: str, name: str | None, asked: str) -> Iterator[None]:
+    """Have a payer's idempotency key, if there is one, for as long as the block runs; otherwise as `Claims.take`."""
+    if name is None:
+        yield
+        return
+    claims.take(key_id, name, asked)
+    try:
+        yield
+    finally:
+        claims.free(key_id, name)
 
 
 class Keeper:
