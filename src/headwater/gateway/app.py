@@ -39,6 +39,7 @@ from headwater.gateway.proxies import Proxies
 from headwater.gateway.relay import Relay, RelayedModel, Relays
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
+from headwater.gateway.unreadable import REFUSED
 from headwater.gateway.vouchers import HEADER, Vouchers
 from headwater.gateway.wire import (
     CallerGone,
@@ -169,7 +170,9 @@ class Gateway:
         native = _NATIVE.match(path) is not None or not path.startswith("/v1/")
         route = "other"
         try:
-            if native:
+            if (refused := scope.get(REFUSED)) is not None:
+                await respond_failure(response, refused)
+            elif native:
                 await self._native(scope, receive, response)
                 route = getattr(scope.get("route"), "path", "other")
             else:

@@ -46,6 +46,7 @@ _STATUS_BY_CODE: Final = {
     "request_too_large": 413,
     "content_encoding_unsupported": 415,
     "rate_limit_exceeded": 429,
+    "head_too_large": 431,
     "shutting_down": 503,
 }
 _STATUS_BY_KIND: Final = (

@@ -13,7 +13,10 @@ from typing import Any, Final, Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from headwater.gateway.cycles import Deaf, OldCycle, lingering
+from headwater.gateway.errors import Failure, failure_of
 from headwater.gateway.lane import PATHS, Lane, LaneCaller
+from headwater.gateway.unreadable import REFUSED, check_framing, head_too_large, unreadable
 
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
@@ -46,6 +49,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes_max = HEAD_BYTES_MAX
     _in_head = True
     _at_work: LaneCaller | None = None
+    _running: RequestResponseCycle | None = None  # what uvicorn answers, which is not its newest when more are waiting
     _collecting: LaneCaller | None = None
     _declined = b""
     """The head of a request that asks for another protocol, as if it did not."""
@@ -64,6 +68,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._at_work = None
         if isinstance(self.cycle, LaneCaller):  # the last one here; uvicorn would tell it as one of its own
             self.cycle = cast(Any, None)
+        running, self._running = self._running, None
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._head_bytes_max + len(data):
-                self.transport.close()  # a head that never ends
+                self._refuse(failure_of(head_too_large(HEAD_BYTES_MAX, HEADERS_MAX)))  # it never ends
                 return
         self._unset_keepalive_if_required()
         try:
@@ -81,8 +89,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser = HttpRequestParser(self)  # the old one would leave out the body, and read no more
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.data_received(head + data[upgrade.args[0] :])
-        except HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        except HttpParserError as error:
+            self._refuse(unreadable(error, data))
             return
         collecting = self._collecting
         if collecting is not None and collecting.timer is None and self._lane is not None:
@@ -104,11 +112,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header came; too many, or too much of them, end the connection with 400."""
+        """A header came; too many, or too much of them, end the connection with 431."""
         self._fields += 1
         self._head_bytes += len(name) + len(value)
         if self._fields > self._fields_max or self._head_bytes > self._head_bytes_max:
-            raise ValueError("the head is too large")
+            raise head_too_large(HEAD_BYTES_MAX, HEADERS_MAX)
         if self._in_head:  # otherwise it is a trailer of a chunked body, and nobody's header
             super().on_header(name, value)
 
@@ -127,8 +135,13 @@ class HttpProtocol(HttpToolsProtocol):
                     self._collecting = self._at_work = LaneCaller(self._lane, self, path, key, self.headers)
                     self.cycle = cast(Any, self._at_work)
                     return
+        version = self.parser.get_http_version()
+        check_framing(version, self.headers)
         self._make_scope()
         super().on_headers_complete()
+        if version == "1.0":  # its task has not begun
+            self.cycle.__class__ = OldCycle
+            self.cycle.keep_alive, self.cycle.waiting_for_100_continue = self.parser.should_keep_alive(), False
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -143,14 +156,56 @@ class HttpProtocol(HttpToolsProtocol):
         """A request is whole."""
         if self._declined:
             return
-        caller, self._collecting = self._collecting, None
+        caller = self._collecting
         if caller is None:
             if not isinstance(self.cycle, LaneCaller):
                 super().on_message_complete()
             return
+        self._complete(caller)
+
+    def _complete(self, caller: LaneCaller) -> None:
+        self._collecting = None
         caller.complete()
         assert self._lane is not None
         self._start(self._lane.answer(caller, self._hand_over))
+
+    def _refuse(self, failure: Failure) -> None:
+        """Tell of a request that cannot be read, after those before it; nothing more is read of this connection."""
+        last, in_head = self.cycle, self._in_head
+        self.parser, self._in_head, self._declined = cast(HttpRequestParser, Deaf(self._drain)), False, b""
+        idle = last is None or last.response_complete
+        if last is not None and not in_head and getattr(last, "more_body", False):  # it is the rest of its body
+            queued = [pair for pair in self.pipeline if pair[0] is last]
+            if queued:
+                self.pipeline.remove(queued[0])
+            elif last.response_started:
+                self.transport.close()
+                return
+            else:
+                last.disconnected = idle = True
+                last.message_event.set()
+        super().on_message_begin()
+        nothing = {"method": "-", "path": "/v1/", "raw_path": b"/v1/", "query_string": b""}
+        cast(dict[str, Any], self.scope).update(nothing, **{REFUSED: failure})
+        self.cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=lingering(self.transport, self.loop),
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        self.cycle.more_body = False
+        if idle:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _without_upgrade(self) -> bytes:
         """The head of the request that is read, without its wish to change the protocol, as Java's client has it."""
@@ -199,6 +254,10 @@ class HttpProtocol(HttpToolsProtocol):
         except TimeoutError:
             self.transport.abort()
             await self.flow.drain()  # until the loss of the connection has been told
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _start(self, work: Any) -> None:
         task = self.loop.create_task(work)

@@ -12,6 +12,7 @@ from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.gateway.errors import failure_of
 from headwater.gateway.lane import Lane
 from headwater.gateway.serve import App
+from headwater.gateway.unreadable import REFUSED
 from headwater.gateway.wire import Receive, Scope, Send, respond_failure
 from headwater.gateway.workers.framing import CALLER, Origin
 
@@ -31,7 +32,7 @@ class Behind:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request that a worker passed on, or the lifespan."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or REFUSED in scope:
             await self._app(scope, receive, send)
             return
         said = [value for name, value in scope["headers"] if name == CALLER]

@@ -26,6 +26,7 @@ from headwater.gateway.passing import ROUTES, Request
 from headwater.gateway.relay import Relay, RelayedModel, Relays
 from headwater.gateway.reload import Retiring
 from headwater.gateway.sharing import Sharing
+from headwater.gateway.unreadable import REFUSED
 from headwater.gateway.vouchers import HEADER, Vouchers
 from headwater.gateway.wire import CallerGone, Receive, Scope, Send, bearer, header, read_body, respond_failure
 from headwater.gateway.workers.line import Lines
@@ -103,7 +104,10 @@ class Front:
         own = False
         try:
             body: bytes | None = None
-            if path in ROUTES and scope["method"] == "POST":
+            if (refused := scope.get(REFUSED)) is not None:
+                own = True
+                await respond_failure(response, refused)
+            elif path in ROUTES and scope["method"] == "POST":
                 key, body = await self._asked(path, scope, receive)
                 if key is not None and body is not None:
                     own = True
