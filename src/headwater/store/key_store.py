@@ -294,7 +294,7 @@ class KeyStore:
             [(units, key_id) for key_id, units in sorted(whole.items())],
         )
         self.db.executemany(
-            "INSERT INTO key_days VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
+            "INSERT INTO key_days (key_id, day, committed_units) VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
             " DO UPDATE SET committed_units = key_days.committed_units + excluded.committed_units",
             [(key_id, day, units) for (key_id, day), units in sorted(days.items())],
         )

@@ -2,10 +2,14 @@
 
 psycopg 3 speaks to the server over one connection, which threads share one transaction at a time; a connection that
 was lost is made anew before the next transaction. Writers of all processes queue for one advisory lock, as they do for
-SQLite's write lock, so numbers have no gaps and balances are read as they are; whole rows go in by COPY and balances
-by one UPDATE over arrays. What the server asks to be repeated (a serialisation failure, a deadlock) is repeated by
+SQLite's write lock, so numbers have no gaps and balances are read as they are; many rows go in by one statement over
+arrays, or by COPY. What the server asks to be repeated (a serialisation failure, a deadlock) is repeated by
 `run`; a connection that was lost on the way is an `UpstreamError`, and the caller's idempotency key makes its retry
 safe. Tables are made from the steps that SQLite's are made from, see `postgres_words`.
+
+Behind a pooler that gives each transaction another session nothing may rest on the session, so there every transaction
+says for itself where its tables are, a query is a transaction too, and no statement is prepared. That a pooler is there
+is seen at once: the process that answers is not the one that the connection was told of.
 
 Needs the extra `postgres`. Knows nothing of ledgers, keys or calls.
 """
@@ -22,31 +26,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from headwater.core.errors import HeadwaterError, InvalidError, InvariantError, MissingError, Problem, UpstreamError
-from headwater.store.database import INT64_MAX, ConstraintError, Params, Result, Row
+from headwater.store.database import Params, Result, Row
 from headwater.store.migration_steps import MIGRATIONS, bring_up
+from headwater.store.postgres_arrays import for_many, insertion, integers
+from headwater.store.postgres_errors import UNREACHABLE, RepeatError, as_ours, forbidden, refuse_unfit
 from headwater.store.postgres_words import FUNCTIONS, postgres_statements
 
 if TYPE_CHECKING:
     import psycopg
 
 REPEATS_MAX = 8
-COPY_ROWS_MIN = 16
-"""From so many rows on COPY is cheaper than a statement."""
+COPY_ROWS_MIN = 1_000
+"""From so many rows on COPY, which takes more round trips and no array of them all, is cheaper than a statement."""
 _PREPARED_MAX = 512
+_SETTINGS = {"synchronous_commit": "on", "random_page_cost": "1.1", "standard_conforming_strings": "on"}
 _IDLE = 0
 """libpq: no transaction is open."""
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?(\d*)|%")
 _READS = re.compile(r"\s*(SELECT|WITH|VALUES|SHOW)\b")
-_REPEAT = ("40001", "40P01")  # serialisation failure, deadlock
-_CONSTRAINTS = {"23505": "unique", "23514": "check", "23503": "foreignkey", "23502": "notnull", "P0001": "trigger"}
-_LOST = ("08", "57P")  # connection failures, shutdown by the operator
 _LEDGER_BEFORE = "revisions"
 """The table by which ledgers are known whose tables another tool made, before steps were translated."""
-
-
-class RepeatError(UpstreamError):
-    """The server asks for the transaction to be repeated; nothing of it was written."""
 
 
 class PostgresDatabase:
@@ -99,11 +99,18 @@ class PostgresDatabase:
         self._lock = threading.RLock()
         self._depth = 0
         self._connection: psycopg.Connection[Any] | None = None
-        self._begin_writing = f"BEGIN; SELECT pg_advisory_xact_lock({zlib.crc32(f'headwater {schema}'.encode())})"
+        self._pooled = False
+        lock = zlib.crc32(f"headwater {schema}".encode())
+        self._begin_writing = f"BEGIN; {{settings}}SELECT pg_advisory_xact_lock({lock})"
         self._open(create)
 
     def _open(self, create: bool) -> None:
-        if not self.query("SELECT 1 FROM pg_namespace WHERE nspname = ?", (self.schema,)):
+        may_use = self.query(
+            "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = ?", (self.schema,)
+        )
+        if may_use == [(0,)]:  # its tables would only seem not to be there
+            raise forbidden(f"permission denied for schema {self.schema}")
+        if not may_use:
             if not create:
                 raise InvalidError(
                     f"there is no schema {self.schema} in the database",
@@ -143,7 +150,7 @@ class PostgresDatabase:
             if self._depth:  # a writer is alone with its schema
                 yield
             else:
-                with self._outermost("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+                with self._outermost("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {settings}"):
                     yield
 
     def run(self, work: Callable[[], Result]) -> Result:
@@ -166,10 +173,13 @@ class PostgresDatabase:
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> int:
         """As `Sql.executemany`."""
+        given = list(rows)
+        if len(given) < 2:
+            return sum(self.execute(sql, row) for row in given)
+        if made := for_many(sql, given):
+            return self.execute(*made)
         statement, order = _translated(sql)
-        values = [[row[at] for at in order] for row in rows]
-        if not values:
-            return 0
+        values = [[row[at] for at in order] for row in given]
         with self._standing(), self._explained():
             cursor = self._connected().cursor()
             cursor.executemany(statement, values)
@@ -180,9 +190,12 @@ class PostgresDatabase:
         with self._lock:
             if self._depth:
                 return self._run(sql, params).fetchall()
-            if _READS.match(sql):  # a statement of its own; reading it again harms nobody
+            reads = _READS.match(sql)
+            with self._explained():
+                self._connected()
+            if reads and not self._pooled:  # a statement of its own; reading it again harms nobody
                 return self._surely(lambda: self._run(sql, params)).fetchall()
-            with self._outermost(self._begin_writing):
+            with self._outermost("BEGIN READ ONLY; {settings}" if reads else self._begin_writing):
                 return self._run(sql, params).fetchall()
 
     def query_in(self, sql: str, values: Sequence[object], *before: object) -> Iterator[Row]:
@@ -192,9 +205,13 @@ class PostgresDatabase:
 
     def insert_rows(self, table: str, rows: Sequence[Params]) -> None:
         """As `Sql.insert_rows`."""
-        if len(rows) < COPY_ROWS_MIN:
-            if rows:
-                self.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        if not rows:
+            return
+        if len(rows) == 1:
+            self.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows[0])
+            return
+        if len(rows) < COPY_ROWS_MIN and (made := insertion(table, rows)):
+            self.execute(*made)
             return
         with (
             self._standing(),
@@ -215,7 +232,7 @@ class PostgresDatabase:
         self.execute(
             f"UPDATE {table} SET {changes} FROM unnest({arrays}) AS new ({', '.join(names)})"
             f" WHERE {table}.{key} = new.{key}",
-            [list(column) for column in zip(*rows, strict=True)],
+            [integers(column) for column in zip(*rows, strict=True)],
         )
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
@@ -250,7 +267,8 @@ class PostgresDatabase:
         with self._lock:
             if not self._depth:
                 tables = self.query("SELECT tablename FROM pg_tables WHERE schemaname = ?", (self.schema,))
-                self._surely(lambda: self._tell(f"VACUUM {', '.join(name for (name,) in tables)}"))
+                names = ", ".join(f"{self.schema}.{name}" for (name,) in tables)
+                self._surely(lambda: self._tell(f"VACUUM {names}"))
 
     def close(self) -> None:
         """Give the connection back; what was committed stays."""
@@ -274,17 +292,43 @@ class PostgresDatabase:
             if self._depth:
                 raise UpstreamError(
                     "the connection to the database was lost, and with it the transaction",
-                    code="database_unreachable",
+                    code=UNREACHABLE,
                     fix="check that the server runs, then repeat; the key makes that safe",
                 )
-            self._connection = self._psycopg.connect(self._url, autocommit=True, client_encoding="utf8")
-            self._connection.prepared_max = _PREPARED_MAX
-            self._adapt(self._connection.adapters)
-            self._tell(
-                f"SET search_path TO {self.schema}; SET lock_timeout TO {self._lock_wait_ms};"
-                " SET synchronous_commit TO on; SET random_page_cost TO 1.1; SET standard_conforming_strings TO on"
-            )
+            self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        """A new connection, set up.
+
+        Raises:
+            InvalidError: ``database_encoding``, ``database_old``.
+        """
+        connection = self._psycopg.connect(self._url, autocommit=True, client_encoding="utf8")
+        try:
+            refuse_unfit(connection.info.parameter_status("server_encoding") or "", connection.info.server_version)
+            self._adapt(connection.adapters)
+            ((answering,),) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchall()
+            self._pooled = answering != connection.info.backend_pid
+            if self._pooled:
+                connection.prepare_threshold = None
+            else:
+                connection.prepared_max = _PREPARED_MAX
+                connection.execute(self._settings("SET"), prepare=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _settings(self, put: str) -> str:
+        """What sessions, or with ``SET LOCAL`` transactions, are told before anything is asked of them."""
+        settings = {"search_path": self.schema, "lock_timeout": self._lock_wait_ms, **_SETTINGS}
+        return "".join(f"{put} {name} TO {value}; " for name, value in settings.items())
+
+    def _begin(self, begin: str) -> str | None:
+        with self._explained():
+            self._connected()
+        return self._tell(begin.format(settings=self._settings("SET LOCAL") if self._pooled else ""))
 
     def _surely(self, ask: Callable[[], Result]) -> Result:
         """`ask`, which changes nothing, and once more over a new connection when the old one was lost meanwhile."""
@@ -292,7 +336,7 @@ class PostgresDatabase:
         try:
             return ask()
         except UpstreamError as error:
-            if fresh or error.code != "database_unreachable":
+            if fresh or error.code != UNREACHABLE:
                 raise
             self.close()
             return ask()
@@ -301,7 +345,7 @@ class PostgresDatabase:
     def _outermost(self, begin: str) -> Iterator[None]:
         """A transaction of the server."""
         try:
-            self._surely(lambda: self._tell(begin))
+            self._surely(lambda: self._begin(begin))
             self._depth = 1
             yield
             ended = self._tell("COMMIT")
@@ -363,7 +407,7 @@ class PostgresDatabase:
         try:
             yield
         except self._psycopg.Error as error:
-            raise _as_ours(error) from error
+            raise as_ours(error) from error
 
 
 @lru_cache(maxsize=2_048)
@@ -381,29 +425,3 @@ def _translated(sql: str) -> tuple[str, tuple[int, ...]]:
     made = _PARAMETER.sub(place, sql)
     # Without parameters psycopg leaves percent signs alone.
     return (made if order else sql), tuple(order)
-
-
-def _as_ours(error: Any) -> HeadwaterError:
-    state = getattr(error, "sqlstate", None) or ""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if state in _REPEAT:
-        return RepeatError(text, code="serialisation_failed", fix="repeat the request; its key makes that safe")
-    if state in _CONSTRAINTS:
-        return ConstraintError(text, kind=_CONSTRAINTS[state])
-    if state == "22003":
-        return InvalidError(
-            f"a number does not fit in 64 bits ({text})",
-            code="amount_out_of_range",
-            fix=f"keep amounts and their sums within {INT64_MAX} nano units",
-        )
-    if state == "53100":
-        return UpstreamError(text, code="disk_full", fix="free some space; nothing of this transaction was written")
-    if state == "55P03":
-        return UpstreamError(
-            text, code="database_locked", fix="another process is writing; retry, or stop the other process"
-        )
-    if state.startswith(_LOST) or not state:
-        return UpstreamError(
-            text, code="database_unreachable", fix="check that the server runs, then repeat; the key makes that safe"
-        )
-    return InvariantError(f"{text} [{state}]", code="database_misused")

@@ -1,6 +1,6 @@
 """Values as they cross to PostgreSQL and back: what a statement gives is what SQLite would have given.
 
-    int, bool    to bigint, whatever their size, so that a statement is prepared once; beyond 64 bits they are refused
+    int, bool    to bigint, whatever their size, so that a statement is prepared once; beyond 64 bits the server refuses
     str          to text, never to a type that the server guesses; a NUL character, which it cannot hold, is refused
     boolean      from a comparison: 0 or 1
     numeric      from a sum of integers: `int`, within 64 bits too
@@ -11,19 +11,12 @@ Knows nothing of connections. Needs the extra `postgres`.
 from __future__ import annotations
 
 from psycopg.abc import Buffer
-from psycopg.adapt import AdaptersMap, Dumper, Loader
-from psycopg.postgres import types
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
 from headwater.core.errors import InvalidError
 from headwater.store.database import INT64_MAX
-
-
-class _IntDumper(Dumper):
-    oid = types["int8"].oid
-
-    def dump(self, obj: int) -> Buffer:
-        return b"%d" % _bounded(int(obj))
 
 
 class _TextDumper(StrDumper):
@@ -63,8 +56,9 @@ def _bounded(number: int) -> int:
 
 def adapt(adapters: AdaptersMap) -> None:
     """Let a connection with these adapters give and take values as SQLite does."""
-    adapters.register_dumper(int, _IntDumper)
-    adapters.register_dumper(bool, _IntDumper)
+    # The driver's own, which is not asked in Python for each number.
+    adapters.register_dumper(int, Int8Dumper)
+    adapters.register_dumper(bool, Int8Dumper)
     adapters.register_dumper(str, _TextDumper)
     adapters.register_loader("bool", _FlagLoader)
     adapters.register_loader("numeric", _NumericLoader)
