@@ -35,12 +35,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PagesSite]:
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real server: see `live`."""
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real server: see `live`; with HEADWATER_TEST_ENGINE=postgres its home's records are in PostgreSQL."""
     from live import live_site
 
-    with live_site(tmp_path_factory.mktemp("live")) as found:
+    on_server = os.environ.get("HEADWATER_TEST_ENGINE") == "postgres"
+    database = request.getfixturevalue("postgres").fresh() if on_server else ""
+    with live_site(tmp_path_factory.mktemp("live"), database=database) as found:
         yield found
+        assert on_server != (found.home / "headwater.db").exists()
 
 
 @pytest.fixture(scope="session")

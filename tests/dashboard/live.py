@@ -47,6 +47,7 @@ class Live:
     """A home, and the server that runs over it."""
 
     home: Path
+    database: str = ""  # the address of its PostgreSQL schema; empty for the file in its folder
     url: str = ""
     secret: str = ""
     key_id: str = ""
@@ -58,7 +59,7 @@ class Live:
     def run(self, *arguments: str, given: str = "") -> str:
         """A command of headwater over this home; gives what it prints."""
         command = [sys.executable, "-m", "headwater", *arguments, "--home", str(self.home)]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, env=_environment(), check=False)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=self.environment(), check=False)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout
 
@@ -77,6 +78,12 @@ class Live:
             time.sleep(0.2)
         return str(found["id"])
 
+    def environment(self) -> dict[str, str]:
+        """What its processes are given: short waits, and where its records are."""
+        given = {**os.environ, "HEADWATER_MATURITY_S": "0", "HEADWATER_ROOT_DELAY_S": "0", "OMP_NUM_THREADS": "1"}
+        given.pop("HEADWATER_TEST_URL", None)  # a home that names its server needs none put under it
+        return {**given, "HEADWATER_DATABASE": self.database}
+
     def _http(self, path: str, body: object = None) -> Any:
         raw = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {self.secret}", "content-type": "application/json"}
@@ -85,17 +92,13 @@ class Live:
             return json.load(response)
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "HEADWATER_MATURITY_S": "0", "HEADWATER_ROOT_DELAY_S": "0", "OMP_NUM_THREADS": "1"}
-
-
 @contextlib.contextmanager
 def serving(live: Live) -> Iterator[None]:
     """`headwater serve` over the home while the block runs, on a free port."""
     command = [sys.executable, "-m", "headwater", "serve", "--port", "0", "--home", str(live.home)]
     log = live.home.parent / "serve.log"
     with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_environment())
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=live.environment())
     try:
         until = time.monotonic() + 120
         while (found := re.search(r"pages at (http://\S+?)/\s", log.read_text())) is None:
@@ -111,15 +114,19 @@ def serving(live: Live) -> Iterator[None]:
 
 @contextlib.contextmanager
 def live_site(
-    folder: Path, rows: Sequence[Mapping[str, object]] | None = None, question: str = QUESTION
+    folder: Path,
+    rows: Sequence[Mapping[str, object]] | None = None,
+    question: str = QUESTION,
+    database: str = "",
 ) -> Iterator[Live]:
     """A home with a few documents, a prompt, an enrolled contributor and a posted epoch, served.
 
     Args:
         rows: documents, as lines of a file to add; the first owner is enrolled. Else four, and a hostile one.
         question: what is asked for the epoch.
+        database: the address of a PostgreSQL schema for its records.
     """
-    live = Live(folder / "home", question=question)
+    live = Live(folder / "home", database, question=question)
     rows = rows or _rows()
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
