@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -183,6 +184,56 @@ def test_an_idempotency_key_is_one_to_the_workers_and_the_head(gang: Gang, serve
             assert ask(name, stream=True, **second) == (409, "idempotency_conflict")
     assert len(server.asked) == begun + 2
     wait_for(lambda: _balance(gang, key.account)[1] == 0)
+
+
+def test_what_is_no_http_is_told_so_by_a_worker_and_never_reaches_the_head(gang: Gang) -> None:
+    """One answer in OpenAI's form, with the worker's id, counted; the connection ends, and nothing is paid."""
+    secret, key = gang.key()
+    raw = json.dumps(call("fine")).encode()
+    auth = f"Host: x\r\nAuthorization: Bearer {secret}\r\n"
+    fine = f"POST {CHAT} HTTP/1.1\r\n{auth}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+    chunks = f"Transfer-Encoding: chunked\r\n\r\n{len(raw):x}\r\n".encode() + raw + b"\r\n0\r\n\r\n"
+    line = f"POST {CHAT} HTTP/1.1\r\n{auth}".encode()
+    shapes = {
+        "http_invalid": b"\x16\x03\x01\x02\x00",
+        " http_invalid": fine.replace(b"Content-Length: ", b"Content-Length: +"),
+        "http_invalid ": line + f"Content-Length: {len(raw)}\r\n".encode() + chunks,
+        "transfer_coding_unsupported": line + chunks.replace(b"chunked", b"gzip, chunked", 1),
+        "head_too_large": line + b"X: " + b"y" * 100_000,
+        "method_not_allowed": line.replace(b"POST", b"BREW") + b"\r\n",
+        "http_version_unsupported": line.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n",
+    }
+    for code, shape in shapes.items():
+        with socket.create_connection(("127.0.0.1", gang.port), 10) as connection:
+            connection.sendall(shape + fine)
+            with connection.makefile("rb") as stream:
+                answer = stream.read()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert json.loads(body)["error"]["code"] == code.strip(), answer
+        assert b"\r\nconnection: close" in head
+        assert re.search(rb"\r\nx-request-id: req_w[12]_", head), head
+    wait_for(lambda: _balance(gang, key.account) == (100 * NANO, 0))
+    counted = 'headwater_requests_total{route="other",status="431"}'
+    wait_for(lambda: counted in gang.ask("GET", "/metrics")[2].decode())
+
+
+@pytest.mark.parametrize("more", [{}, {"headwater": {}}], ids=["worker", "head"])
+def test_a_stream_to_http_1_0_ends_with_its_connection(gang: Gang, more: dict[str, object]) -> None:
+    """Without chunks, whichever process answers; a plain answer keeps the connection if it was asked to."""
+    for stream in (True, False):
+        raw = json.dumps(call("fine", stream=stream, **more)).encode()
+        fields = f"Authorization: Bearer {gang.secret}\r\nContent-Length: {len(raw)}\r\n"
+        with socket.create_connection(("127.0.0.1", gang.port), 10) as connection:
+            if not stream:
+                kept = f"POST {CHAT} HTTP/1.0\r\n{fields}Connection: keep-alive\r\n\r\n".encode()
+                connection.sendall(kept + raw)
+            connection.sendall(f"POST {CHAT} HTTP/1.0\r\n{fields}\r\n".encode() + raw)
+            with connection.makefile("rb") as lines:
+                answer = lines.read()
+        assert answer.count(b"HTTP/1.1 200 ") == (1 if stream else 2)
+        assert answer.count(b"connection: keep-alive") == (0 if stream else 1)
+        assert b"transfer-encoding" not in answer
+        assert answer.endswith(b"data: [DONE]\n\n") == stream
 
 
 def test_every_worker_takes_over_a_changed_file(gang: Gang, server: Upstream) -> None:
