@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.table import Column, Table
 
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
@@ -27,7 +26,7 @@ def list_(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Acts, newest first."""
+    """Acts, newest first: a line for each, and one of what it said."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         rows = AuditTrail(opened.db).entries(before=before, limit=limit, subject=subject)
         if json:
@@ -35,11 +34,15 @@ def list_(
         elif not rows:
             out.print("nothing has been done yet")
         else:
-            table = Table(Column("n", justify="right"), "when", "who", "act", "on", "what", box=None)
             for row in rows:
-                what = canonical(dict(row.detail)).decode() if row.detail else ""
-                table.add_row(str(row.number), format_instant(row.at_ns), row.actor, row.action, row.subject, what)
-            out.print(table)
+                when = format_instant(row.at_ns)[:19] + "Z"
+                out.print(
+                    f"{row.number:>5}  {when}  {row.action:<16} {row.subject}  by {row.actor}",
+                    markup=False,
+                    soft_wrap=True,
+                )
+                if row.detail:
+                    out.print(f"       {canonical(dict(row.detail)).decode()}", markup=False, soft_wrap=True)
     return result.status
 
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from headwater.attribution.spans import Document, SpanIndex
 from headwater.attribution.spans.values import OWNER_BYTES_MAX
 from headwater.core.canonical import digest
-from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.errors import ConflictError, HeadwaterError, MissingError
 from headwater.core.money import parse_units
 from headwater.flow import EmbeddingModel, Flow, OutsideModel, Parts, ServedModel
 from headwater.gateway.relay import Relays
@@ -233,7 +233,16 @@ class Home:
         if not path.exists() and not writer:
             with suppress(HeadwaterError):
                 ReceiptLog.open(path).close()
-        return ReceiptLog.open(path, read_only=not writer)
+        try:
+            return ReceiptLog.open(path, read_only=not writer)
+        except ConflictError as error:
+            if error.code != "log_locked":
+                raise
+            raise ConflictError(
+                f"the home {self.path} is in use: another process serves it or writes receipts",
+                code=error.code,
+                fix="stop the `headwater serve` or wait for the command that has it, or name another home",
+            ) from None
 
 
 @contextmanager

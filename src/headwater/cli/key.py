@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.markup import escape
-from rich.table import Column, Table
 
 from headwater.cli.home import Home
 from headwater.cli.operations import administration
@@ -91,7 +90,13 @@ def _span_ns(text: str) -> int | None:
 
 def _instant(text: str, now_ns: int) -> int:
     span_ns = _span_ns(text)
-    return parse_instant(text) if span_ns is None else now_ns + span_ns
+    if span_ns is not None:
+        return now_ns + span_ns
+    try:
+        return parse_instant(text)
+    except InvalidError as error:
+        fix = "give an instant such as 2026-11-22T14:00:00Z, a span such as 30d, or none"
+        raise InvalidError(error.message, code=error.code, fix=fix) from None
 
 
 @app.command
@@ -115,18 +120,25 @@ def create(
     """
     with outcome(json) as result, Home(settings(home)) as opened:
         now_ns = time.time_ns()
+        wanted = limits.limits(NO_LIMITS, now_ns)
+        if wanted.expires_at_ns is not None and wanted.expires_at_ns <= now_ns:
+            raise InvalidError(
+                f"a key that ends at {format_instant(wanted.expires_at_ns)} has ended already",
+                code="expires_invalid",
+                fix="give an instant that is to come, or a span such as 30d",
+            )
         secret, record = administration(opened).create(
             "cli",
             label,
             mode="live" if live else "test",
             budget_units=limits.whole_budget(None),
-            limits=limits.limits(NO_LIMITS, now_ns),
+            limits=wanted,
         )
         if json:
             print_json({"key_id": record.key_id, "secret": secret, "label": record.label, "mode": record.mode})
         else:
             out.print(f"[bold]{secret}[/]  (shown once)\nkey id {record.key_id}")
-            out.print(f"give it credit: headwater key deposit {record.key_id} 5.00 --reference …")
+            out.print(f"give it credit: headwater key deposit {record.key_id} 5.00 --reference …", soft_wrap=True)
     return result.status
 
 
@@ -163,7 +175,7 @@ def deposit(
 
 @app.command(name="list")
 def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
-    """All keys with their credit."""
+    """All keys with their state and credit, and below each what limits it has."""
     with outcome(json) as result, Home(settings(home), create=False) as opened:
         asset, now_ns = opened.policy.currency, time.time_ns()
         rows = [(key, opened.ledger.available(key.account, asset)) for key in opened.keys.list()]
@@ -182,14 +194,6 @@ def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
                 ]
             )
         else:
-            table = Table(
-                Column("key", no_wrap=True),
-                "label",
-                "mode",
-                Column(f"credit {asset}", justify="right"),
-                "limits",
-                box=None,
-            )
             for key, available in rows:
                 expires = key.limits.expires_at_ns
                 state = "revoked" if key.revoked else "expired" if expires and now_ns >= expires else key.mode
@@ -199,8 +203,12 @@ def list_(*, home: HomeOption = None, json: JsonOption = False) -> int:
                     for name, value in told.items()
                     if value and not name.startswith("committed")
                 )
-                table.add_row(key.key_id, escape(key.label), state, format_units(available, places=4), escape(shown))
-            out.print(table if rows else "no keys yet: headwater key create LABEL")
+                credit = f"{format_units(available, places=4):>14} {asset}"
+                out.print(f"{key.key_id}  {state:<7} {credit}  {key.label}", markup=False, soft_wrap=True)
+                if shown:
+                    out.print(f"    {shown}", markup=False, soft_wrap=True)
+            if not rows:
+                out.print("no keys yet: headwater key create LABEL")
     return result.status
 
 

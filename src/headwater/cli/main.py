@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError
@@ -13,6 +14,40 @@ from headwater import __version__
 from headwater.cli import claim, contribution, contributor, demo, epoch, index, key, ledger, receipt, serve, settings
 from headwater.cli.output import err, print_error
 from headwater.core.errors import HeadwaterError
+
+LATER: Final = {
+    "home": ("moving:app", "Where a home's records are: a file in its folder, or PostgreSQL."),
+    "log": ("log:app", "Publish, seal, prove and witness the receipt log."),
+    "export": (
+        "export:export",
+        "Write what an auditor needs of a closed epoch: receipts, log, policies, registry. No text of anybody.",
+    ),
+    "attribution": ("attribution:app", "Measure who supplied an answer, in bits."),
+    "adapter": ("adapter:app", "Train adapters on registered contributions, measure and serve them."),
+    "feedback": ("feedback:app", "Feedback of callers: look at it, accept or decline it, withdraw it."),
+    "datanet": ("datanet:app", "Pools of contributions that are reviewed, frozen and used on terms."),
+    "review": ("review:app", "Who looks at what is submitted to a datanet, and how well."),
+    "dispute": ("dispute:app", "Dispute a registration, a share or a receipt; judge, appeal, settle."),
+    "enrol": ("enrol:app", "Prove who you are and be paid what waits in escrow under your name."),
+    "consent": ("consent:app", "Take consent back: withdraw, erase, take down, counter."),
+    "influence": ("influence:app", "Which training examples, and whose, lowered the loss of an answer."),
+    "audit": ("audit:app", "Who did what: keys, credit, reloads, policies; append-only and chained."),
+    "telemetry": ("telemetry:app", "Receipts as Content Telemetry (SPUR), and documents of others checked."),
+    "mcp": (
+        "mcp:mcp",
+        "Serve tools for assistants on standard input and output: find, explain, statement, quote, verify.\n\n"
+        "The environment's HEADWATER_KEY says whose receipts and statement may be read; without it those are refused.",
+    ),
+    "chain": ("chain:app", "The contracts that settle: deploy them, look at them, put money in."),
+    "settle": ("settle_plan:app", "Plan settlement at a gas price, publish it, and watch what is posted."),
+    "credit": ("credit:app", "Vouchers that payers signed for this gateway, and closing them on the chain."),
+    "invoice": ("invoice:app", "Invoices for what a key used or for credit, and booking the money that came."),
+    "rails": ("rails:app", "Bonds, revenue shares, advances, streams, governance: optional, off by default."),
+    "pages": ("pages_access:app", "Who may sign in to the pages."),
+    "economy": ("economy:app", "Simulate the economy that the rules make, with the product's own payout code."),
+}
+"""Nouns that are imported when they are used, because what they need loads slowly or may be absent: where each is,
+and what it says of itself, so that `headwater --help` can say it without loading it."""
 
 
 def build_app() -> App:
@@ -27,28 +62,8 @@ def build_app() -> App:
     app.command(serve.doctor)
     for noun in (contribution, contributor, key, receipt, ledger, epoch, claim, index, settings):
         app.command(noun.app)
-    app.command("headwater.cli.moving:app", name="home")
-    app.command("headwater.cli.log:app", name="log")
-    app.command("headwater.cli.export:export", name="export")
-    app.command("headwater.cli.attribution:app", name="attribution")
-    app.command("headwater.cli.adapter:app", name="adapter")
-    app.command("headwater.cli.feedback:app", name="feedback")
-    app.command("headwater.cli.datanet:app", name="datanet")
-    app.command("headwater.cli.review:app", name="review")
-    app.command("headwater.cli.dispute:app", name="dispute")
-    app.command("headwater.cli.enrol:app", name="enrol")
-    app.command("headwater.cli.consent:app", name="consent")
-    app.command("headwater.cli.influence:app", name="influence")  # the same: torch
-    app.command("headwater.cli.audit:app", name="audit")
-    app.command("headwater.cli.telemetry:app", name="telemetry")
-    app.command("headwater.cli.mcp:mcp", name="mcp")
-    app.command("headwater.cli.chain:app", name="chain")
-    app.command("headwater.cli.settle_plan:app", name="settle")
-    app.command("headwater.cli.credit:app", name="credit")
-    app.command("headwater.cli.invoice:app", name="invoice")
-    app.command("headwater.cli.rails:app", name="rails")
-    app.command("headwater.cli.pages_access:app", name="pages")  # argon2 is for who serves pages
-    app.command("headwater.cli.economy:app", name="economy")  # imported when it is used: its kernels load slowly
+    for name, (where, said) in LATER.items():
+        app.command(f"headwater.cli.{where}", name=name, help=said)
     return app
 
 

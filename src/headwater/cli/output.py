@@ -24,14 +24,14 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: HeadwaterError, *, as_json: bool) -> None:
-    """An error and its fix, on standard error."""
+    """An error and its fix, on standard error; each on one line, so that a command in it can be copied."""
     if as_json:
         value = {"error": {"code": error.code, "message": error.message, "fix": error.fix}}
         sys.stderr.write(json.dumps(value, ensure_ascii=False) + "\n")
         return
-    err.print(f"[bold red]error[/] {_plain(error.message)} [dim]\\[{error.code}][/]")
+    err.print(f"[bold red]error[/] {_plain(error.message)} [dim]\\[{error.code}][/]", soft_wrap=True)
     if error.fix:
-        err.print(f"  [green]fix:[/] {_plain(error.fix)}")
+        err.print(f"  [green]fix:[/] {_plain(error.fix)}", soft_wrap=True)
 
 
 @contextmanager

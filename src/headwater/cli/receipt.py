@@ -46,7 +46,7 @@ def show(receipt: str, /, *, home: HomeOption = None, json: JsonOption = False) 
         A receipt id or the id of its call.
     """
     with outcome(json) as result, Home(settings(home), create=False) as opened:
-        raw = _raw(opened, receipt)
+        raw = receipt_bytes(opened, receipt)
         if json:
             print_json(parse_canonical(raw))
         else:
@@ -87,10 +87,12 @@ def bundle(receipt: str, /, *, to: Path | None = None, home: HomeOption = None, 
     to
         The file; `<receipt id>.bundle.json` by default.
     """
-    with outcome(json) as result, Home(settings(home), create=False) as opened, open_chain(opened) as (chain, _):
-        identity = Receipt.from_bytes(_raw(opened, receipt)).id
+    with outcome(json) as result, Home(settings(home), create=False) as opened:
+        identity = Receipt.from_bytes(receipt_bytes(opened, receipt)).id
+        opened.epochs.containing(opened.log.get(identity).entry.index)  # before a chain is opened, or made, for nothing
         path = to or Path(f"{identity}.bundle.json")
-        path.write_bytes(settlement(opened, chain).bundle(identity).to_bytes())
+        with open_chain(opened) as (chain, _):
+            path.write_bytes(settlement(opened, chain).bundle(identity).to_bytes())
         print_json({"file": str(path)}) if json else out.print(f"wrote {path}")
     return result.status
 
@@ -196,7 +198,13 @@ def _measured_again(sent: Bundle, path: Path | None) -> Check:
     return Check("measured", False, f"measuring again gives other {', '.join(names)}")
 
 
-def _raw(home: Home, receipt: str) -> bytes:
+def receipt_bytes(home: Home, receipt: str) -> bytes:
+    """The bytes of a receipt, by its id or by the id of its call.
+
+    Raises:
+        InvalidError: ``receipt_id_invalid``.
+        MissingError: there is none.
+    """
     if not receipt.startswith("call_"):
         return home.log.get(receipt).raw
     logged = home.log.in_force(receipt)

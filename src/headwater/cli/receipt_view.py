@@ -22,6 +22,13 @@ from headwater.store.registry_store import RegistryStore
 SIMULATED = ("peps", "models")
 """Namespaces whose names were read from public documents for the demo."""
 
+_COUNTED = {
+    "upstream": "the upstream's word",
+    "bound": "the upstream's word, cut to what was reserved",
+    "count": "our count",
+}
+"""Whose count the tokens of a relayed call are, in words."""
+
 
 def print_receipt(receipt: Receipt, registry: RegistryStore, policy_text: Callable[[str], str]) -> None:
     """The bit account, then the division in words."""
@@ -36,6 +43,15 @@ def print_receipt(receipt: Receipt, registry: RegistryStore, policy_text: Callab
 def print_bits(receipt: Receipt, registry: RegistryStore) -> None:
     """Who supplied how many bits of the answer."""
     account = receipt.attribution
+    if account.estimator == "none":
+        whose = _COUNTED.get(str(dict(account.parameters).get("usage")), "an unknown count")
+        out.print(
+            f"not attributed: no registered contribution was offered, so the pool is the residual's\n"
+            f"  [dim]{receipt.usage.prompt_tokens} prompt and {receipt.usage.completion_tokens} answer tokens, "
+            f"by {whose}[/]",
+            soft_wrap=True,
+        )
+        return
     table = Table(
         "supplied by",
         Column("bits", justify="right"),

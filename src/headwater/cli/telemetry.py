@@ -10,11 +10,12 @@ from cyclopts import App, Parameter
 from headwater.cli.home import Home
 from headwater.cli.options import HomeOption, JsonOption, outcome, settings
 from headwater.cli.output import out, print_json
+from headwater.cli.receipt import receipt_bytes
 from headwater.core.errors import InvalidError
-from headwater.core.ids import check_receipt_id
 from headwater.gateway.standards import contents_of
 from headwater.receipts import Receipt
 from headwater.receipts.content_telemetry import (
+    form_of,
     fractional_report,
     read_document,
     read_fractional,
@@ -40,20 +41,20 @@ def export(
     Parameters
     ----------
     receipt
-        The receipt's id, 64 hex digits.
+        A receipt id or the id of its call.
     """
     with outcome(True) as result, Home(settings(home), create=False) as opened:
         if fractional and viewer is not None:
             raise InvalidError(
                 "a report of fractions has no viewer", code="option_conflict", fix="leave --viewer or --fractional out"
             )
-        found = Receipt.from_bytes(opened.log.get(check_receipt_id(receipt)).raw)
+        found = Receipt.from_bytes(receipt_bytes(opened, receipt))
         contents = contents_of(opened.registry, found)
         if fractional:
-            print_json(fractional_report(found, receipt, contents))
+            print_json(fractional_report(found, found.id, contents))
         else:
             owner = None if viewer is None else opened.registry.contributor(viewer).id  # type: ignore[arg-type]
-            print_json(session_json(found, receipt, contents, viewer=owner))
+            print_json(session_json(found, found.id, contents, viewer=owner))
     return result.status
 
 
@@ -63,8 +64,9 @@ def check(
     /,
     *,
     form: Annotated[
-        Literal["events", "manifest", "fractional", "rsl"], Parameter(help="What the file is said to be.")
-    ] = "events",
+        Literal["events", "manifest", "fractional", "rsl"] | None,
+        Parameter(help="What the file has to be [default: what it says it is]."),
+    ] = None,
     json: JsonOption = False,
 ) -> int:
     """Whether a file keeps the standard: events (session, event, batch), a manifest, a report of fractions, or RSL.
@@ -81,6 +83,7 @@ def check(
             raise InvalidError(
                 f"{file} cannot be read: {error.strerror}", code="file_unreadable", fix="check its path and its rights"
             ) from None
+        form = form or ("rsl" if raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else form_of(raw))
         if form == "events":
             document = read_document(raw)
             said = f"{document.kind} with {len(document.events)} events"

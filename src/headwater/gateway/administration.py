@@ -11,8 +11,9 @@ from typing import Any
 
 from headwater import ledger
 from headwater.core.canonical import digest_of
-from headwater.core.errors import InvalidError
+from headwater.core.errors import ConflictError, InvalidError
 from headwater.core.instants import format_instant
+from headwater.core.limits import TRANSFER_UNITS_MAX
 from headwater.core.money import format_units, parse_units
 from headwater.store.audit_trail import AuditTrail
 from headwater.store.key_limits import KeyLimits, day_of, month_begin
@@ -87,6 +88,12 @@ class Administration:
         units = parse_units(amount)
         if units <= 0:
             raise InvalidError(f"a deposit of {amount}", code="amount_out_of_range", fix="deposit more than 0")
+        if units > TRANSFER_UNITS_MAX:
+            raise InvalidError(
+                f"a deposit of {amount} {self.asset}",
+                code="amount_out_of_range",
+                fix=f"deposit at most {format_units(TRANSFER_UNITS_MAX)} at a time",
+            )
         if not 0 < len(reference) <= 200 or not reference.isprintable():
             raise InvalidError(
                 f"reference {reference[:80]!r}", code="reference_invalid", fix="name the payment it is for"
@@ -96,7 +103,14 @@ class Administration:
             now_ns = self.now_ns()
             cause = "deposit:" + digest_of([key.key_id, reference]).removeprefix("sha256:")[:32]
             draft = ledger.deposit(key.account, units, asset=self.asset, cause=cause)
-            posted = self.ledger.post([draft], key=cause, at_ns=now_ns)
+            try:
+                posted = self.ledger.post([draft], key=cause, at_ns=now_ns)
+            except ConflictError as error:
+                raise ConflictError(
+                    f"the reference {reference!r} of {key.key_id} was booked with another amount, now {amount}",
+                    code=error.code,
+                    fix="see the audit trail for what was booked; another payment needs a reference of its own",
+                ) from None
             if not posted.replayed:
                 said = {"amount": format_units(units), "currency": self.asset, "reference": reference}
                 self.trail.record(now_ns, actor, "key.deposit", key_id, said)

@@ -180,6 +180,13 @@ class _Kind(Struct):
     document_type: str | UnsetType = UNSET
 
 
+class _Marks(Struct):
+    document_type: Any = UNSET
+    roles: Any = UNSET
+    events: Any = UNSET
+    session_id: Any = UNSET
+
+
 _SHAPES: Final[Mapping[str, type[_Session | _Standalone | _Batch]]] = {
     "session": _Session,
     "event": _Standalone,
@@ -253,6 +260,19 @@ def read_document(raw: bytes) -> Document:
         _check_event(event, f"events[{at}]", named=session is not None or token is not None)
     agent = found.agent_id
     return Document(name, session, token, agent if isinstance(agent, str) else None, tuple(events))  # type: ignore[arg-type]
+
+
+def form_of(raw: bytes) -> Literal["events", "manifest", "fractional"]:
+    """What a document says it is, by its marks; what has none is taken for events.
+
+    Raises:
+        InvalidError: ``telemetry_invalid``: no JSON object, or too large.
+    """
+    marks = _decode(raw, _Marks)
+    if marks.document_type == "fractional_attribution":
+        return "fractional"
+    bare = marks.document_type is UNSET and marks.events is UNSET and marks.session_id is UNSET
+    return "manifest" if bare and marks.roles is not UNSET else "events"
 
 
 def read_manifest(raw: bytes) -> Manifest:
