@@ -198,9 +198,24 @@ def test_prices_are_taken_over_while_serving(office: Office) -> None:
     office.desk.booked()
     prices = [office.desk.get("/v1/receipts/" + r.headers["headwater-receipt"])["price"] for r in (before, after)]
     assert prices == ["0.001000000", "0.002000000"]
-    assert changes["changed"]["one"]["to"]["request_price"] == "0.002000000"
+    (changed,) = changes["changed"]
+    assert (changed["model"], changed["to"]["request_price"]) == ("one", "0.002000000")
     assert office.ask("POST", "/v1/admin/reload")["changes"] == {}
     assert office.ask("GET", "/v1/admin/audit?limit=1")["data"][0]["action"] == "gateway.reload"
+
+
+def test_models_of_any_name_are_taken_over(office: Office) -> None:
+    """Slashes, spaces and letters beyond ASCII in a name do not keep a new price from being in force, or recorded."""
+    name = "org/Modell für 日本/v1"
+    for price in ("0.001", "0.002"):
+        office.file.write_text(
+            UPSTREAMS.format(url=office.upstream_url, price=price).replace('model."one"', f'model."{name}"')
+        )
+        changes = office.ask("POST", "/v1/admin/reload")["changes"]
+
+    assert [(one["model"], one["to"]["request_price"]) for one in changes["changed"]] == [(name, "0.002000000")]
+    assert office.ask("GET", "/v1/admin/audit?limit=1")["data"][0]["detail"] == changes
+    assert office.desk.client().models.retrieve(name).id == name
 
 
 def test_a_wrong_file_changes_nothing(office: Office) -> None:

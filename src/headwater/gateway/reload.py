@@ -136,11 +136,11 @@ async def _retire(old: Upstreams) -> None:
 
 
 def _changes(before: Mapping[str, RelayedModel], after: Mapping[str, RelayedModel]) -> dict[str, Any]:
-    changed = {
-        name: {"from": _shown(before[name]), "to": _shown(after[name])}
+    changed = [  # a list, not a table by name: keys of canonical JSON are ASCII, names of models need not be
+        {"model": name, "from": _shown(before[name]), "to": _shown(after[name])}
         for name in sorted(before.keys() & after.keys())
         if before[name] != after[name]
-    }
+    ]
     found = {"added": sorted(after.keys() - before.keys()), "removed": sorted(before.keys() - after.keys())}
     return {what: which for what, which in {**found, "changed": changed}.items() if which}
 
