@@ -24,6 +24,15 @@ def settings(home: Path | None = None, **flags: Any) -> Settings:
     return load({"home": home, **flags}).settings
 
 
+def served_at(host: str, port: int) -> str:
+    """The address of a server, without a slash at its end; IPv6 stands in brackets.
+
+    >>> served_at("::1", 8484)
+    'http://[::1]:8484'
+    """
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class Outcome:
     """Holds a command's exit status: 0 until something sets it or an error ends the command."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from headwater.cli.home import Home
-from headwater.cli.options import HomeOption, JsonOption, outcome, settings
+from headwater.cli.options import HomeOption, JsonOption, outcome, served_at, settings
 from headwater.cli.output import out, print_json
 from headwater.core.errors import InvalidError
 from headwater.core.ids import ContributorId
@@ -67,7 +67,7 @@ def link(
         elif role == "payer":
             opened.keys.in_force(subject)
         chosen, now_ns = opened.settings, time.time_ns()
-        base = chosen.public_url.rstrip("/") or f"http://{chosen.host}:{chosen.port}"
+        base = chosen.public_url.rstrip("/") or served_at(chosen.host, chosen.port)
         lasts_ns = minutes * 60 * SECOND_NS
         store, word = SessionStore(opened.db), os.urandom(WORD_BYTES)
         made = base + make_link(store, role, subject, word=word, now_ns=now_ns, lasts_ns=lasts_ns)

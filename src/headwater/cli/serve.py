@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.markup import escape
 
@@ -17,7 +17,7 @@ from headwater.cli.disputing import Upkeep
 from headwater.cli.home import Home, models, passages, spans
 from headwater.cli.matters import matters_of
 from headwater.cli.operations import operations
-from headwater.cli.options import HomeOption, JsonOption, outcome, settings
+from headwater.cli.options import HomeOption, JsonOption, outcome, served_at, settings
 from headwater.cli.output import err, out, print_json, progress
 from headwater.cli.pages import with_pages
 from headwater.cli.payments import payments_of
@@ -40,6 +40,9 @@ from headwater.store.runs import living
 
 if TYPE_CHECKING:
     from headwater.gateway.x402 import Payments
+
+MODELS_SHOWN_MAX: Final = 32
+"""Of the models that are served, those named at the start; /v1/models has all."""
 
 
 @contextmanager
@@ -155,11 +158,14 @@ def serve(
             served = stack.enter_context(with_pages(opened, app, books))
 
         def ready(bound: int) -> None:
-            url = f"http://{chosen.host}:{bound}/v1"
+            url = served_at(chosen.host, bound)
             shared = f" by {chosen.workers} workers" if folder else ""
-            out.print(f"listening on [bold]{url}[/]{shared} with models {', '.join(app.model_names) or 'none'}")
+            names = list(app.model_names)
+            rest = f" and {len(names) - MODELS_SHOWN_MAX:,} more" if len(names) > MODELS_SHOWN_MAX else ""
+            shown = escape(", ".join(names[:MODELS_SHOWN_MAX]) or "none")
+            out.print(f"listening on [bold]{url}/v1[/]{shared} with models {shown}{rest}", soft_wrap=True)
             if served is not app:
-                out.print(f"pages at [bold]http://{chosen.host}:{bound}/[/]")
+                out.print(f"pages at [bold]{url}/[/]")
                 out.print("sign in there with a key, or by [bold]headwater pages link[/] or [bold]pages password[/]")
             if not opened.keys.list():
                 out.print("no API key yet: [bold]headwater key create LABEL[/], then headwater key deposit")
