@@ -196,6 +196,19 @@ def test_what_is_no_json_of_ours_is_400_on_every_route(desk: Desk, raw: bytes) -
             assert b'"error"' in answer
 
 
+@pytest.mark.parametrize("field", ["seed", "temperature", "prompt", "metadata", "headwater"])
+@pytest.mark.parametrize("said", [{"headwater": {}}, {"metadata": {"headwater": 1}}, {}], ids=["ours", "named", "none"])
+def test_a_number_beyond_all_bounds_is_400_or_the_upstream_s_affair(
+    desk: Desk, said: dict[str, object], field: str
+) -> None:
+    """Also where a call with sources is read as a whole, and in fields that nobody here knows."""
+    raw = body_of("passed on", "hi", **{"model": "fine", **said})[:-1] + f', "{field}": 1e999}}'.encode()
+    with connect(desk) as connection:
+        connection.sendall(head_of(desk, len(raw)) + raw)
+        answer = answered(connection)
+    assert answer.split(b" ")[1] in ((b"400",) if "headwater" in said or field == "headwater" else (b"200", b"400"))
+
+
 @pytest.mark.parametrize(
     "fields",
     [

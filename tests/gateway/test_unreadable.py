@@ -179,6 +179,7 @@ FRAMINGS: dict[str, tuple[bytes, bytes, tuple[int, str]]] = {
     "chunks with bare LF": (CHUNKED, CHUNKS.replace(b"\r\n", b"\n"), INVALID),
     "extension with bare LF": (CHUNKED, CHUNKS.replace(b"\r\n", b";x\n", 1), INVALID),
     "length in the trailer": (CHUNKED, CHUNKS[:-2] + b"Content-Length: 9\r\n\r\n", INVALID),
+    "a flood of trailers": (CHUNKED, CHUNKS[:-2] + b"X: y\r\n" * 200 + b"\r\n", (431, "head_too_large")),
     "coding in the trailer": (CHUNKED, CHUNKS[:-2] + CHUNKED + b"\r\n", INVALID),
 }
 
@@ -244,6 +245,14 @@ def test_a_head_that_is_too_large_is_431_and_its_sender_reads_it(desk: Desk, fie
     assert told(response) == (431, "head_too_large")
 
 
+def test_a_path_that_is_too_long_is_414(desk: Desk) -> None:
+    """Whatever the head may hold beside it."""
+    with connect(desk) as connection:
+        connection.sendall(head(desk, b"", b"GET /v1/" + b"a" * 9_000 + b" HTTP/1.1"))
+        (response,) = said(everything(connection))
+    assert told(response) == (414, "target_too_long")
+
+
 # Beside requests that are fine
 
 
@@ -303,6 +312,56 @@ def test_a_caller_who_leaves_with_a_request_in_line_stops_the_one_at_work(desk: 
         connection.sendall(ask(desk, "in process"))
     desk.settled()
     assert desk.toy.model.tokens - made < 300
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_next_request_that_has_come_in_part_keeps_its_head(desk: Desk, way: str) -> None:
+    """Split at every fifth byte behind a call of another payer: each is answered to its own payer, at its own price."""
+    first, (secret, key) = ask(desk, way), desk.toy.key("another")
+    second = ask(desk, "passed on").replace(desk.secret.encode(), secret.encode())
+    head_bytes, rounds = second.index(b"\r\n\r\n") + 4, 0
+    clean(desk)
+    mine, theirs = desk.toy.spent(desk.key), desk.toy.spent(key)
+    for cut in range(1, head_bytes, 5):
+        rounds += 1
+        with connect(desk) as connection:
+            connection.sendall(first + second[:cut])
+            time.sleep(0.002)
+            connection.sendall(second[cut:])
+            read = b""
+            while read.count(b'"headwater":') < 2:
+                read += (piece := connection.recv(65_536))
+                assert piece, read
+        assert [status for status, _, _ in said(read)] == [200, 200]
+    clean(desk)
+    assert (desk.toy.spent(desk.key) - mine) % rounds == 0 < desk.toy.spent(desk.key) - mine
+    assert desk.toy.spent(key) - theirs == rounds * 1_000_000
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_a_large_body_that_comes_with_the_end_of_its_head_does_not_count_to_it(
+    desk: Desk, way: str, pieces: int
+) -> None:
+    """The bound is the head's own, however its bytes are cut into packets."""
+    raw = ask(desk, way, user="x" * 400_000)
+    head_bytes = raw.index(b"\r\n\r\n")
+    with connect(desk) as connection:
+        for start in range(pieces - 1):
+            connection.sendall(raw[:head_bytes][start * 40 : start * 40 + 40])
+            time.sleep(0.02)
+        connection.sendall(raw[(pieces - 1) * 40 :])
+        (response,) = said(connection.recv(65_536))
+    assert response[0] == 200
+
+
+def test_wishes_for_another_protocol_in_a_row_are_each_declined(desk: Desk) -> None:
+    """A thousand in one go, with nothing that grows with them."""
+    wish = b"GET /healthz HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    with connect(desk) as connection:
+        connection.sendall(wish * 1_500 + head(desk, b"Connection: close\r\n", b"GET /healthz HTTP/1.1"))
+        answers = said(everything(connection))
+    assert [status for status, _, _ in answers] == [200] * 1_501
 
 
 # HTTP/1.0

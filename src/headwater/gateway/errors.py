@@ -44,6 +44,7 @@ _STATUS_BY_CODE: Final = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "request_too_large": 413,
+    "target_too_long": 414,
     "content_encoding_unsupported": 415,
     "rate_limit_exceeded": 429,
     "head_too_large": 431,

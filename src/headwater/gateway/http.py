@@ -42,7 +42,7 @@ class HasLane(Protocol):
 class HttpProtocol(HttpToolsProtocol):
     """One connection. Refuses heads that are too large; the parser itself would collect them for ever."""
 
-    _head_bytes = 0
+    _head_bytes = _came = 0  # of a head's fields, and in all that was read since it began
     _fields = 0
     _drained, _drained_since_s = 0, 0.0
     _fields_max = HEADERS_MAX
@@ -77,24 +77,40 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._head_bytes_max + len(data):
+            self._came += len(data)
+            if self._came > self._head_bytes_max + len(data):
                 self._refuse(failure_of(head_too_large(HEAD_BYTES_MAX, HEADERS_MAX)))  # it never ends
                 return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:  # no other protocol is spoken, and saying nothing of it declines
-            head, self._declined = self._declined, b""
-            self.parser = HttpRequestParser(self)  # the old one would leave out the body, and read no more
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.data_received(head + data[upgrade.args[0] :])
+        except HttpParserUpgrade as upgrade:
+            self._read_on(data, upgrade)
         except HttpParserError as error:
             self._refuse(unreadable(error, data))
             return
         collecting = self._collecting
         if collecting is not None and collecting.timer is None and self._lane is not None:
             collecting.timer = self.loop.call_later(self._lane.body_timeout_s, self._late, collecting)
+
+    def _read_on(self, data: bytes, upgrade: HttpParserUpgrade | None) -> None:
+        """Read a request that asks for another protocol, and what comes behind it. No other is spoken, and saying
+        nothing of the wish declines it."""
+        rest = memoryview(data)
+        try:
+            while upgrade is not None:
+                head, self._declined = self._declined, b""
+                rest = rest[upgrade.args[0] :]
+                self.parser = HttpRequestParser(self)  # the old one would leave out the body, and read no more
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+                upgrade = None
+                try:
+                    self.parser.feed_data(rest)
+                except HttpParserUpgrade as another:
+                    upgrade = another
+        except HttpParserError as error:
+            self._refuse(unreadable(error, bytes(rest)))
 
     def _drain(self, size: int) -> None:
         """A body goes on after its answer: read for a while, so that its sender reads the answer, and not for ever."""
@@ -107,7 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins; what ASGI wants of it is made when it is wanted."""
-        self._in_head, self._head_bytes, self._fields = True, 0, 0
+        self._in_head, self._head_bytes, self._came, self._fields = True, 0, 0, 0
         self._drained, self._drained_since_s = 0, 0.0
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
@@ -136,7 +152,7 @@ class HttpProtocol(HttpToolsProtocol):
                     self.cycle = cast(Any, self._at_work)
                     return
         version = self.parser.get_http_version()
-        check_framing(version, self.headers)
+        check_framing(version, self.url, self.headers)
         self._make_scope()
         super().on_headers_complete()
         if version == "1.0":  # its task has not begun
@@ -273,7 +289,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Give a request that was collected to uvicorn's cycle, as if it had never been in the lane."""
         self._at_work = None
         queued = self.cycle is not cast(Any, caller)  # a later request is waiting already
-        held = (self.url, self.headers, self.expect_100_continue, self.scope, self.cycle)
+        held = (self.url, self.headers, self.expect_100_continue, self.scope)
         self.url, self.headers, self.expect_100_continue = caller.path.encode(), [], False
         super().on_message_begin()
         self.headers += caller.headers
@@ -295,8 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
         cycle.body, cycle.more_body, cycle.disconnected = bytearray(body), False, caller.disconnected
         cycle.message_event.set()
-        if queued:
-            self.url, self.headers, self.expect_100_continue, self.scope, self.cycle = held
-        else:
+        self.url, self.headers, self.expect_100_continue, self.scope = held  # a next head may have been read in part
+        if not queued:
             self.cycle = cycle
         self._start_asgi_task(cycle, self.app)

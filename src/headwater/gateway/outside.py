@@ -38,15 +38,22 @@ def asks_for_sources(raw: bytes, request: Request) -> bool:
     if request.shape == "embeddings":
         return False
     if FIELD in request.fields:
-        return msgspec.json.decode(request.fields[FIELD]) is not None
-    prompt = request.fields.get("prompt") if request.shape != "completions" else None
-    if prompt is not None and names_prompt(msgspec.json.decode(prompt)):
+        return _value(request, FIELD) is not None
+    if request.shape != "completions" and names_prompt(_value(request, "prompt")):
         return True
     if _MARK not in raw:
         return False
-    items = request.fields.get("messages" if request.shape == "chat" else "input")
-    found = None if items is None else msgspec.json.decode(items)
+    found = _value(request, "messages" if request.shape == "chat" else "input")
     return isinstance(found, list) and any(map(has_mark, found))
+
+
+def _value(request: Request, name: str) -> Any:
+    """A field of a request that was read one level deep; None when it is not there."""
+    raw = request.fields.get(name)
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:  # such as a number beyond all bounds
+        raise invalid(name, str(error)[:200], "send JSON with numbers that a double holds") from None
 
 
 def wants_sources(raw: bytes, request: Request, model: OutsideModel | None) -> bool:
@@ -79,7 +86,7 @@ def read_asked(raw: bytes, request: Request, *, route: str, idempotency_key: str
     Raises:
         RequestError: there is no place for sources in it, or our own fields are wrong.
     """
-    body: dict[str, Any] = {name: msgspec.json.decode(value) for name, value in request.fields.items()}
+    body = {name: _value(request, name) for name in request.fields}
     extension = read_extension(body, prompt_field=request.shape != "completions")
     read = {"chat": _chat, "completions": _completion, "responses": _responses}[request.shape]
     messages, items, words_only = read(body)

@@ -21,6 +21,8 @@ from headwater.gateway.passing import ROUTES
 REFUSED: Final = "headwater.refused"
 """Under this name an ASGI scope holds the `Failure` of a request that could not be read; it has no other content."""
 
+TARGET_BYTES_MAX: Final = 8_192
+
 _MODELS: Final = re.compile(r"/v1/models(/|\?|$)")
 _LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) (/[\x21-\x7e]*) HTTP/1\.[01]\r\n")
 _VERSIONS: Final = ("1.0", "1.1")
@@ -36,16 +38,24 @@ def head_too_large(bytes_max: int, fields_max: int) -> InvalidError:
     )
 
 
-def check_framing(version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+def check_framing(version: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Refuse what the parser takes and a server in between might take otherwise.
 
     Args:
         version: such as ``1.1``.
+        target: path and query, as they came.
         headers: names in lower case.
 
     Raises:
-        InvalidError: ``http_version_unsupported``, ``transfer_coding_unsupported`` or ``http_invalid``.
+        InvalidError: ``http_version_unsupported``, ``target_too_long``, ``transfer_coding_unsupported`` or
+            ``http_invalid``.
     """
+    if len(target) > TARGET_BYTES_MAX:
+        raise InvalidError(
+            f"the path and query have {len(target)} bytes",
+            code="target_too_long",
+            fix=f"use at most {TARGET_BYTES_MAX}",
+        )
     if version not in _VERSIONS:
         raise InvalidError(
             f"HTTP/{version} is not spoken here", code="http_version_unsupported", fix="send HTTP/1.1, or HTTP/1.0"
