@@ -204,8 +204,25 @@ def test_a_home_lives_on_postgresql(town: Town, tmp_path: Path, monkeypatch: pyt
         registry = RegistryStore(database)
         assert registry.digest() == snapshot_digest(registry.contributions())
     assert not list(town.home.glob("headwater.db*"))
+    server = os.environ["HEADWATER_DATABASE"]
     monkeypatch.setenv("HEADWATER_DATABASE", "")
     assert town.run("ledger", "balance", status=2)["error"]["code"] == "home_database_differs"
+
+    # The records go to the home's file and back to the server: everything adds up there, and calls are served there.
+    monkeypatch.setenv("HEADWATER_DATABASE", server)
+    balances = town.run("ledger", "balance")["balances"]
+    for place, setting in (("file", ""), (server, server)):
+        moved = town.run("home", "move", "--to", place)
+        assert moved["rows"] > 100
+        monkeypatch.setenv("HEADWATER_DATABASE", setting)
+        assert town.run("ledger", "check")["problems"] == []
+        assert town.run("audit", "check")["problems"] == []
+        assert town.run("ledger", "balance")["balances"] == balances
+        with upstream() as answering:
+            (tmp_path / "upstreams.toml").write_text(UPSTREAMS.format(url=answering.url), "utf-8")
+            with served() as url:
+                assert receipt(url, key["secret"], call(url, key["secret"]))["price"] == "0.250000000"
+        balances = town.run("ledger", "balance")["balances"]
 
 
 def owner_of(town: Town, contribution: str) -> str:

@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import pkgutil
-import re
 import sqlite3
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-import headwater.store
 from headwater.cli import main
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, InvariantError, MissingError
 from headwater.core.ids import call_id
-from headwater.ledger import deposit, payouts
 from headwater.store.call_store import CallStore
-from headwater.store.database import Database, Sql
 from headwater.store.database_address import parse_address
 from headwater.store.home_database import open_home_database
 from headwater.store.key_store import KeyStore
 from headwater.store.ledger_store import Ledger
-from headwater.store.moving import MOVED_FILE, move_home
+from headwater.store.moving import move_home
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'headwater[postgres]'")
+from whole_home import fill, sound, with_every_table
+
 from headwater.store.postgres import PostgresDatabase
 
 pytestmark = pytest.mark.sqlite
-
-
-def all_steps() -> dict[str, tuple[str, ...]]:
-    """What every store calls its steps, and them."""
-    steps = {}
-    for found in pkgutil.iter_modules(headwater.store.__path__):
-        module = importlib.import_module(f"headwater.store.{found.name}")
-        for name, where in re.findall(r"""\.migrate\("(\w+)", (\w+)\)""", inspect.getsource(module)):
-            if name != "readings":  # derived, and kept in a file of their own
-                steps[name] = getattr(module, where)
-    return steps
-
-
-def with_every_table(db: Sql) -> Sql:
-    """A database with the tables of every store; first those that others refer to."""
-    steps = all_steps()
-    for name in ("registry", "calls", *steps):
-        if name in steps:
-            db.migrate(name, steps.pop(name))
-    return db
 
 
 def schema_of(db: PostgresDatabase) -> list[list[tuple]]:
@@ -78,28 +54,8 @@ def address(postgres) -> str:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A home with the tables of every store, a call that was paid and a call at work."""
-    with with_every_table(Database(tmp_path / "headwater.db")) as db:
-        ledger, keys = Ledger(db), KeyStore(db)
-        calls = CallStore(db, ledger, keys, run_id="before")
-        _, key = keys.create("Ångström \\ \\N %", bytes(range(32)), 5)
-        ledger.post([deposit(key.account, 1_000, asset="USD", cause="d")], key="d", at_ns=1)
-        for number in range(40):
-            cid = call_id(number.to_bytes(16, "big"))
-            calls.begin(call_id=cid, key_id=key.key_id, idempotency_key=f"k{number}", request_digest=digest(b"r"),
-                        model="m", ceiling_units=20, asset="USD", at_ns=number)  # fmt: skip
-            if number < 39:
-                calls.answered(cid, answer=b"\x00\\x41\n", evidence=bytes(range(256)), price_units=10, at_ns=number)
-                receipt = f"{number:064x}"
-                paid = payouts([("commons", 10)], asset="USD", receipt_id=receipt)
-                calls.attributed(cid, receipt, paid, at_ns=number)
-        calls.close()
+    fill(tmp_path)
     return tmp_path
-
-
-def sound(db: Sql) -> tuple:
-    """What does not hold in a home's books."""
-    ledger = Ledger(db)
-    return CallStore(db, ledger, KeyStore(db)).check()
 
 
 def test_everything_arrives_and_works(home: Path, address: str) -> None:
@@ -108,7 +64,7 @@ def test_everything_arrives_and_works(home: Path, address: str) -> None:
         before = Ledger(db).balances(), CallStore(db, Ledger(db), KeyStore(db)).get(call_id(bytes(16)))
         numbers = db.query("SELECT max(number) FROM calls")
     moved = move_home(home, parse_address(address), check=sound)
-    assert moved.file == home / MOVED_FILE
+    assert moved.before == str(home / "headwater.moved.db")
     assert not (home / "headwater.db").exists()
     with open_home_database(home, address, create=False) as db:
         ledger, keys = Ledger(db), KeyStore(db)

@@ -1,4 +1,4 @@
-"""`headwater home …`: where a home's records are, and moving them from its file to a PostgreSQL server."""
+"""`headwater home …`: where a home's records are, and moving them between its file and PostgreSQL servers."""
 
 from __future__ import annotations
 
@@ -42,16 +42,21 @@ def show(*, home: HomeOption = None, json: JsonOption = False) -> int:
 @app.command
 def move(
     *,
-    to: Annotated[str, Parameter(help="postgresql:// address; ?schema= names another schema than headwater.")],
+    to: Annotated[
+        str, Parameter(help="file, or a postgresql:// address; ?schema= names another schema than headwater.")
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Move the records from the home's file to PostgreSQL: copied, compared row by row, checked, and only then used.
+    """Move the records to PostgreSQL, back to the home's file, or elsewhere: compared, checked, and only then used.
 
-    Nothing may serve the home meanwhile. The file is kept beside the rest as headwater.moved.db.
+    Nothing may serve the home meanwhile. Where they are now is what the folder and the setting `database` say. What
+    they were read from is kept: a file as headwater.moved.db, a schema as headwater_moved. Whatever ends a move on its
+    way, the home is as it was; the same command goes on.
     """
     with outcome(json) as result:
-        address, folder = parse_address(to), settings(home, database="").home
+        address, found = None if to == "file" else parse_address(to), settings(home)
+        folder = found.home
         with progress(quiet=json) as bars:
             tasks: dict[str, TaskID] = {}
 
@@ -63,14 +68,16 @@ def move(
             # A server that is at work has the log; while we have it, none can begin.
             log = folder / "receipts.log"
             with ReceiptLog.open(log) if log.exists() else nullcontext():
-                moved = move_home(folder, address, check=_unsound, progress=advanced)
+                moved = move_home(folder, address, setting=found.database, check=_unsound, progress=advanced)
         if json:
-            print_json({"database": address.shown, "tables": moved.tables, "rows": moved.rows, "file": str(moved.file)})
+            rows = {"tables": moved.tables, "rows": moved.rows}
+            print_json({"database": moved.place, **rows, "before": moved.before})
         else:
+            wanted = "remove the setting `database`" if address is None else "set `database` to that address"
             out.print(
-                f"{moved.rows} rows of {moved.tables} tables are in {address.shown}; every one was compared, and"
-                f" everything adds up\nset `database` (HEADWATER_DATABASE or headwater.toml) to that address;"
-                f" {moved.file} is what was before",
+                f"{moved.rows} rows of {moved.tables} tables are in {moved.place}; every one was compared, and"
+                f" everything adds up\n{wanted} (HEADWATER_DATABASE or headwater.toml); {moved.before} is what was"
+                f" before",
                 markup=False,
                 soft_wrap=True,
             )

@@ -25,7 +25,8 @@ FILE: Final = "headwater.db"
 MARK: Final = "database.json"
 MODULE: Final = "home"
 STEPS: Final = ("CREATE TABLE home_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);",)
-_OWN_MODULES: Final = {"postgres", MODULE}
+OWN_MODULES: Final = ("postgres", MODULE)
+"""What stands among the migrations of a schema and is of the schema itself, not of the home."""
 
 
 def open_home_database(folder: Path, setting: str, *, create: bool = True) -> Sql:
@@ -55,7 +56,7 @@ def open_home_database(folder: Path, setting: str, *, create: bool = True) -> Sq
     if mark is None and file.exists():
         raise _differs(
             f"the records of {folder} are in its file {FILE}, and the setting `database` names {address.shown}",
-            "move them with `headwater home move --to ADDRESS`, or leave the setting empty",
+            "leave the setting empty, or move them there with `headwater home move --to ADDRESS`",
         )
     if mark is None and not create:
         raise missing(folder)
@@ -86,7 +87,7 @@ def belong_together(
     if mark is None:
         mark = _first(database, folder, address)
     # Only read, so that nobody who opens a home waits for a writer.
-    there = _number(database)
+    there = number_of(database)
     if there != mark["home"]:
         raise _differs(
             f"{address.shown} is not the database that {folder} was made with, which is {mark['shown']}",
@@ -100,12 +101,12 @@ def _first(database: PostgresDatabase, folder: Path, address: PostgresAddress) -
     """Mark a new folder and a new schema; what the folder says from then on."""
     database.migrate(MODULE, STEPS)
     with database.transaction():
-        there, mark = _number(database), read_mark(folder)
+        there, mark = number_of(database), read_mark(folder)
         if mark is not None:  # another process came first
             return mark
         # With nothing in it but a mark it is nobody's yet: whoever made the mark died before the folder had it.
         modules = {module for (module,) in database.query("SELECT DISTINCT module FROM migrations")}
-        if not modules <= _OWN_MODULES:
+        if not modules <= {*OWN_MODULES}:
             raise _differs(
                 f"{address.shown} holds records already, and {folder} is new to it",
                 "restore the folder that belongs to them, or name another database or `?schema=`",
@@ -114,16 +115,21 @@ def _first(database: PostgresDatabase, folder: Path, address: PostgresAddress) -
     return write_mark(folder, number, address)
 
 
-def _number(database: PostgresDatabase) -> str:
+def number_of(database: PostgresDatabase) -> str:
     """The number of the home that a database is marked as; empty for none."""
     if not database.query("SELECT 1 FROM migrations WHERE module = ?", (MODULE,)):
         return ""
     return "".join(value for (value,) in database.query("SELECT value FROM home_marks WHERE name = 'home'"))
 
 
-def new_mark(database: Sql) -> str:
+def new_number() -> str:
+    """A number that no other home has."""
+    return os.urandom(16).hex()
+
+
+def new_mark(database: Sql, number: str = "") -> str:
     """Mark a database as a home's; gives the number that the folder is to be marked with."""
-    number = os.urandom(16).hex()
+    number = number or new_number()
     database.execute("INSERT INTO home_marks VALUES ('home', ?)", (number,))
     return number
 
@@ -148,18 +154,34 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 def write_mark(folder: Path, number: str, address: PostgresAddress) -> dict[str, Any]:
     """Let the folder say, durably, that its records are at `address`; gives what it says."""
     mark = {"home": number, "shown": address.shown}
-    draft = folder / f".{MARK}.{os.getpid()}"
+    write_durably(folder / MARK, mark)
+    return mark
+
+
+def remove_mark(folder: Path) -> None:
+    """Let the folder say, durably, that its records are in its own file."""
+    (folder / MARK).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def write_durably(path: Path, value: dict[str, str]) -> None:
+    """A small JSON file, whole or as it was before, whatever happens."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(mark, file, indent=2)
+        json.dump(value, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(folder / MARK)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was renamed or removed in a folder be so after a power cut, too."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return mark
 
 
 def missing(folder: Path) -> MissingError:
