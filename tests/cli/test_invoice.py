@@ -93,7 +93,7 @@ def test_credit_is_invoiced_listed_paid_and_exported(run: Commands, key: str):
     (line,) = csv.DictReader(io.StringIO(out))
     assert (status, line["model"], line["price"]) == (0, "credit", "5.000000000")
     assert json.loads(run.text("invoice", "export", "1", "--form", "json")[1])["reference"] == "transfer 1"
-    assert "paid" in run.text("invoice", "list")[1]
+    assert run.text("invoice", "list")[1].split() == ["HW-000001", "paid", "5.000000000", made["currency"], key]
     assert "booked before" in run.text("invoice", "paid", "1", "--reference", "transfer 1")[1]
     run.clean()
 

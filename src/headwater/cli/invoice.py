@@ -52,7 +52,7 @@ def create(
             print_json(invoice_json(made))
         else:
             out.print(f"{made.name}: {format_units(made.amount_units, places=2)} {made.asset} of {made.key_id}")
-            for line in made.lines:
+            for line in made.lines if made.from_ns is not None else ():
                 out.print(f"  {line.model}: {line.calls} calls, {format_units(line.amount_units)}", markup=False)
     return result.status
 
@@ -73,13 +73,12 @@ def list_(
         elif not rows:
             out.print("no invoices")
         else:
-            amounts = [Column(name, justify="right") for name in ("amount", "received")]
-            table = Table("invoice", "key", *amounts, "currency", "status", box=None)
             for row in rows:
-                table.add_row(
-                    row["invoice"], row["key_id"], row["amount"], row["received"], row["currency"], row["status"]
+                came = "" if row["status"] in ("open", "paid") else f", {row['received']} received"
+                asked = f"{row['amount']:>18} {row['currency']}"
+                out.print(
+                    f"{row['invoice']}  {row['status']:<8} {asked}  {row['key_id']}{came}", markup=False, soft_wrap=True
                 )
-            out.print(table)
     return result.status
 
 

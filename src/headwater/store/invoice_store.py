@@ -244,7 +244,7 @@ class InvoiceStore:
             else []
         )
         if not rows:
-            raise MissingError(f"no invoice {number}", code="invoice_unknown", fix="see `headwater invoice list`")
+            raise MissingError(f"no invoice HW-{number:06d}", code="invoice_unknown", fix="see `headwater invoice list`")
         return _invoice(rows[0])
 
     def list(self, key_id: str | None = None, *, open_only: bool = False) -> tuple[Invoice, ...]:
