@@ -244,7 +244,8 @@ class InvoiceStore:
             else []
         )
         if not rows:
-            raise MissingError(f"no invoice HW-{number:06d}", code="invoice_unknown", fix="see `headwater invoice list`")
+            named, fix = f"HW-{number:06d}", "see `headwater invoice list`"
+            raise MissingError(f"no invoice {named}", code="invoice_unknown", fix=fix)
         return _invoice(rows[0])
 
     def list(self, key_id: str | None = None, *, open_only: bool = False) -> tuple[Invoice, ...]:
