@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -80,6 +81,22 @@ def test_the_same_payment_gives_the_same_answer_and_pays_once(here: World):
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.content == first.content
     assert code(here.ask(headers=signed, max_tokens=7)) == (409, "idempotency_conflict")
+    assert here.paid() - before == CALL
+    here.clean()
+
+
+@pytest.mark.parametrize("bodies", [1, 3], ids=["one request", "several requests"])
+def test_the_same_payment_at_the_same_instant_pays_once_for_one_answer(here: World, bodies: int):
+    """Shown on many connections at once, for one request or for several: one of them is answered and paid for."""
+    signed = here.sign(here.ask())
+    before = here.paid()
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda number: here.ask(headers=signed, max_tokens=5 + number % bodies), range(6)))
+    answers = [one for one in found if one.status_code == 200]
+    assert len({one.content for one in answers}) == 1
+    assert sum("Idempotent-Replayed" not in one.headers for one in answers) == 1
+    refused = {code(one) for one in found if one.status_code != 200}
+    assert refused <= {(429, "rate_limit_exceeded"), (409, "call_in_progress"), (409, "idempotency_conflict")}
     assert here.paid() - before == CALL
     here.clean()
 
