@@ -6,8 +6,10 @@ A form for each kind of receipt is made once and filled in for every call. Knows
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+from msgspec import Struct
 
 from headwater.core.ids import CallId, ReceiptId, call_id, pseudonym
 from headwater.ledger import transfer_id
@@ -26,8 +28,7 @@ FORMS_MAX: Final = 10_000
 _NO_DIGEST: Final = "sha256:" + "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True, gc=False):
     """Credit held for one call at work."""
 
     call_id: CallId
@@ -36,8 +37,7 @@ class Hold:
     began_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Struct, frozen=True, gc=False):
     """What a call turned out to be."""
 
     model: str
@@ -50,8 +50,7 @@ class Used:
     usage_from: str  # "upstream" when it said so within bounds, "bound" when it said more, "count" when we counted
 
 
-@dataclass(frozen=True, slots=True)
-class Charged:
+class Charged(Struct, frozen=True, gc=False):
     """A call whose receipt is durable."""
 
     call_id: CallId

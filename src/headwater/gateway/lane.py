@@ -229,6 +229,10 @@ class Lane:
             return None
         return self._keys.known(secret)
 
+    def known(self, secret: bytes) -> KeyRecord | None:
+        """The key whose secret this is, if it was checked a moment ago."""
+        return self._keys.known(secret)
+
     async def answer(self, caller: LaneCaller, hand_over: Callable[[LaneCaller, bytes], None]) -> None:
         """Answer a request whose body is whole.
 

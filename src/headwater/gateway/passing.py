@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -30,6 +29,16 @@ ROUTES: Final[Mapping[str, Shape]] = {
     "/v1/embeddings": "embeddings",
 }
 
+_WHOLE: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n", "best_of")
+_READ: Final[Mapping[str, type]] = {
+    "model": str,
+    "stream": bool,
+    "stream_options": dict,
+    "headwater": dict,
+    **dict.fromkeys(_WHOLE, int),
+}
+"""The fields that are read, and what each is."""
+
 _KINDS: Final[Mapping[type, str]] = {
     bool: "true or false",
     int: "a whole number",
@@ -40,7 +49,8 @@ _KINDS: Final[Mapping[type, str]] = {
 }
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
-_encode = msgspec.json.encode
+_decode_value = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _LAST_RESPONSE: Final = re.compile(rb'"type":\s*"response\.(?:completed|incomplete|failed)"')
 _FINISHED: Final = re.compile(rb'"finish_reason":\s*"')
@@ -63,16 +73,14 @@ class _Answer(msgspec.Struct):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
-@dataclass(frozen=True, slots=True)
-class UsageSaid:
+class UsageSaid(msgspec.Struct, frozen=True, gc=False):
     """What an upstream says it used, in tokens. It is believed only within what was reserved."""
 
     prompt: int
     completion: int
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A request read one level deep."""
 
     shape: Shape
@@ -90,8 +98,9 @@ class Request:
         fields: dict[str, Any] = {name: raw for name, raw in self.fields.items() if name != "headwater"}
         fields["model"] = model
         if self.stream and self.shape in ("chat", "completions"):
-            options = _object(self.fields, "stream_options")
-            fields["stream_options"] = {**options, "include_usage": True}
+            options = fields.get("stream_options")
+            known = {} if options is None else _value(options, "stream_options", dict) or {}
+            fields["stream_options"] = {**known, "include_usage": True}
         return _encode(fields)
 
 
@@ -111,12 +120,9 @@ def read_request(raw: bytes, shape: Shape) -> Request:
         raise RequestError(
             f"the body is not a JSON object: {what}", param=None, code="invalid_json", fix="send JSON in UTF-8"
         ) from None
-    stream = bool(_value(fields, "stream", bool))
-    options = _object(fields, "stream_options")
-    extension = _object(fields, "headwater")
-    limits = [_whole(fields, name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
-    given = [limit for limit in limits if limit is not None]
-    model = _value(fields, "model", str)
+    said = {name: _value(fields[name], name, kind) for name, kind in _READ.items() if name in fields}
+    model, options = said.get("model"), said.get("stream_options") or {}
+    limits = [limit for name in _WHOLE[:3] if (limit := said.get(name)) is not None]
     if not model:
         raise RequestError(
             "model: the model is missing", param="model", code="invalid_value", fix="send a name from GET /v1/models"
@@ -125,39 +131,29 @@ def read_request(raw: bytes, shape: Shape) -> Request:
         shape=shape,
         fields=fields,
         model=model,
-        stream=stream,
+        stream=bool(said.get("stream")),
         include_usage=options.get("include_usage") is True,
-        answers=max(_whole(fields, "n") or 1, _whole(fields, "best_of") or 1),
-        max_tokens=max(given) if given else None,
+        answers=max(said.get("n") or 1, said.get("best_of") or 1),
+        max_tokens=max(limits) if limits else None,
         prompt_bytes=len(raw),
-        extension=extension,
+        extension=said.get("headwater") or {},
     )
 
 
-def _value(fields: Fields, name: str, kind: type) -> Any:
-    raw = fields.get(name)
-    if raw is None:
-        return None
+def _value(raw: msgspec.Raw, name: str, kind: type) -> Any:
     try:
-        value = msgspec.json.decode(raw)
+        value = _decode_value(raw)
     except msgspec.DecodeError as error:  # such as a number beyond all bounds
         raise RequestError(f"{name}: {error}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}") from None
-    if value is None or type(value) is kind:
-        return value
-    raise RequestError(f"{name} is {_KINDS[type(value)]}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}")
-
-
-def _object(fields: Fields, name: str) -> dict[str, Any]:
-    return _value(fields, name, dict) or {}
-
-
-def _whole(fields: Fields, name: str) -> int | None:
-    value = _value(fields, name, int)
     if value is None:
         return None
-    if not 1 <= value < 2**31:
+    if type(value) is not kind:
+        raise RequestError(
+            f"{name} is {_KINDS[type(value)]}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}"
+        )
+    if isinstance(value, int) and kind is int and not 1 <= value < 2**31:
         raise RequestError(f"{name} is {value}", param=name, code="invalid_value", fix="use a whole number from 1")
-    return int(value)
+    return value
 
 
 # A whole answer

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import uvicorn
 
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
-from headwater.gateway.http import HttpProtocol
 from headwater.gateway.lane import Lane
+from headwater.gateway.repeated import RepeatedProtocol
 from headwater.gateway.wire import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def serve_on(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here goes by a caller's address
-        http=HttpProtocol,
+        http=RepeatedProtocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         ws="none",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -38,8 +38,7 @@ Paid = tuple[AccountId, int, str, ContributionId | None]
 """A payout: account, nano units, line, contribution."""
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(msgspec.Struct, frozen=True, gc=False):
     """A receipt made from a form, signed."""
 
     raw: bytes  # canonical bytes

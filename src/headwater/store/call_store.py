@@ -24,6 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
+
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, InvalidError, InvariantError, MissingError, Problem, RefusedError
 from headwater.core.ids import AccountId, CallId, ReceiptId, check_receipt_id, is_call_id
@@ -157,8 +159,7 @@ class Begun:
     replayed: bool  # the same request was answered before: send `call.answer` again, generate nothing
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedCall:
+class FinishedCall(Struct, frozen=True, gc=False):
     """A call that another server answered, with its receipt; no text of it is kept here."""
 
     call_id: CallId

@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from headwater.core.errors import RefusedError
 from headwater.core.ids import CallId
 from headwater.ledger import Code, TransferDraft, payouts, transfer_id
@@ -39,8 +41,7 @@ _GENERAL: Final = "logged"
 _OF_RUN: Final = "run:"
 
 
-@dataclass(frozen=True, slots=True)
-class Metered:
+class Metered(Struct, frozen=True, gc=False):
     """A call that has its receipt, and what that receipt pays."""
 
     call: FinishedCall

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from typing import NamedTuple
@@ -57,8 +56,7 @@ class _Head(msgspec.Struct, gc=False):
 _read_head = msgspec.json.Decoder(_Head).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Receipts on their way in, column by column; all of length n."""
 
     ids: list[bytes]  # 32 each
@@ -73,15 +71,14 @@ class Batch:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(msgspec.Struct, frozen=True, gc=False):
     """What is new of a group, in order: the columns that are written and kept."""
 
-    ids: list[bytes] = field(default_factory=list)
-    leaves: list[bytes] = field(default_factory=list)
-    calls: list[bytes] = field(default_factory=list)
-    payloads: list[bytes] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)
+    ids: list[bytes] = msgspec.field(default_factory=list)
+    leaves: list[bytes] = msgspec.field(default_factory=list)
+    calls: list[bytes] = msgspec.field(default_factory=list)
+    payloads: list[bytes] = msgspec.field(default_factory=list)
+    crcs: list[int] = msgspec.field(default_factory=list)
 
     def extend(self, batch: Batch) -> None:
         """Take all of a batch."""
@@ -105,8 +102,7 @@ class Fresh:
             del column[size:]
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """What a group comes to."""
 
     fresh: Fresh

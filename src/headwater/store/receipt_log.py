@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from msgspec import Struct
+
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, UpstreamError
 from headwater.core.ids import check_receipt_id, is_call_id, receipt_id
 from headwater.core.limits import RECEIPT_BATCH_MAX
@@ -73,8 +75,7 @@ class LoggedReceipt:
     signature: str  # 0x and 130 hex digits
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True, gc=False):
     """Receipts that are in the file and not yet durable; `ReceiptLog.finish` takes them."""
 
     handle: int  # of the file to sync

@@ -15,12 +15,16 @@ from typing import Final, cast
 import httptools
 
 from headwater.core.errors import UpstreamError
+from headwater.core.known_head import KnownHead
 
 HEAD_BYTES_MAX: Final = 64 * 2**10
 WAITING_BYTES_MAX: Final = 256 * 2**10
 """Bytes of a stream that may wait for the reader before the socket is paused."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+_BODILESS: Final = (204, 304)
+"""Responses whose length, if they name one, is not that of a body of theirs."""
 
 
 class Stale(Exception):
@@ -31,14 +35,18 @@ class Connection(asyncio.Protocol):
     """The protocol of one connection. `send` begins an exchange; `head` and `read` follow it."""
 
     __slots__ = (
+        "_begins",
         "_body",
         "_done",
         "_error",
+        "_first",
         "_head_bytes",
         "_headers",
         "_keep",
+        "_known",
         "_late_s",
         "_loop",
+        "_missing",
         "_overdue",
         "_parser",
         "_paused",
@@ -62,7 +70,10 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], bool] | None = None
         self._paused = self._keep = self._started = False
         self._done = True
-        self._waiting = self._head_bytes = 0
+        self._waiting = self._head_bytes = self._missing = self._begins = 0
+        self._parser: httptools.HttpResponseParser | None = None  # from the first byte of a response that needs it
+        self._known: KnownHead[tuple[int, Headers]] = KnownHead()  # of responses that leave the connection open
+        self._first = b""  # of the response, as the parser was given it
         self._late_s, self._overdue = 0.0, ("", 0.0)
         self.exchanges = 0
         self.status = 0
@@ -98,11 +109,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             raise Stale if self.exchanges else _broken("the upstream closed at once")
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = None
         self._body.clear()
         self._headers, self.headers, self.status = [], (), 0
         self._done = self._keep = self._started = False
-        self._waiting = self._head_bytes = 0
+        self._waiting = self._head_bytes = self._missing = 0
         self.exchanges += 1
         transport.write(request)
 
@@ -234,19 +245,14 @@ class Connection(asyncio.Protocol):
         if self._done:
             self.fail(_broken("the upstream sent bytes nobody asked for"))
             return
-        self._started = True
+        began, self._started = not self._started, True
         if self.status:
             self._late_s = self._loop.time() + self._overdue[1]
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.fail(_broken(f"the upstream does not speak HTTP: {error}"))
+        known = self._again(data) if began else self._parser is None
+        if known:
+            self._rest(data[self._begins :] if began else data)
+        elif not self._parse(data):
             return
-        if not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.fail(_broken(f"the upstream's headers exceed {HEAD_BYTES_MAX} bytes"))
-                return
         take = self._take
         if take is not None:
             if self._body:
@@ -257,6 +263,43 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def _again(self, data: bytes) -> bool:
+        """Take a response that begins with the head of the last one here; False when the parser has to read it."""
+        at = self._known.match(data)
+        if at is None or self._known.found is None:
+            return False
+        self._missing, self._begins = at
+        self.status, self.headers = self._known.found
+        self._keep = True
+        return True
+
+    def _rest(self, data: bytes) -> None:
+        """The body of such a response, or more of it."""
+        more, data = len(data) > self._missing, data[: self._missing]
+        self._missing -= len(data)
+        if data:
+            self.on_body(data)
+        self._done = not self._missing
+        if more:
+            self.fail(_broken("the upstream sent bytes nobody asked for"))
+
+    def _parse(self, data: bytes) -> bool:
+        """Have the parser read what came; False when the exchange is over for that."""
+        if self._parser is None:
+            self._parser, self._first = httptools.HttpResponseParser(self), data
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(_broken(f"the upstream does not speak HTTP: {error}"))
+            return False
+        self._first = b""
+        if not self.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fail(_broken(f"the upstream's headers exceed {HEAD_BYTES_MAX} bytes"))
+                return False
+        return True
 
     def eof_received(self) -> None:
         """The other side will send no more."""
@@ -290,6 +333,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole; an interim response (1xx) is passed over."""
+        assert self._parser is not None
+        first, self._first = self._first, b""
         status = self._parser.get_status_code()
         if self._done:
             return
@@ -298,6 +343,10 @@ class Connection(asyncio.Protocol):
             return
         self.status, self.headers = status, tuple(self._headers)
         self._keep = self._parser.should_keep_alive()
+        if first and self._keep:
+            lengths = [value for name, value in self._headers if name == b"content-length"]
+            if len(lengths) == 1 and status not in _BODILESS:
+                self._known.learn(first, lengths[0], (status, self.headers))
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
