@@ -86,6 +86,15 @@ def test_a_model_that_is_not_there_is_refused_without_hiding_others(desk: Desk) 
     assert "choose one of" not in told["message"]
 
 
+@pytest.mark.parametrize("model", ["toy", "fine"])
+def test_a_key_for_an_upstream_is_refused_where_none_takes_it(desk: Desk, model: str) -> None:
+    """Rather than answered at a price that its caller did not mean, also by a model that has no upstream."""
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        desk.post(body, {"Upstream-Authorization": "Bearer sk-mine"})
+    assert (refused.value.code, json.load(refused.value)["error"]["code"]) == (400, "own_key_not_taken")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from headwater.core.errors import HeadwaterError, MissingError
+from headwater.core.errors import HeadwaterError, InvalidError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.core.instants import SECOND_NS
 from headwater.flow import EmbeddingModel, Flow, ServedModel
@@ -36,7 +36,7 @@ from headwater.gateway.metrics import Metrics
 from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.proxies import Proxies
-from headwater.gateway.relay import Relay, RelayedModel, Relays
+from headwater.gateway.relay import OWN_KEY, Relay, RelayedModel, Relays
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
 from headwater.gateway.unreadable import REFUSED
@@ -224,7 +224,14 @@ class Gateway:
     async def _answer(self, path: str, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         if self.relay is not None and self.relay.answers(body):
             await self.relay(body, key, scope, receive, send)
-        elif path in chat.ROUTES:
+            return
+        if header(scope, OWN_KEY) is not None:
+            raise InvalidError(
+                "no upstream answers this model, so none takes a key",
+                code="own_key_not_taken",
+                fix="leave Upstream-Authorization out; GET /v1/models says which models take a key",
+            )
+        if path in chat.ROUTES:
             await self._texts(body, key, scope, receive, send)
         else:
             await self._embeddings(body, key, scope, send)
