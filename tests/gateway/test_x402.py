@@ -72,6 +72,18 @@ def test_a_call_without_a_key_is_paid_by_a_signed_transfer(here: World):
     here.clean()
 
 
+def test_what_is_asked_for_names_the_address_that_others_reach(here: World):
+    """Behind a proxy that ends TLS, which is not the one this process was asked by."""
+    scope = {"type": "http", "scheme": "http", "path": "/v1/embeddings", "headers": [(b"host", b"10.0.0.7:8484")]}
+    before = here.payments
+    behind = type(before)(before.store, before.chain, time.time_ns, "https://ai.example/")
+
+    assert before.url_of(scope) == "http://10.0.0.7:8484/v1/embeddings"
+    assert behind.url_of(scope) == "https://ai.example/v1/embeddings"
+    told = dict(behind.required(behind.url_of(scope), []).headers)[b"payment-required"]
+    assert json.loads(base64.b64decode(told))["resource"]["url"] == "https://ai.example/v1/embeddings"
+
+
 def test_the_same_payment_gives_the_same_answer_and_pays_once(here: World):
     """A retry with the payment and the body is a replay; with another body it is refused."""
     signed = here.sign(here.ask())

@@ -34,7 +34,7 @@ def payments_of(home: Home, chain: Chain | None) -> tuple[Payments | None, list[
         raise MissingError(
             "x402 is on and there is no chain to be paid on",
             code="chain_missing",
-            fix="set rpc_url, or deploy with `headwater chain deploy`",
+            fix="set rpc_url and run `headwater chain deploy`; `headwater chain status` makes one to try things on",
         )
     from headwater.gateway.x402 import Payments
     from headwater.gateway.x402_chain import PaymentChain
@@ -42,5 +42,6 @@ def payments_of(home: Home, chain: Chain | None) -> tuple[Payments | None, list[
 
     unit_nano = int(10 ** (UNITS_DECIMALS - chain.manifest.token_decimals))
     store = PaymentStore(home.db, home.ledger, home.keys, asset=home.policy.currency, unit_nano=unit_nano)
-    payments = Payments(store, PaymentChain(chain, home.settings.x402_pay_to or home.signer.address), time.time_ns)
+    paid_to = PaymentChain(chain, home.settings.x402_pay_to or home.signer.address)
+    payments = Payments(store, paid_to, time.time_ns, home.settings.public_url)
     return payments, [payment_routes(payments, administration(home))]

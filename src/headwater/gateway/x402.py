@@ -92,13 +92,22 @@ class Payments:
         now_ns: wall clock.
     """
 
-    def __init__(self, store: PaymentStore, chain: PaymentChain, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, store: PaymentStore, chain: PaymentChain, now_ns: Callable[[], int], public_url: str = ""
+    ) -> None:
         self.store, self.chain, self._now_ns = store, chain, now_ns
+        self._public_url = public_url.rstrip("/")
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="x402")
         self._turns: dict[str, tuple[asyncio.Lock, list[None]]] = {}
         self._at_work: dict[str, _AtWork] = {}  # by key id
 
     # What is asked for
+
+    def url_of(self, scope: Scope) -> str:
+        """Where a request went, for the payer's eyes: behind a proxy that is not what this process was asked by."""
+        host = (header(scope, b"host") or b"").decode("latin-1")
+        base = self._public_url or f"{scope.get('scheme', 'http')}://{host[:200]}"
+        return f"{base}{scope['path']}"
 
     def ways(self, units: int, fixed: bool) -> list[PaymentRequirements]:
         """How a call may be paid: exactly where its price is fixed, up to its ceiling where the chain can do that."""
@@ -143,7 +152,7 @@ class Payments:
             PaymentRequiredError: ``payment_required``, ``payment_refused``.
             ConflictError: ``payment_used``.
         """
-        url = url_of(scope)
+        url = self.url_of(scope)
         raw, offered = header(scope, HEADER), self.ways(*quoted) if quoted else []
         if not offered:
             raise self.required(url, [], f"this call takes an API key; POST {TOP_UPS}?amount=… gives one")
@@ -490,12 +499,6 @@ def request_name(given: bytes | None, signed: Signed) -> str:
     if given is not None:
         return check_idempotency_key(given)
     return f"x402-{signed.nonce}"
-
-
-def url_of(scope: Scope) -> str:
-    """Where a request went, for the payer's eyes."""
-    host = (header(scope, b"host") or b"").decode("latin-1")
-    return f"{scope.get('scheme', 'http')}://{host[:200]}{scope['path']}"
 
 
 def _named(scope: Scope, name: str) -> Scope:

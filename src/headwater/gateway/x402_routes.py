@@ -15,7 +15,7 @@ from headwater.core.money import format_units, parse_units
 from headwater.gateway.administration import Administration
 from headwater.gateway.native import Routes, Service, json_response
 from headwater.gateway.wire import header
-from headwater.gateway.x402 import HEADER, TOP_UPS, Payments, url_of
+from headwater.gateway.x402 import HEADER, TOP_UPS, Payments
 from headwater.gateway.x402_chain import TIMEOUT_S
 from headwater.store.payment_store import used
 
@@ -46,8 +46,8 @@ def payment_routes(payments: Payments, acts: Administration) -> Routes:
                 )
             raw = header(scope, HEADER)
             if raw is None:
-                raise payments.required(url_of(scope), [asked])
-            paid, headers = payments.top_up(raw, asked, url_of(scope), key)
+                raise payments.required(payments.url_of(scope), [asked])
+            paid, headers = payments.top_up(raw, asked, payments.url_of(scope), key)
             whose = store.keys.get(paid.key_id)
             told = {
                 "key_id": whose.key_id,
