@@ -201,11 +201,12 @@ class Flow:
         words = self._words_license(request, key)
         return OutsideCall(begun.call, served, offered.layout, offered, prompt_tokens, answer_tokens, words)
 
-    def embed(self, request: CallRequest, key: KeyRecord) -> tuple[CallRecord, Answer]:
+    def embed(self, request: CallRequest, key: KeyRecord) -> tuple[CallRecord, Answer, bool]:
         """Turn the texts of a request's messages into vectors, charge for them, and give what was said of them.
 
         Returns:
-            The answered call, and its answer: the vectors are the JSON of its `wire`, a row for each text.
+            The answered call; its answer, in whose `wire` the vectors are JSON, a row for each text; and whether it
+            was answered before, under the request's idempotency key.
 
         Raises:
             As `open`.
@@ -225,7 +226,7 @@ class Flow:
         record = self.parts.calls.get(begun.call.call_id)
         if record.answer is None:
             raise InvariantError(f"{record.call_id} is answered and has no answer", code="answer_missing")
-        return record, read_answer(record.answer)
+        return record, read_answer(record.answer), begun.replayed
 
     def embedding_price(self, request: CallRequest) -> tuple[EmbeddingModel, int, int]:
         """(model, tokens, nano units) of texts that are to be turned into vectors: no more and no less is charged.

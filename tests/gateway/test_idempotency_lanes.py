@@ -121,6 +121,20 @@ def test_a_key_that_was_answered_one_way_is_refused_for_good_on_another(desk: De
     assert desk.toy.spent(desk.key) > paid
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_answered_is_given_again_and_says_so(desk: Desk, way: str) -> None:
+    """With the receipt of the first."""
+    path, body = WAYS[way]
+    if path == CHAT:
+        body = {**body, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    headers, given = {"Idempotency-Key": f"again {way}"}, []
+    for _ in range(2):
+        with desk.post(body, headers, path) as response:
+            given.append((response.headers["headwater-receipt"], response.headers["idempotent-replayed"]))
+        desk.settled()
+    assert given == [(given[0][0], None), (given[0][0], "true")]
+
+
 @pytest.mark.parametrize("way", ["with sources", "in process", "vectors"])
 def test_while_a_call_is_passed_on_its_key_is_nobody_elses(desk: Desk, server: Rogue, way: str) -> None:
     """The other way is refused at once, costs nothing, and leaves the first in peace."""

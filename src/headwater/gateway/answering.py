@@ -150,7 +150,7 @@ class Answering:
                     raise
                 await asyncio.sleep(pause_s)
 
-    async def embed(self, request: CallRequest, key: KeyRecord) -> tuple[CallRecord, Answer]:
+    async def embed(self, request: CallRequest, key: KeyRecord) -> tuple[CallRecord, Answer, bool]:
         """Answer texts with vectors, or find what they were answered; see `Flow.embed`."""
         return await self.at_desk(partial(self._claimed, self.flow.embed, request, key))
 

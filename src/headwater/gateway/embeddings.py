@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from headwater.gateway.answering import Answering
+from headwater.gateway.errors import Headers
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, check_model
 from headwater.gateway.marks import invalid
 from headwater.gateway.metrics import Metrics
@@ -47,9 +48,10 @@ class EmbeddingRoute:
         used = (0, 0)
         self.answering.enter()
         try:
-            record, answer = await self.answering.embed(request.call, key)
-            self.answering.answered(record.call_id)
-            used = (answer.prompt_tokens, record.price_units or 0)
+            record, answer, replayed = await self.answering.embed(request.call, key)
+            if not replayed:
+                self.answering.answered(record.call_id)
+                used = (answer.prompt_tokens, record.price_units or 0)
             bill = await self.answering.at_desk(lambda: self.answering.bill(record))
         finally:
             self.answering.leave()
@@ -66,9 +68,13 @@ class EmbeddingRoute:
             "usage": {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens},
             "headwater": bill.to_json(),
         }
-        own = ((b"headwater-receipt", record.call_id.encode()), *(() if taken is None else taken.headers()))
+        if replayed:
+            more: Headers = ((b"idempotent-replayed", b"true"),)
+        else:
+            more = () if taken is None else taken.headers()
+        own = ((b"headwater-receipt", record.call_id.encode()), *more)
         await respond(send, 200, msgspec.json.encode(said), JSON, own)
-        self.metrics.call("answered")
+        self.metrics.call("replayed" if replayed else "answered")
 
     def quote(self, body: bytes) -> int:
         """What a request costs, nano units: all of it is known before it is answered. May take a while."""
