@@ -52,7 +52,8 @@ test-postgres: $(VENV)/.dev
 	HEADWATER_TEST_ENGINE=postgres $(PYTEST) -m "not slow and not anvil" --ignore-glob='*/test_receipt_*' --ignore-glob='*/test_log_*' \
 	  tests/store tests/ledger tests/disputes tests/gateway/test_vouchers.py
 
-# Journeys through the pages in Debian's chromium (apt-get install chromium), with axe from npm.
+# Journeys through the pages in Debian's chromium (apt-get install chromium), with axe from npm; with
+# HEADWATER_TEST_ENGINE=postgres over a home whose records are on a private PostgreSQL server.
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/dashboard -m browser
 

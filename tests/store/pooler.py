@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -37,9 +38,9 @@ class Pooler:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def url(self, mode: str, schema: str = "") -> str:
+    def url(self, mode: str) -> str:
         """The address under which sessions are given for a ``transaction``, a ``session`` or a ``statement``."""
-        return f"postgresql://headwater@/{mode}?host={self.folder}&port={PORT}" + (schema and f"&schema={schema}")
+        return f"postgresql://headwater@/{mode}?host={self.folder}&port={PORT}"
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def pooler(server: Cluster) -> Iterator[Pooler]:
         process = subprocess.Popen([program, *as_user, str(folder / "ini")], stdout=log, stderr=log)
     try:
         until = time.monotonic() + 30
-        while not (folder / f".s.PGSQL.{PORT}").exists():
+        while not _listens(folder / f".s.PGSQL.{PORT}"):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -72,3 +73,9 @@ def pooler(server: Cluster) -> Iterator[Pooler]:
         process.terminate()
         process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listens(place: Path) -> bool:
+    """Whether somebody answers there; the socket is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as line:
+        return line.connect_ex(str(place)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -86,6 +87,45 @@ def test_rows_are_the_same_however_many_go_at_once(pair, count: int) -> None:
         found.append(db.query("SELECT number, name, raw, part FROM things ORDER BY number"))
     assert found[0] == found[1]
     assert len(found[0]) == count
+
+
+@pytest.mark.parametrize("count", [1, 7, COPY_ROWS_MIN + 1])
+def test_what_is_sent_together_is_as_sent_apart(pair, count: int) -> None:
+    """Rows, changes and sums in one go, in any number; one that is refused in the middle undoes the whole block."""
+    found = []
+    for db in pair:
+        db.execute("DELETE FROM things")
+        db.execute("DELETE FROM sums")
+        with db.transaction(), db.together():
+            db.insert_rows("things (number, name, size)", [(n, f"n{n}", 0) for n in range(count)])
+            db.update_rows("things", ("size",), "number", [(n * n, n) for n in range(count)])
+            db.executemany(ADD, [(3, f"n{n}") for n in range(0, count, 2)])
+            with db.together():
+                db.executemany(UPSERT, [("ada", n % 2, n) for n in range(count)])
+            db.execute("UPDATE sums SET units = units + 1")
+        found.append([db.query("SELECT * FROM things ORDER BY number"), db.query("SELECT * FROM sums ORDER BY day")])
+
+        def refused(db: Sql = db) -> None:
+            with db.transaction(), db.together():
+                db.execute("DELETE FROM sums")
+                db.insert_rows("things (number, name)", [(n, "again") for n in range(count)])
+                db.execute("DELETE FROM things")
+
+        def refused_again(db: Sql = db) -> None:
+            with db.transaction():
+                with suppress(ConstraintError), db.transaction():
+                    refused()
+                db.update_rows("things", ("size",), "number", [(n * n, n) for n in range(count)])
+                refused()
+
+        for _ in range(8):  # often enough for a driver to prepare it; a later booking is not harmed by an earlier one
+            with pytest.raises(ConstraintError) as twice:
+                refused_again()
+        assert twice.value.kind == "unique"
+        assert found[-1][0] == db.query("SELECT * FROM things ORDER BY number")
+        assert db.query("SELECT count(*) FROM sums") == [(len(found[-1][1]),)]
+    assert found[0] == found[1]
+    assert len(found[0][0]) == count
 
 
 def test_what_is_refused_of_one_row_is_refused_of_all(pair) -> None:

@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -88,6 +88,13 @@ class Sql(Protocol):
 
     def update_rows(self, table: str, columns: Sequence[str], key: str, rows: Sequence[Params]) -> None:
         """Set `columns` of the rows that `key` names; a row is the new values and, last, the key. Integers only."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is written inside may be sent at once, and refused as late as at its end; nothing is read inside.
+
+        To be used inside a transaction.
+        """
         ...
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
@@ -277,6 +284,10 @@ class Database:
         """As `Sql.update_rows`."""
         changes = ", ".join(f"{column} = ?" for column in columns)
         self.executemany(f"UPDATE {table} SET {changes} WHERE {key} = ?", rows)
+
+    def together(self) -> AbstractContextManager[None]:
+        """As `Sql.together`; there is nothing to wait for between statements."""
+        return nullcontext()
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
         """As `Sql.migrate`."""

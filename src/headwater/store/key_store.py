@@ -289,15 +289,16 @@ class KeyStore:
             if key_id in known:
                 whole[key_id] += units
                 days[key_id, day_of(at_ns)] += units
-        self.db.executemany(
-            "UPDATE api_keys SET committed_units = committed_units + ? WHERE key_id = ?",
-            [(units, key_id) for key_id, units in sorted(whole.items())],
-        )
-        self.db.executemany(
-            "INSERT INTO key_days (key_id, day, committed_units) VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
-            " DO UPDATE SET committed_units = key_days.committed_units + excluded.committed_units",
-            [(key_id, day, units) for (key_id, day), units in sorted(days.items())],
-        )
+        with self.db.together():
+            self.db.executemany(
+                "UPDATE api_keys SET committed_units = committed_units + ? WHERE key_id = ?",
+                [(units, key_id) for key_id, units in sorted(whole.items())],
+            )
+            self.db.executemany(
+                "INSERT INTO key_days (key_id, day, committed_units) VALUES (?, ?, ?) ON CONFLICT (key_id, day)"
+                " DO UPDATE SET committed_units = key_days.committed_units + excluded.committed_units",
+                [(key_id, day, units) for (key_id, day), units in sorted(days.items())],
+            )
 
     def budget_left(self, key_id: str, at_ns: int) -> tuple[int, str] | None:
         """What a key may still commit on the day of `at_ns`, nano units, and the budget that says so; None without one.

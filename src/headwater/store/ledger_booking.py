@@ -15,6 +15,7 @@ from typing import Final
 from headwater.core.errors import ConflictError, InvalidError, MissingError, RefusedError
 from headwater.core.instants import format_instant
 from headwater.core.limits import TRANSFER_UNITS_MAX
+from headwater.core.money import format_units
 from headwater.ledger import (
     Code,
     Kind,
@@ -142,20 +143,25 @@ def book(db: Sql, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
             transfer_rows.append(
                 (number, batch_number, debit.number, credit.number, amount, int(code), draft.cause, pending_number)
             )
-    db.insert_rows("batches", batch_rows)
     # In the order of their tables, so that each page is written once.
     touched = sorted((row for of_asset in rows.values() for row in of_asset.values()), key=attrgetter("number"))
     new = [row for row in touched if row.number > last_account]
-    db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
-    db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
-    db.update_rows(
-        "balances",
-        ("balance_units", "reserved_out_units", "reserved_in_units"),
-        "account",
-        [(row.balance, row.reserved_out, row.reserved_in, row.number) for row in touched if row.number <= last_account],
-    )
-    db.insert_rows("transfers", transfer_rows)
-    db.insert_rows("deadlines", deadline_rows)
+    with db.together():
+        db.insert_rows("batches", batch_rows)
+        db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
+        db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
+        db.update_rows(
+            "balances",
+            ("balance_units", "reserved_out_units", "reserved_in_units"),
+            "account",
+            [
+                (row.balance, row.reserved_out, row.reserved_in, row.number)
+                for row in touched
+                if row.number <= last_account
+            ],
+        )
+        db.insert_rows("transfers", transfer_rows)
+        db.insert_rows("deadlines", deadline_rows)
 
 
 def account_rows(db: Sql, names: Mapping[str, Set[str]], last_account: int) -> dict[str, dict[str, Row]]:
@@ -243,9 +249,9 @@ def _resolve(draft: TransferDraft, pending_id: str, pendings: dict[str, _Pending
 def _beyond_limit(row: Row, draft: TransferDraft, id: str) -> RefusedError | InvalidError:
     if row.balance < row.reserved_out:
         payer = parse_account(row.name).kind is Kind.PAYER
-        short = row.reserved_out - row.balance
+        units, short = format_units(draft.amount_units), format_units(row.reserved_out - row.balance)
         return RefusedError(
-            f"{draft.code.name} of {draft.amount_units} nano {row.asset}: {row.name} is short of {short} nano ({id})",
+            f"{draft.code.name} of {units} {row.asset}: {row.name} is short of {short} ({id})",
             code="insufficient_credit" if payer else "insufficient_funds",
             fix="deposit credit for this key, or ask for less" if payer else "move no more than the account holds",
         )

@@ -62,18 +62,19 @@ def book_group(db: Sql, calls: Sequence[Metered], keys: Sequence[str], at_ns: in
         rows[payer_name].balance -= units
     for account, units in paid.items():
         rows[account].balance += units
-    db.insert_rows("batches", batches)
     touched = sorted(rows.values(), key=lambda row: row.number)  # each page is written once
     new = [row for row in touched if row.number > last_account]
-    db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
-    db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
-    db.update_rows(
-        "balances",
-        ("balance_units",),
-        "account",
-        [(row.balance, row.number) for row in touched if row.number <= last_account],
-    )
-    db.insert_rows("transfers", transfers)
+    with db.together():
+        db.insert_rows("batches", batches)
+        db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
+        db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
+        db.update_rows(
+            "balances",
+            ("balance_units",),
+            "account",
+            [(row.balance, row.number) for row in touched if row.number <= last_account],
+        )
+        db.insert_rows("transfers", transfers)
     return True
 
 

@@ -100,6 +100,8 @@ class PostgresDatabase:
         self._depth = 0
         self._connection: psycopg.Connection[Any] | None = None
         self._pooled = False
+        self._spoiled = False  # the connection is not to be used for another transaction
+        self._gathers = False  # statements wait to be sent together; COPY cannot be among them
         lock = zlib.crc32(f"headwater {schema}".encode())
         self._begin_writing = f"BEGIN; {{settings}}SELECT pg_advisory_xact_lock({lock})"
         self._open(create)
@@ -180,7 +182,7 @@ class PostgresDatabase:
             return self.execute(*made)
         statement, order = _translated(sql)
         values = [[row[at] for at in order] for row in given]
-        with self._standing(), self._explained():
+        with self._standing(), self._explained(), self._pipelined():
             cursor = self._connected().cursor()
             cursor.executemany(statement, values)
             return cursor.rowcount
@@ -210,7 +212,7 @@ class PostgresDatabase:
         if len(rows) == 1:
             self.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows[0])
             return
-        if len(rows) < COPY_ROWS_MIN and (made := insertion(table, rows)):
+        if (self._gathers or len(rows) < COPY_ROWS_MIN) and (made := insertion(table, rows)):
             self.execute(*made)
             return
         with (
@@ -234,6 +236,18 @@ class PostgresDatabase:
             f" WHERE {table}.{key} = new.{key}",
             [integers(column) for column in zip(*rows, strict=True)],
         )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """As `Sql.together`: one round trip for all of it."""
+        with self._standing(), self._explained():
+            connection, before = self._connected(), self._gathers
+            self._gathers = True
+            try:
+                with self._pipelined(), connection.pipeline():
+                    yield
+            finally:
+                self._gathers = before
 
     def migrate(self, module: str, steps: Sequence[str]) -> None:
         """As `Sql.migrate`."""
@@ -356,6 +370,9 @@ class PostgresDatabase:
             raise
         finally:
             self._depth = 0
+            if self._spoiled:
+                self._spoiled = False
+                self.close()
         if ended != "COMMIT":  # a statement failed, and its error was not heeded
             raise self._undone()
 
@@ -373,6 +390,18 @@ class PostgresDatabase:
             else:
                 with self._outermost(self._begin_writing):
                     yield
+
+    @contextmanager
+    def _pipelined(self) -> Iterator[None]:
+        """Statements sent before the answers of those before them came."""
+        try:
+            yield
+        except BaseException:
+            # The driver takes for prepared what the server never read: it prepares no more, and goes with the block.
+            if self._connection is not None:
+                self._connection.prepare_threshold = None
+            self._spoiled = True
+            raise
 
     @contextmanager
     def _nested(self) -> Iterator[None]:
