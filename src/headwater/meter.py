@@ -244,8 +244,11 @@ class Meter:
 
     def state(self) -> MeterState:
         """How it is doing."""
+        dead = self._thread is not None and not self._stopping and not self._thread.is_alive()
         with self._lock:
-            return MeterState(self._working, self._waiting, len(self._unbooked), self._error)
+            return MeterState(
+                self._working, self._waiting, len(self._unbooked), "books_failed" if dead else self._error
+            )
 
     # A call
 
@@ -460,19 +463,19 @@ class Meter:
         while True:
             self._due.wait(IDLE_S)
             last = self._stopping
-            if not last:
-                time.sleep(pause_s or GATHER_S)  # more calls in one commit: nobody waits for this one
-            self._due.clear()
             try:
+                if not last:
+                    time.sleep(pause_s or GATHER_S)  # more calls in one commit: nobody waits for this one
+                self._due.clear()
                 with self._books:
                     if last:
                         self._end()
                     else:
                         self._bring_up(time.monotonic())
                         self._advance()
-            except HeadwaterError as error:
-                _log.error("the books could not be written: %s", error.code)
-                self._error = error.code
+            except Exception as error:  # whatever it is: without this thread nothing more would be booked
+                self._error = error.code if isinstance(error, HeadwaterError) else "books_failed"
+                _log.error("the books could not be written: %s (%s)", self._error, type(error).__name__)
                 pause_s = min(2 * pause_s + 0.1, 5.0)
                 self._due.set()
             else:

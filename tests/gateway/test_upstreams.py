@@ -14,6 +14,7 @@ import pytest
 
 from headwater.core.errors import InvalidError
 from headwater.core.money import NANO
+from headwater.gateway.passing import usage_of
 from headwater.gateway.upstreams_file import read_upstreams
 from toy.desk import Desk, open_desk
 from toy.upstream import USAGE, Upstream, upstream
@@ -51,6 +52,13 @@ CONFIG = """
     [model.strict]
     targets = [{{ upstream = "second", model = "once-503" }}]
     retries = 0
+    [model.down]
+    targets = [{{ upstream = "first", model = "status-503" }}]
+    retries = 0
+    [model.unstreamed]
+    targets = [{{ upstream = "first", model = "garbage" }}, {{ upstream = "second", model = "fine" }}]
+    [model.garbage]
+    targets = [{{ upstream = "second", model = "garbage" }}]
     [model.gone]
     targets = [{{ upstream = "dead", model = "fine" }}]
 """
@@ -130,6 +138,84 @@ def test_an_upstream_that_says_not_now_is_asked_again_as_often_as_the_model_says
     with pytest.raises(openai.APIStatusError) as caught:
         desk.client().chat.completions.create(model="strict", messages=[{"role": "user", "content": "Another"}])
     assert (caught.value.status_code, len(servers[1].asked)) == (502, 5)
+
+
+def test_who_answers_with_a_page_instead_of_a_stream_has_not_answered(desk: Desk, servers: tuple[Upstream, Upstream]):
+    """The next upstream is asked; when there is none, the caller gets an error rather than a stream of nothing."""
+    assert list(desk.client().chat.completions.create(model="unstreamed", messages=ASK, stream=True))
+    assert [len(server.asked) for server in servers] == [1, 1]
+    with pytest.raises(openai.APIStatusError) as caught:
+        desk.client().chat.completions.create(model="garbage", messages=ASK, stream=True)
+    assert (caught.value.status_code, caught.value.body["code"]) == (503, "upstream_garbage")
+    assert len(servers[1].asked) == 2
+
+
+def test_an_upstream_that_came_back_is_ready_before_anybody_asks_it(desk: Desk, servers: tuple[Upstream, Upstream]):
+    """Who balances by /readyz sends nothing to what is not ready: a health check must be enough to end a pause."""
+    first, _ = servers
+    first.health = 503
+    until(lambda: states(desk)["first"] == "status_503")
+    for _ in range(5):
+        with pytest.raises(openai.APIStatusError):
+            desk.client().chat.completions.create(model="down", messages=ASK)
+    assert {"down", "locked"} <= set(desk.get("/readyz")["models_out_of_reach"])
+    first.health = 200
+    until(lambda: "down" in desk.get("/readyz")["models"])
+    assert desk.client().chat.completions.create(model="both", messages=ASK).choices
+
+
+def test_a_model_whose_upstream_is_not_there_is_out_of_reach_before_anybody_asked(tmp_path: Path):
+    """What the health check cannot connect to, no call would reach."""
+    config = CONFIG.replace("connect_s = 0.2", 'connect_s = 0.2\nhealth = "/models"\nhealth_every_s = 0.05')
+    with open_desk(
+        tmp_path, upstreams=config.format(first="http://127.0.0.1:1/v1", second="http://127.0.0.1:1/v1")
+    ) as desk:
+        until(lambda: states(desk)["dead"] == "upstream_unreachable")
+        assert "gone" in desk.get("/readyz")["models_out_of_reach"]
+
+
+def test_callers_are_not_told_where_an_upstream_is(desk: Desk):
+    with pytest.raises(openai.APIStatusError) as caught:
+        desk.client().chat.completions.create(model="gone", messages=ASK)
+    assert caught.value.body["code"] == "upstream_unreachable"
+    assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [
+        ('{"prompt_tokens": 5, "completion_tokens": 2}', (5, 2)),
+        ('{"input_tokens": 5, "output_tokens": 2}', (5, 2)),
+        ('{"prompt_tokens": 5, "completion_tokens": null}', (5, 0)),
+        *((wrong, None) for wrong in ("null", "7", "[]", '"x"', '{"prompt_tokens": -5, "completion_tokens": 7}')),
+        *(
+            (f'{{"prompt_tokens": 5, "completion_tokens": {wrong}}}', None)
+            for wrong in ("-1", "1.5", '"9"', "true", "[]")
+        ),
+    ],
+)
+def test_what_is_no_count_of_tokens_is_as_if_nothing_was_said(usage: str, said: tuple[int, int] | None):
+    """The answer is still an answer; its tokens are counted here."""
+    found = usage_of(f'{{"choices": [], "usage": {usage}}}'.encode())
+    assert (None if found is None else (found.prompt, found.completion)) == said
+
+
+def test_the_books_are_kept_whatever_happens_to_their_thread_once(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """An error nobody thought of delays the books and is told; the next turn writes them."""
+    assert desk.app.relays is not None
+    meter, failed = desk.app.relays.meter, []
+    real = meter._bring_up
+
+    def fails_once(*given: object, **more: object) -> None:
+        if not failed:
+            failed.append(1)
+            raise OSError("a clock that jumps")
+        real(*given, **more)
+
+    monkeypatch.setattr(meter, "_bring_up", fails_once)
+    desk.client().chat.completions.create(model="least", messages=ASK)
+    until(lambda: bool(failed) and meter.state().behind == 0 and meter.state().error is None)
+    assert desk.toy.spent(desk.key) > 0
 
 
 def test_readyz_and_metrics_tell_of_models_whose_upstreams_are_left_alone(desk: Desk):

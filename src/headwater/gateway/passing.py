@@ -57,20 +57,23 @@ _FINISHED: Final = re.compile(rb'"finish_reason":\s*"')
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+
+
+_NOTHING: Final = msgspec.Raw(b"null")
 
 
 class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _NOTHING
     response: _Answer | None = None  # in the last event of a streamed response
     choices: list[msgspec.Raw] | None = None
-    error: msgspec.Raw | None = None
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 
 class UsageSaid(msgspec.Struct, frozen=True, gc=False):
@@ -183,12 +186,21 @@ def with_bill(body: bytes, bill: bytes) -> bytes:
 
 
 def _said(answer: _Answer) -> UsageSaid | None:
-    usage = answer.usage or (answer.response.usage if answer.response else None)
+    """The usage that an answer says; what is no count of tokens is as if it said nothing."""
+    raw = answer.usage
+    if raw == _NOTHING and answer.response is not None:
+        raw = answer.response.usage
+    try:
+        usage = _decode_usage(raw)
+    except msgspec.DecodeError:
+        usage = None
     if usage is None:
         return None
-    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
-    completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
-    return UsageSaid(max(prompt or 0, 0), max(completion or 0, 0))
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    completion = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+    prompt, completion = 0 if prompt is None else prompt, 0 if completion is None else completion
+    fine = type(prompt) is type(completion) is int and prompt >= 0 and completion >= 0
+    return UsageSaid(prompt, completion) if fine else None
 
 
 # A stream
@@ -273,7 +285,7 @@ class StreamPass:
             self.finished = True
             self._held.append(event)
             return True
-        if answer.choices == [] and answer.usage is not None:
+        if answer.choices == [] and answer.usage != _NOTHING:
             if self._include_usage:
                 self._held.append(event)
             return True

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FAILED_SHOWN_MAX: Final = 20
 
+_NOT_THERE: Final = ("upstream_unreachable", "upstream_untrusted", "upstream_timeout")
+"""What a health check found where a request would not be answered either."""
+
 
 def readiness(service: Service) -> tuple[bool, dict[str, Any]]:
     """(ready, what was found). Ready means that a paid call would be admitted, answered and charged.
@@ -82,14 +85,14 @@ def upstreams_json(relay: Relay | None) -> list[dict[str, Any]]:
 
 
 def _relayed(relay: Relay | None) -> tuple[list[str], list[str]]:
-    """Models of other servers that can be asked now, and those whose every upstream is left alone."""
+    """Models of other servers that can be asked now, and those whose every upstream is left alone or not there."""
     if relay is None:
         return [], []
-    paused = {one.name for one in relay.upstreams.state() if one.paused}
+    out = {one.name for one in relay.upstreams.state() if one.paused or one.health in _NOT_THERE}
     reached: list[str] = []
     unreached: list[str] = []
     for name in sorted(relay.models):
-        alone = all(target.upstream in paused for target in relay.upstreams.targets(name))
+        alone = all(target.upstream in out for target in relay.upstreams.targets(name))
         (unreached if alone else reached).append(name)
     return reached, unreached
 

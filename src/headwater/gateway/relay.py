@@ -256,7 +256,9 @@ class Relay:
         watched = None if self.metrics.observer is None else Watched(self.metrics.observer, caller, model.name)
         call.watched = watched
         try:
-            exchange, target = await self.upstreams.ask(model.name, caller.path.removeprefix("/v1"), bodies, own)
+            exchange, target = await self.upstreams.ask(
+                model.name, caller.path.removeprefix("/v1"), bodies, own, stream=request.stream
+            )
             if watched is not None:
                 watched.provider = target.upstream
             async with exchange:
@@ -353,10 +355,10 @@ class _Call:
         self.ended("answered")
 
     async def stream(self, exchange: Exchange, caller: Caller) -> None:
-        """A stream, passed on as it comes.
+        """A stream, passed on as it comes. One that its upstream breaks is not charged.
 
         With an idempotency key it is read to its end even if nobody listens, because the retry will ask for all of
-        it; and one that breaks is not charged, because the retry begins anew.
+        it.
         """
         passing = StreamPass(
             self._request.shape, include_usage=self._request.include_usage, one=self._request.answers == 1
@@ -413,9 +415,9 @@ class _Call:
             await caller.end(last)
             self.ended("answered")
         except Exception as error:
-            if not self.settled:
-                await self._cut(passing, hasher)
             if gone:
+                if not self.settled:
+                    await self._cut(passing, hasher)
                 return
             if not begun:
                 raise
@@ -430,7 +432,7 @@ class _Call:
             caller.unwatch()
 
     async def _cut(self, passing: StreamPass, hasher: _Digest) -> None:
-        """The stream will not end as it should: what was passed on is charged, if anything was."""
+        """The stream is left before its end: what was passed on is charged, if anything was."""
         if passing.passed and self._keeping is None:
             await self._charge(None, hasher, lambda _: b"", counted=passing.passed)
         self.ended("left", GONE)

@@ -130,7 +130,7 @@ class SourcedRoute:
                 target.model: write_asked(asked, call.open.offered, target.model, include_usage=usage)
                 for target in upstreams.targets(name)
             }
-            exchange, _ = await upstreams.ask(name, path.removeprefix("/v1"), bodies)
+            exchange, _ = await upstreams.ask(name, path.removeprefix("/v1"), bodies, stream=call.request.stream)
             async with exchange:
                 if exchange.status != 200:
                     await self.answering.settle(call.open.record.call_id)
@@ -180,7 +180,7 @@ class _Sourced:
         self._route.metrics.call("answered")
 
     async def stream(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        """A stream, passed on as it comes."""
+        """A stream, passed on as it comes. One that its upstream breaks is not charged."""
         passing, gathering = _passing(self.request), Gathering()
         gone = asyncio.Event()
 
@@ -219,8 +219,8 @@ class _Sourced:
             await send({"type": "http.response.body", "body": passing.end(bill)})
             self._route.metrics.call("answered")
         except Exception as error:
-            await self._cut(passing, gathering)
             if gone.is_set():
+                await self._cut(passing, gathering)
                 return
             if not begun:
                 raise
@@ -234,7 +234,7 @@ class _Sourced:
                 watch.cancel()
 
     async def _cut(self, passing: StreamPass, gathering: Gathering) -> None:
-        """The stream will not end as it should: what was passed on is charged, if anything was."""
+        """The stream is left before its end: what was passed on is charged, if anything was."""
         if passing.passed and not self._kept and not self.charged:
             await self._charge(None, gathering, b"", counted=passing.passed, cut=True)
         self._route.metrics.call("left")

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from headwater.core.errors import RefusedError
 from headwater.core.ids import CallId
+from headwater.core.money import format_units
 from headwater.ledger import Code, TransferDraft, payouts, transfer_id
 from headwater.ledger.accounts import CLEARING
 from headwater.store.call_store import CallStore, FinishedCall
@@ -307,7 +308,7 @@ def _granted(renewal: Renewal, available: int, budget: Budget) -> int:
     key_id, least, left = renewal.key_id, renewal.least_units, budget.left
     if available < least:
         raise RefusedError(
-            f"{key_id} is short of {least - available} nano {renewal.asset}",
+            f"{key_id} is short of {format_units(least - available)} {renewal.asset}",
             code="insufficient_credit",
             fix="deposit credit for this key, or ask for less",
         )

@@ -45,7 +45,10 @@ class Breaker:
         """The request was given up by its caller: it says nothing about the upstream."""
         self.trying = False
 
-    @property
-    def paused(self) -> bool:
-        """Whether it is being left alone, or tried for the first time after that."""
-        return self.failures >= FAILURES
+    def rested(self) -> None:
+        """Something else than a caller's request found it well: the next request may try it."""
+        self.closed_until_s = 0.0
+
+    def paused(self, now_s: float) -> bool:
+        """Whether it is being left alone at this moment; after a pause the next request is what finds out."""
+        return self.failures >= FAILURES and now_s < self.closed_until_s

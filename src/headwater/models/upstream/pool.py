@@ -8,6 +8,7 @@ every one of them ends in an error that says which.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 
 from headwater.core.errors import InvalidError, UpstreamError
 from headwater.models.upstream.connection import Connection, Headers, Stale
+
+_log = logging.getLogger("headwater.upstream")
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20
 TICK_S: Final = 0.25
@@ -212,6 +215,8 @@ class Pool:
                 )
         except TimeoutError:
             raise _unreachable(origin, f"no connection in {self.limits.connect_s:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise _untrusted(origin, error.verify_message) from None
         except (OSError, ssl.SSLError) as error:
             raise _unreachable(origin, getattr(error, "strerror", None) or type(error).__name__) from None
         self._open.add(connection)
@@ -241,8 +246,18 @@ def write_request(origin: Origin, route: str, headers: Headers, body: bytes) -> 
 
 
 def _unreachable(origin: Origin, why: str) -> UpstreamError:
+    _log.warning("%s cannot be reached: %s", origin.authority, why)
     return UpstreamError(
-        f"the upstream at {origin.authority} cannot be reached: {why}",
+        "the upstream of this model cannot be reached",  # callers are not told where it is
         code="upstream_unreachable",
         fix="try again; the operator may have to start it",
+    )
+
+
+def _untrusted(origin: Origin, why: str) -> UpstreamError:
+    _log.error("the certificate of %s is not trusted: %s", origin.authority, why)
+    return UpstreamError(
+        "the upstream of this model shows a certificate that is not trusted",
+        code="upstream_untrusted",
+        fix="tell the operator: it takes a certificate of a known authority, or SSL_CERT_FILE with its own",
     )

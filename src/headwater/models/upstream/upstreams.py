@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +25,11 @@ from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write
 _NOT_NOW: Final = frozenset((500, 502, 503, 504, 529))
 _BUSY: Final = 429
 PAUSED: Final = "upstream_paused"
-_NOT_AGAIN: Final = (PAUSED, "upstream_timeout")  # who was silent for its whole time may still be at it
+_GARBAGE: Final = "upstream_garbage"
+_NOT_AGAIN: Final = (PAUSED, _GARBAGE, "upstream_timeout")  # who was silent for its whole time may still be at it
+_NO_STREAM: Final = (b"application/json", b"text/html")
+"""What an answer is called that is whole, or a page, and no stream of events."""
+
 RETRY_S: Final = 0.2
 """How long to wait, about, before all targets of a model are gone through again."""
 
@@ -109,6 +114,8 @@ class _Line:
     def found(self, ill: str | None) -> None:
         """A health check came to its end."""
         self.ill = ill
+        if ill is None:
+            self.breaker.rested()
 
 
 class Upstreams:
@@ -135,9 +142,10 @@ class Upstreams:
 
     def state(self) -> tuple[UpstreamState, ...]:
         """How they are doing."""
+        now_s = time.monotonic()  # the event loop's clock
         return tuple(
             UpstreamState(
-                *(name, line.pool.open if line.pool else 0, line.breaker.failures, line.breaker.paused),
+                *(name, line.pool.open if line.pool else 0, line.breaker.failures, line.breaker.paused(now_s)),
                 health=line.health(),
             )
             for name, line in self._lines.items()
@@ -152,7 +160,7 @@ class Upstreams:
                 line.watched = asyncio.get_running_loop().create_task(checking)
 
     async def ask(
-        self, model: str, route: str, bodies: Mapping[str, bytes], own: OwnSecret | None = None
+        self, model: str, route: str, bodies: Mapping[str, bytes], own: OwnSecret | None = None, *, stream: bool = False
     ) -> tuple[Exchange, Target]:
         """Send a request to the first upstream that can take it.
 
@@ -160,12 +168,14 @@ class Upstreams:
             route: below the base URL, such as ``/chat/completions``.
             bodies: the request's body by the name the model has upstream.
             own: the caller's own key, which is sent instead of the operator's, and to its own upstream alone.
+            stream: a stream of events is asked for; who answers 200 with something else has not answered.
 
         Returns:
             The exchange, whose status may still be an error of the caller's making, and who answered.
 
         Raises:
-            UpstreamError: nobody could be reached; ``upstream_paused`` when all are being left alone.
+            UpstreamError: nobody could be reached; ``upstream_paused`` when all are being left alone,
+                ``upstream_garbage`` when the last one sent no stream.
         """
         targets = self._targets[model]
         if own is not None:
@@ -176,7 +186,7 @@ class Upstreams:
         failed: set[_Line] = set()
         while True:
             try:
-                found = await self._ask(targets, route, bodies, own, failed, last=not left)
+                found = await self._ask(targets, route, bodies, own, failed, stream=stream, last=not left)
                 if found is not None:
                     return found
             except UpstreamError as error:
@@ -193,6 +203,7 @@ class Upstreams:
         own: OwnSecret | None,
         failed: set[_Line],
         *,
+        stream: bool,
         last: bool,
     ) -> tuple[Exchange, Target] | None:
         """Go through the targets once; None when all said "not now" and it is not the `last` time.
@@ -219,6 +230,13 @@ class Upstreams:
                 line.breaker.abandoned()
                 raise
             not_now = exchange.status in _NOT_NOW
+            if stream and exchange.status == 200 and (exchange.header(b"content-type") or b"").startswith(_NO_STREAM):
+                unreached = UpstreamError(
+                    "the upstream answered with something else than a stream", code=_GARBAGE, fix="tell the operator"
+                )
+                line.failed(failed, loop.time())
+                async with exchange:
+                    continue
             if not_now:
                 line.failed(failed, loop.time())
             else:
