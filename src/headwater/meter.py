@@ -294,7 +294,7 @@ class Meter:
                     *(key.key_id, self.parts.policy.currency, purse.lease),
                     least_units=least,
                     wanted_units=least + (LEASE_CALLS - 1) * units,
-                    promised=False,
+                    promised_units=purse.units - purse.free,
                 )
             self._book((), (asked,), 0)
 
@@ -535,7 +535,7 @@ class Meter:
             self.parts.store.leave(self._logged)
 
     def _renewal(self, key_id: str, purse: _Purse, least: int, wanted: int) -> Renewal:
-        return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted, promised=True)
+        return Renewal(key_id, self.parts.policy.currency, purse.lease, least, wanted, promised_units=least)
 
     def _book(self, calls: Sequence[Metered], renewals: Sequence[Renewal], logged: int) -> None:
         """Write the books and take over the new leases. The caller holds `_books`; `logged` counts up to `calls`."""

@@ -24,6 +24,7 @@ from typing import Literal
 from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.ids import AccountId
 from headwater.core.limits import KEY_LABEL_CHARS_MAX, TRANSFER_UNITS_MAX
+from headwater.core.money import format_units
 from headwater.store.database import Row, Sql
 from headwater.store.key_limits import DAY_NS, NO_LIMITS, KeyLimits, day_of, month_begin
 
@@ -368,7 +369,7 @@ def _not_in_force() -> RefusedError:
 def over_budget(key_id: str, left: tuple[int, str], units: int) -> RefusedError:
     """The refusal of a call that needs `units` where `left` is left."""
     return RefusedError(
-        f"{key_id} has {left[0]} nano of its {left[1]} left, this needs {units}",
+        f"{key_id} has {format_units(max(left[0], 0))} of its {left[1]} left, this needs {format_units(units)}",
         code="budget_exceeded",
         fix="use a key with a larger budget, or ask for less",
     )

@@ -74,7 +74,7 @@ class Renewal:
     lease: Lease | None  # the one it replaces
     least_units: int
     wanted_units: int  # with `least_units` 0 as well, the lease is given back
-    promised: bool  # whether `least_units` was admitted before
+    promised_units: int  # of `least_units`: what was admitted before
 
 
 class MeteredStore:
@@ -312,8 +312,8 @@ def _granted(renewal: Renewal, available: int, budget: Budget) -> int:
             code="insufficient_credit",
             fix="deposit credit for this key, or ask for less",
         )
-    if left is not None and left[0] < least and not renewal.promised:
-        raise over_budget(key_id, left, least)
+    if left is not None and left[0] < least and renewal.promised_units < least:
+        raise over_budget(key_id, (left[0] - renewal.promised_units, left[1]), least - renewal.promised_units)
     wanted = max(least, renewal.wanted_units)
     return min(wanted, available, wanted if left is None else max(left[0], least))
 
