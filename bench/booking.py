@@ -48,7 +48,7 @@ class Desk:
         """A group of calls, and new leases."""
         at_ns = 10 + number
         calls = [self._metered(number * group + place, at_ns) for place in range(group)]
-        renewals = [Renewal(key, ASSET, self.leases.get(key), 0, 10**9, promised=False) for key in self.payers]
+        renewals = [Renewal(key, ASSET, self.leases.get(key), 0, 10**9, promised_units=0) for key in self.payers]
         self.leases |= self.metered.book(calls, renewals, logged=(number + 1) * group, at_ns=at_ns, nonce=str(number))
 
     def _metered(self, number: int, at_ns: int) -> Metered:
