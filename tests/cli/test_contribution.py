@@ -13,6 +13,9 @@ import pytest
 
 from headwater.cli.contribution import BATCH_ITEMS_MAX, add_path, app
 from headwater.cli.contribution_files import Terms, owners_of
+from headwater.cli.home import Home
+from headwater.cli.main import main
+from headwater.cli.options import settings
 from headwater.core.errors import InvalidError
 from headwater.core.ids import contributor_id
 from headwater.core.limits import CONTRIBUTION_SIZE_BYTES_MAX
@@ -265,3 +268,23 @@ def test_the_command_runs_as_a_process(tmp_path: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["accepted"]) == 1
     assert (tmp_path / "home" / "headwater.db").exists()
+
+
+def test_who_adds_to_a_home_that_is_served_is_told_when_it_is_found(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The index of a running gateway was made at its start; without one there is nothing to say."""
+
+    flags = ("--owner", "Ada", "--license", "CC0-1.0", "--use", "ground")
+
+    def add(name: str) -> str:
+        (folder / name).write_text(f"Words of {name}.", "utf-8")
+        with pytest.raises(SystemExit) as end:
+            main(["contribution", "add", str(folder), *flags, "--home", str(tmp_path / "served")])
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    assert "started again" not in add("a.txt")
+    with Home(settings(tmp_path / "served"), writer=True):
+        assert "started again" in add("b.txt")
+        assert "started again" not in add("b.txt")  # nothing new

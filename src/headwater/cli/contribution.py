@@ -28,6 +28,7 @@ from headwater.core.money import PPB, format_units, parse_units
 from headwater.registry import Contribution, Kind, Use, account_for, describe
 from headwater.settings import Settings
 from headwater.store.registry_store import RegistryStore
+from headwater.store.runs import living
 
 app = App(name="contribution", help="Register contributions and look at them.")
 
@@ -132,6 +133,8 @@ def add(
             task = bars.add_task("reading", total=None)
             added = add_path(store, path, terms, lambda done, total: bars.update(task, completed=done, total=total))
         _print_added(added, as_json=json)
+        if added.accepted and not json and living(settings(home).home / "runs"):
+            out.print("a gateway serves this home: it finds passages in them once it is started again", soft_wrap=True)
         return 1 if added.problems else 0
 
     return _with_store(home, json, run, create=True)
