@@ -151,7 +151,7 @@ def test_missing_rights_are_named(postgres, schema) -> None:
     ("option", "waits"),
     [
         ("statement_timeout", lambda db: db.query("SELECT pg_sleep(30)")),
-        ("idle_in_transaction_session_timeout", lambda _: time.sleep(1.2)),
+        ("idle_in_transaction_session_timeout", lambda db: (db.query("SELECT 1"), time.sleep(1.2))),
     ],
     ids=["statement", "idle"],
 )
