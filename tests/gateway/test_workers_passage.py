@@ -255,7 +255,7 @@ def test_a_head_as_large_as_may_be_goes_on_whole(pair: Pair) -> None:
     assert b"x-97" in raw
     more = b"x-more: 1\r\n"
     assert pair.raw(b"GET /say HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + fields + more + b"\r\n").startswith(
-        b"HTTP/1.1 400"
+        b"HTTP/1.1 431"
     )
 
 

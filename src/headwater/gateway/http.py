@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from headwater.gateway.cycles import Deaf, OldCycle, lingering
 from headwater.gateway.errors import Failure, failure_of
 from headwater.gateway.lane import PATHS, Lane, LaneCaller
-from headwater.gateway.unreadable import REFUSED, check_framing, head_too_large, unreadable
+from headwater.gateway.unreadable import App, check_framing, head_too_large, refusing, unreadable
 
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
@@ -202,7 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
                 last.message_event.set()
         super().on_message_begin()
         nothing = {"method": "-", "path": "/v1/", "raw_path": b"/v1/", "query_string": b""}
-        cast(dict[str, Any], self.scope).update(nothing, **{REFUSED: failure})
+        cast(dict[str, Any], self.scope).update(nothing)
         self.cycle = RequestResponseCycle(
             scope=self.scope,
             transport=lingering(self.transport, self.loop),
@@ -217,11 +217,12 @@ class HttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle.more_body = False
+        app = cast(Any, refusing(cast(App, self.app), failure))
         if idle:
-            self._start_asgi_task(self.cycle, self.app)
+            self._start_asgi_task(self.cycle, app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((self.cycle, app))
 
     def _without_upgrade(self) -> bytes:
         """The head of the request that is read, without its wish to change the protocol, as Java's client has it."""

@@ -9,7 +9,7 @@ server's 5xx rise by it. Knows nothing of connections.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidMethodError, HttpRequestParser
@@ -17,6 +17,9 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvali
 from headwater.core.errors import HeadwaterError, InvalidError
 from headwater.gateway.errors import Failure, MethodError, failure_of
 from headwater.gateway.passing import ROUTES
+from headwater.gateway.wire import Message, Receive, Scope, Send, respond_failure
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REFUSED: Final = "headwater.refused"
 """Under this name an ASGI scope holds the `Failure` of a request that could not be read; it has no other content."""
@@ -26,7 +29,7 @@ TARGET_BYTES_MAX: Final = 8_192
 _MODELS: Final = re.compile(r"/v1/models(/|\?|$)")
 _LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}) (/[\x21-\x7e]*) HTTP/1\.[01]\r\n")
 _VERSIONS: Final = ("1.0", "1.1")
-_FIX: Final = "send HTTP/1.1 with one Content-Length or in chunks, and lines that end in CR LF"
+_FIX: Final = "give the length of a body once or send it in chunks, and end lines with CR LF"
 
 
 def head_too_large(bytes_max: int, fields_max: int) -> InvalidError:
@@ -86,6 +89,27 @@ def unreadable(error: HttpParserError, data: bytes) -> Failure:
         return failure_of(why)
     reason = "the target of the request is none" if isinstance(error, HttpParserCallbackError) else str(error)[:100]
     return failure_of(InvalidError(f"this is no HTTP request: {reason}", code="http_invalid", fix=_FIX))
+
+
+def refusing(app: App, failure: Failure) -> App:
+    """`app` for a request that could not be read: it words and counts the refusal. If it says anything else, because
+    it does not look for one, the refusal is told here."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        told = False
+
+        async def only(message: Message) -> None:
+            nonlocal told
+            if message["type"] == "http.response.start" and message["status"] != failure.status:
+                told = True
+                await respond_failure(send, failure)
+            if not told:
+                await send(message)
+
+        scope[REFUSED] = failure
+        await app(scope, receive, only)
+
+    return refuse
 
 
 def _known(method: bytes) -> bool:

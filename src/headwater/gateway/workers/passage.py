@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 
 from headwater.core.errors import UpstreamError
-from headwater.gateway.wire import CallerGone, Receive, Scope, Send
+from headwater.gateway.unreadable import REFUSED
+from headwater.gateway.wire import CallerGone, Receive, Scope, Send, respond_failure
 from headwater.gateway.workers.framing import Body, body_of, request_head, response_headers
 from headwater.gateway.workers.line import Line, Lines, Stale, lost
 
@@ -33,6 +34,9 @@ class Passage:
             InvalidError: ``request_ambiguous``.
             CallerGone: the caller hung up, or the response cannot be ended: the connection is to be closed.
         """
+        if (refused := scope.get(REFUSED)) is not None:  # it could not be read, so there is nothing to pass on
+            await respond_failure(send, refused)
+            return
         self.passed += 1
         framing = body_of(scope["headers"]) if body is None else Body(len(body))
         for fresh in (False, True):
