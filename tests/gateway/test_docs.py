@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, RefusedError, UpstreamError
-from headwater.gateway.errors import failure_of
+from headwater.gateway import relay
+from headwater.gateway.errors import Failure, failure_of
 from toy.desk import Desk, open_desk
 
 PAGE = Path(__file__).parents[2] / "docs" / "gateway.md"
@@ -75,6 +76,9 @@ def test_the_table_of_errors_is_true() -> None:
             kind = KINDS.get(int(status), HeadwaterError)
             if code == "internal_error":
                 failure = failure_of(ValueError())
+            elif int(status) == 502:  # no error of ours: what another server said, told by the relay as such
+                failure = Failure(502, code, "x")
+                assert f'Failure(502, "{code}"' in Path(relay.__file__).read_text("utf-8")
             else:
                 failure = failure_of(
                     kind("x", code=code) if kind is not HeadwaterError else InvalidError("x", code=code)

@@ -234,15 +234,24 @@ class Pool:
 
 
 def write_request(origin: Origin, route: str, headers: Headers, body: bytes) -> bytes:
-    """The bytes of a POST of JSON.
+    """The bytes of a POST of JSON; see `write_head`."""
+    return write_body(write_head(origin, route, headers), body)
+
+
+def write_head(origin: Origin, route: str, headers: Headers) -> bytes:
+    """The head of a POST of JSON, but for the length of its body.
 
     Args:
         route: below the origin's path, such as ``/chat/completions``.
         headers: further headers; values are the operator's, never a caller's.
     """
     head = f"POST {origin.path}{route} HTTP/1.1\r\nhost: {origin.authority}\r\ncontent-type: application/json\r\n"
-    extra = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode("ascii"), extra, len(body), body)
+    return head.encode("ascii") + b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+
+
+def write_body(head: bytes, body: bytes) -> bytes:
+    """A whole request, from what `write_head` gave and its body."""
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
 def _unreachable(origin: Origin, why: str) -> UpstreamError:

@@ -20,7 +20,7 @@ from headwater.core.errors import UpstreamError
 from headwater.models.upstream.breaker import Breaker
 from headwater.models.upstream.connection import Headers
 from headwater.models.upstream.health import watch_health
-from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write_request
+from headwater.models.upstream.pool import Exchange, Limits, Origin, Pool, write_body, write_head
 
 _NOT_NOW: Final = frozenset((500, 502, 503, 504, 529))
 _BUSY: Final = 429
@@ -88,6 +88,7 @@ class _Line:
         self.pool: Pool | None = None
         self.watched: asyncio.Task[None] | None = None
         self.ill: str | None = None  # what its health check found last
+        self._heads: dict[str, bytes] = {}  # of requests, by route; there are few
         secret = upstream.secret
         self.headers: Headers = (
             (b"accept", b"application/json, text/event-stream"),
@@ -100,6 +101,19 @@ class _Line:
         if self.pool is None:
             self.pool = Pool(self.upstream.origin, self.upstream.limits)
         return self.pool
+
+    def head(self, route: str) -> bytes:
+        """The head of every request to a route."""
+        known = self._heads.get(route)
+        if known is None:
+            known = self._heads[route] = write_head(self.upstream.origin, route, self.headers)
+        return known
+
+    def head_for(self, own: OwnSecret, route: str) -> bytes:
+        """The same with a caller's own key, which is not kept."""
+        secret = b"Bearer " + own.secret.encode("ascii")
+        others = (pair for pair in self.headers if pair[0] != b"authorization")
+        return write_head(self.upstream.origin, route, (*others, (b"authorization", secret)))
 
     def health(self) -> str:
         """As `UpstreamState.health`."""
@@ -219,9 +233,9 @@ class Upstreams:
             if not line.breaker.allows(loop.time()):
                 continue
             pool = line.pool or line.opened()
-            headers = line.headers if own is None else _with_secret(line.headers, own.secret)
+            head = line.head(route) if own is None else line.head_for(own, route)
             try:
-                exchange = await pool.request(write_request(line.upstream.origin, route, headers, bodies[target.model]))
+                exchange = await pool.request(write_body(head, bodies[target.model]))
             except UpstreamError as error:
                 line.failed(failed, loop.time())
                 unreached = error
@@ -268,8 +282,3 @@ class Upstreams:
         for line in self._lines.values():
             if line.pool is not None:
                 await line.pool.aclose()
-
-
-def _with_secret(headers: Headers, secret: str) -> Headers:
-    own = (b"authorization", b"Bearer " + secret.encode("ascii"))
-    return (*(pair for pair in headers if pair[0] != b"authorization"), own)
