@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.core.errors import InvalidError
-from headwater.core.limits import COALITIONS_MAX, SOURCES_MAX
+from headwater.core.limits import COALITIONS_MAX, RELAYED_BODY_BYTES_DEFAULT, REQUEST_SIZE_BYTES_MAX, SOURCES_MAX
 from headwater.core.money import parse_units
 from headwater.store.database_address import parse_address
 from headwater.store.database_address import shown as shown_address
@@ -22,6 +22,7 @@ from headwater.store.database_address import shown as shown_address
 ENVIRONMENT_PREFIX = "HEADWATER_"
 FILE_NAME = "headwater.toml"
 WORKERS_MAX = 64
+RELAYED_BODY_BYTES_MAX = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class Settings:
     minimum_price: str = field(default="0", metadata={"help": "what an answered call costs at least"})
     upstreams: str = field(
         default="", metadata={"help": "path of a TOML that names upstream servers and their models; empty for none"}
+    )
+    relayed_body_bytes_max: int = field(
+        default=RELAYED_BODY_BYTES_DEFAULT,
+        metadata={"help": "bytes that the body of a call to a model of another server may have"},
     )
     local_model: bool = field(default=True, metadata={"help": "serve the model in process too"})
     operator_name: str = field(default="", metadata={"help": "who runs it, for people; empty: the operator's address"})
@@ -130,6 +135,7 @@ _RANGES = (
     ("port", 0, 65_535),
     ("workers", 1, WORKERS_MAX),
     ("sources", 0, SOURCES_MAX),
+    ("relayed_body_bytes_max", REQUEST_SIZE_BYTES_MAX, RELAYED_BODY_BYTES_MAX),
     ("failed_keys_per_minute", 0, 1_000_000),
     ("max_passes", 2, COALITIONS_MAX),
     ("max_cost_bps", 0, 10_000),

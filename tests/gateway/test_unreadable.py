@@ -295,7 +295,7 @@ def test_a_chunk_that_cannot_be_read_ends_a_call_that_waits_for_it(desk: Desk, w
 def test_a_call_that_was_refused_already_is_not_told_of_the_rest(desk: Desk) -> None:
     """A body that is too large and then no body at all: one answer, and the end."""
     with connect(desk) as connection:
-        connection.sendall(head(desk, CHUNKED) + b"300000\r\n" + b"x" * 0x300000)
+        connection.sendall(head(desk, CHUNKED) + b"2100000\r\n" + b"x" * 0x2100000)
         answer = connection.recv(65_536)
         connection.sendall(b"nonsense")
         (response,) = said(answer + everything(connection))

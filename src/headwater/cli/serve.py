@@ -78,6 +78,7 @@ def gateway(
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
         options = GatewayOptions(
+            relayed_body_bytes_max=home.settings.relayed_body_bytes_max,
             failed_keys_per_minute=home.settings.failed_keys_per_minute,
             trusted_proxies=tuple(home.settings.trusted_proxies.split()),
         )

@@ -19,6 +19,7 @@ import msgspec
 from headwater.core.errors import HeadwaterError, InvalidError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.core.instants import SECOND_NS
+from headwater.core.limits import RELAYED_BODY_BYTES_DEFAULT, REQUEST_SIZE_BYTES_MAX
 from headwater.flow import EmbeddingModel, Flow, ServedModel
 from headwater.gateway import chat
 from headwater.gateway.answering import Answering
@@ -37,6 +38,7 @@ from headwater.gateway.native import Routes, Service, native_app
 from headwater.gateway.passing import ROUTES
 from headwater.gateway.proxies import Proxies
 from headwater.gateway.relay import OWN_KEY, Relay, RelayedModel, Relays
+from headwater.gateway.room import Place, Room, too_large
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.sourced import AttributedModels, Models, SourcedRoute
 from headwater.gateway.unreadable import REFUSED
@@ -76,6 +78,7 @@ class GatewayOptions:
     waiting_max: int = 32  # admitted calls that wait for a place
     stall_s: float = 30.0  # a stream left unread for so long is cut
     body_timeout_s: float = 30.0
+    relayed_body_bytes_max: int = RELAYED_BODY_BYTES_DEFAULT  # of a call to another server's model
     drain_s: float = 30.0  # attribution's time at shutdown
     failed_keys_per_minute: int = 60  # wrong API keys that one address may try; 0: no bound
     trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-For is believed
@@ -125,6 +128,7 @@ class Gateway:
         self._texts = TextRoute(self.answering, self.metrics, self._rates)
         self._embeddings = EmbeddingRoute(self.answering, self.metrics, self._rates)
         self.relays = relays
+        self.room = Room.of(None if relays is None else options.relayed_body_bytes_max)
         self.relay: Relay | None = None
         self.lane: Lane | None = None  # takes the relay's calls from a server without ASGI in between
         if relays is not None:
@@ -140,6 +144,7 @@ class Gateway:
                 *(self.relay, self._checked, self.metrics, flow.parts.random_bytes),
                 body_timeout_s=options.body_timeout_s,
                 stall_s=options.stall_s,
+                room=self.room,
             )
         self._native = native_app(Service(flow, keys, self.answering, self.worker, self.metrics, bundle, self), more)
 
@@ -196,19 +201,22 @@ class Gateway:
             voucher = header(scope, HEADER) if self.vouchers is not None else None
             unnamed = voucher is None and PAYER not in scope and header(scope, b"authorization") is None
             if self.payments is not None and unnamed:
-                await self._paid(self.payments, path, scope, receive, send)
+                with self.room.place(known=False) as place:
+                    await self._paid(self.payments, path, place, scope, receive, send)
                 return path
             inside = await self.answering.at_desk(lambda: key_inside(scope, self.keys)) if PAYER in scope else None
             secret = "" if voucher is not None or inside is not None else bearer(scope)
             if voucher is None:
                 key = inside or await self._known(scope, secret)
                 check_route(key, path)
-            body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
-            if voucher is not None:
-                key = await self._payer(voucher, path)
-            if secret and not (self.relay is not None and self.relay.answers(body)):
-                key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
-            await self._answer(path, body, key, scope, receive, send)
+            with self.room.place(known=voucher is None) as place:
+                body = await read_body(scope, receive, place, timeout_s=self.options.body_timeout_s)
+                relay = await self._relayed_by(body)
+                if voucher is not None:
+                    key = await self._payer(voucher, path)
+                if secret and relay is None:
+                    key = await self.answering.at_desk(lambda: self.keys.authenticate(secret))  # as it is now
+                await self._answer(path, body, relay, key, scope, receive, send)
             return path
         if path == MODELS or path.startswith(MODELS + "/"):
             if scope["method"] not in ("GET", "HEAD"):
@@ -221,9 +229,24 @@ class Gateway:
         await respond_failure(send, failure)
         return "other"
 
-    async def _answer(self, path: str, body: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.relay is not None and self.relay.answers(body):
-            await self.relay(body, key, scope, receive, send)
+    async def _relayed_by(self, body: bytes) -> Relay | None:
+        """What answers a call by another server; None for a call of a model in process.
+
+        Raises:
+            InvalidError: ``request_too_large``, for a model in process.
+        """
+        relay = self.relay
+        if relay is not None and await relay.aside(body, lambda: relay.answers(body)):
+            return relay
+        if len(body) > REQUEST_SIZE_BYTES_MAX:
+            raise too_large(len(body), REQUEST_SIZE_BYTES_MAX, "the body of a call that no other server answers")
+        return None
+
+    async def _answer(
+        self, path: str, body: bytes, relay: Relay | None, key: KeyRecord, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if relay is not None:
+            await relay(body, key, scope, receive, send)
             return
         if header(scope, OWN_KEY) is not None:
             raise InvalidError(
@@ -236,20 +259,22 @@ class Gateway:
         else:
             await self._embeddings(body, key, scope, send)
 
-    async def _paid(self, payments: Payments, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _paid(
+        self, payments: Payments, path: str, place: Place, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer a caller without a key for the payment that came with the request, or say what it costs."""
-        body = await read_body(scope, receive, timeout_s=self.options.body_timeout_s)
+        body = await read_body(scope, receive, place, timeout_s=self.options.body_timeout_s)
+        relay = await self._relayed_by(body)
 
         async def answer(key: KeyRecord, scope: Scope, send: Send) -> None:
             check_route(key, path)
-            await self._answer(path, body, key, scope, receive, send)
+            await self._answer(path, body, relay, key, scope, receive, send)
 
-        await payments.serve(await self._quote(path, body), scope, send, answer)
+        await payments.serve(await self._quote(path, body, relay), scope, send, answer)
 
-    async def _quote(self, path: str, body: bytes) -> tuple[int, bool]:
+    async def _quote(self, path: str, body: bytes, relay: Relay | None) -> tuple[int, bool]:
         """The most a call costs, and whether it costs exactly that. May read the registry."""
-        if self.relay is not None and self.relay.answers(body):
-            relay = self.relay
+        if relay is not None:
             return await self.answering.at_desk(lambda: relay.quote(body, path))
         if path in chat.ROUTES:
             return self._texts.quote(body, path), False

@@ -21,7 +21,7 @@ from headwater.gateway.unreadable import App, check_framing, head_too_large, ref
 HEAD_BYTES_MAX: Final = 64 * 2**10
 HEADERS_MAX: Final = 100
 DRAINED_BYTES_MAX: Final = 8 * 2**20
-"""Of a body that goes on after its request was refused."""
+"""Of a body that goes on after its request was refused, beyond the largest there may be."""
 DRAINED_S: Final = 10.0
 FIELD_BYTES_MAX: Final = 1_024
 """Of the field that a worker adds to what it passes on."""
@@ -44,7 +44,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     _head_bytes = _came = 0  # of a head's fields, and in all that was read since it began
     _fields = 0
-    _drained, _drained_since_s = 0, 0.0
+    _taken = _drained = 0  # of a body, before its answer and after it
+    _drained_since_s = 0.0
     _fields_max = HEADERS_MAX
     _head_bytes_max = HEAD_BYTES_MAX
     _in_head = True
@@ -116,7 +117,8 @@ class HttpProtocol(HttpToolsProtocol):
         """A body goes on after its answer: read for a while, so that its sender reads the answer, and not for ever."""
         now_s = self.loop.time()
         self._drained, self._drained_since_s = self._drained + size, self._drained_since_s or now_s
-        if self._drained > DRAINED_BYTES_MAX or now_s - self._drained_since_s > DRAINED_S:
+        honest = 0 if self._lane is None else self._lane.room.body_bytes_max - self._taken
+        if self._drained > max(honest, 0) + DRAINED_BYTES_MAX or now_s - self._drained_since_s > DRAINED_S:
             self.transport.close()
 
     # The parser's side
@@ -124,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins; what ASGI wants of it is made when it is wanted."""
         self._in_head, self._head_bytes, self._came, self._fields = True, 0, 0, 0
-        self._drained, self._drained_since_s = 0, 0.0
+        self._taken, self._drained, self._drained_since_s = 0, 0, 0.0
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -146,9 +148,9 @@ class HttpProtocol(HttpToolsProtocol):
         if path is not None and self._lane is not None and self.parser.get_method() == b"POST":
             idle = self.cycle is None or self.cycle.response_complete
             if idle and self.parser.get_http_version() == "1.1":
-                key = self._lane.admit(self.headers)
-                if key is not None:
-                    self._collecting = self._at_work = LaneCaller(self._lane, self, path, key, self.headers)
+                admitted = self._lane.admit(self.headers)
+                if admitted is not None:
+                    self._collecting = self._at_work = LaneCaller(self._lane, self, path, self.headers, *admitted)
                     self.cycle = cast(Any, self._at_work)
                     return
         version = self.parser.get_http_version()
@@ -167,6 +169,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
             if self.cycle is not None and self.cycle.response_complete:
                 self._drain(len(body))
+            else:
+                self._taken += len(body)
 
     def on_message_complete(self) -> None:
         """A request is whole."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError
 from headwater.core.ids import CallId
+from headwater.gateway.room import ASIDE_BYTES
 from headwater.receipts import Issued
 from headwater.store.kept_store import KeptAnswer, KeptStore, conflict
 from headwater.store.key_store import KeyRecord
@@ -180,7 +181,8 @@ class Keeper:
         Raises:
             ConflictError: ``call_in_progress``, or ``idempotency_conflict`` when the key came with another request.
         """
-        asked = digest(path.encode() + b"\x00" + raw)
+        said = path.encode() + b"\x00" + raw
+        asked = digest(said) if len(raw) <= ASIDE_BYTES else await self._at_desk(lambda: digest(said))
         self._claims.take(key.key_id, name, asked)
         try:
             kept = await self._at_desk(lambda: self._store.find(key.key_id, name, asked))

@@ -15,13 +15,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from headwater.core.errors import HeadwaterError
-from headwater.core.limits import REQUEST_SIZE_BYTES_MAX
 from headwater.gateway.caller import GONE
 from headwater.gateway.errors import Headers, failure_of, place_of
 from headwater.gateway.key_cache import KeyCache
 from headwater.gateway.limits import check_route
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.passing import ROUTES
+from headwater.gateway.room import Room
 from headwater.gateway.wire import JSON, CallerGone, body_late, one_header
 from headwater.store.key_store import KeyRecord
 
@@ -58,6 +58,7 @@ class LaneCaller:
         "_lane",
         "_leave",
         "_pieces",
+        "_place",
         "_protocol",
         "disconnected",
         "headers",
@@ -73,8 +74,16 @@ class LaneCaller:
     )
 
     def __init__(
-        self, lane: Lane, protocol: HttpProtocol, path: str, key: KeyRecord, headers: Sequence[tuple[bytes, bytes]]
+        self,
+        lane: Lane,
+        protocol: HttpProtocol,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        key: KeyRecord,
+        size_bytes: int,
     ) -> None:
+        self._place = lane.room.place()
+        self._place.grow(size_bytes)
         self._lane, self._protocol, self.headers = lane, protocol, headers
         self.path, self.key = path, key
         self.keep_alive = True
@@ -93,14 +102,16 @@ class LaneCaller:
         self._pieces.append(data)
 
     def body(self) -> bytes:
-        """The whole body."""
-        pieces = self._pieces
+        """The whole body, once."""
+        pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def lost(self) -> None:
         """The connection is closed."""
         self.disconnected = True
         self._stop_timer()
+        if not self.whole:
+            self.over()
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
@@ -109,6 +120,11 @@ class LaneCaller:
         """The body is whole."""
         self.whole = True
         self._stop_timer()
+
+    def over(self) -> None:
+        """Nothing of the body is needed any more."""
+        self._pieces = []
+        self._place.give_back()
 
     def took_s(self) -> float:
         """Seconds since the request's head was read."""
@@ -195,6 +211,7 @@ class Lane:
     Args:
         body_timeout_s: how long the rest of a body may take.
         stall_s: how long a stream may be left unread.
+        room: of this process, for bodies.
         request_prefix: how the ids of its requests begin.
     """
 
@@ -207,14 +224,16 @@ class Lane:
         *,
         body_timeout_s: float,
         stall_s: float,
+        room: Room,
         request_prefix: str = "req_",
     ) -> None:
-        self.request_prefix = request_prefix
+        self.request_prefix, self.room = request_prefix, room
         self._relay, self._keys, self._metrics, self.random_bytes = relay, keys, metrics, random_bytes
         self.body_timeout_s, self.stall_s = body_timeout_s, stall_s
 
-    def admit(self, headers: Sequence[tuple[bytes, bytes]]) -> KeyRecord | None:
-        """The key that a request may be answered for, from its head alone; None sends it the ASGI way."""
+    def admit(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[KeyRecord, int] | None:
+        """The key that a request may be answered for, and its body's length, from its head alone; None sends it the
+        ASGI way."""
         secret = length = None
         for name, value in headers:
             if name == b"authorization":
@@ -225,9 +244,10 @@ class Lane:
                 length = value
             elif name in _ODD or (name == b"connection" and value.lower() != b"keep-alive"):
                 return None
-        if secret is None or length is None or not length.isdigit() or int(length) > REQUEST_SIZE_BYTES_MAX:
+        if secret is None or length is None or not length.isdigit() or not self.room.fits(size := int(length)):
             return None
-        return self._keys.known(secret)
+        key = self._keys.known(secret)
+        return None if key is None else (key, size)
 
     def known(self, secret: bytes) -> KeyRecord | None:
         """The key whose secret this is, if it was checked a moment ago."""
@@ -242,8 +262,9 @@ class Lane:
         try:
             check_route(caller.key, caller.path)
             raw = caller.body()
-            request = self._relay.read(raw, caller.path)
+            request = await self._relay.aside(raw, lambda: self._relay.read(raw, caller.path))
             if request is None:
+                caller.over()  # it takes its place anew
                 hand_over(caller, raw)
                 return
             await self._relay.answer(raw, request, caller.key, caller)
@@ -268,6 +289,7 @@ class Lane:
         self._end(caller)
 
     def _end(self, caller: LaneCaller) -> None:
+        caller.over()
         caller.cut()
         took_s = caller.took_s()
         self._metrics.request(caller.path, caller.status, took_s)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from headwater.core.canonical import digest
-from headwater.core.limits import REQUEST_MESSAGES_MAX
+from headwater.core.limits import REQUEST_MESSAGES_MAX, REQUEST_SIZE_BYTES_MAX
 from headwater.gateway.marks import (
     FIELD,
     has_mark,
@@ -43,6 +43,8 @@ def asks_for_sources(raw: bytes, request: Request) -> bool:
         return True
     if _MARK not in raw:
         return False
+    if request.text_bytes > REQUEST_SIZE_BYTES_MAX:
+        return True  # and is refused, because there is more text than is read
     found = _value(request, "messages" if request.shape == "chat" else "input")
     return isinstance(found, list) and any(map(has_mark, found))
 

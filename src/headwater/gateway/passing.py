@@ -15,8 +15,10 @@ import msgspec
 
 from headwater.core.canonical import refuse_deep
 from headwater.core.errors import HeadwaterError, InvalidError, UpstreamError
-from headwater.core.limits import REQUEST_DEPTH_MAX
+from headwater.core.limits import REQUEST_DEPTH_MAX, REQUEST_SIZE_BYTES_MAX
 from headwater.gateway.errors import RequestError
+from headwater.gateway.pictures import PICTURE_TOKENS_MAX, picture_sizes
+from headwater.gateway.room import too_large
 
 Fields = dict[str, msgspec.Raw]
 Shape = Literal["chat", "completions", "responses", "embeddings"]
@@ -28,6 +30,14 @@ ROUTES: Final[Mapping[str, Shape]] = {
     "/v1/responses": "responses",
     "/v1/embeddings": "embeddings",
 }
+
+_LARGE: Final[Mapping[Shape, str]] = {
+    "chat": "messages",
+    "completions": "prompt",
+    "responses": "input",
+    "embeddings": "input",
+}
+"""The field that may be as large as the body; everything beside it is read here, and is bounded for that."""
 
 _WHOLE: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n", "best_of")
 _READ: Final[Mapping[str, type]] = {
@@ -48,6 +58,14 @@ _KINDS: Final[Mapping[type, str]] = {
     dict: "an object",
 }
 
+
+class _Large(msgspec.Struct):
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
+_decode_large = msgspec.json.Decoder(_Large).decode
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_value = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -93,7 +111,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     include_usage: bool  # the caller asked for the usage of a stream
     answers: int  # n or best_of, whichever is larger: how many the caller may be charged for
     max_tokens: int | None  # of one answer
-    prompt_bytes: int  # of everything the model reads; no byte makes more than one token
+    prompt_bytes: int  # of everything the model reads, a picture as its ceiling; no byte makes more than one token
+    size_bytes: int  # of the body
+    text_bytes: int  # of everything in it but pictures
     extension: Mapping[str, Any]  # our own object, `headwater`
 
     def body(self, model: str) -> bytes:
@@ -112,17 +132,22 @@ def read_request(raw: bytes, shape: Shape) -> Request:
 
     Raises:
         RequestError: not JSON, or a field that decides the price is not what it should be.
+        InvalidError: ``request_too_large``, beside the conversation.
     """
     try:
         refuse_deep(raw, REQUEST_DEPTH_MAX)
         if not raw.isascii():
             raw.decode()  # what is passed on undecoded is UTF-8 too
-        fields = _decode_fields(raw)
+        beside = 0 if len(raw) <= REQUEST_SIZE_BYTES_MAX else _beside(raw, shape)
+        fields = _decode_fields(raw) if beside <= REQUEST_SIZE_BYTES_MAX else {}
     except (HeadwaterError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         what = error.message if isinstance(error, HeadwaterError) else str(error)[:200]
         raise RequestError(
             f"the body is not a JSON object: {what}", param=None, code="invalid_json", fix="send JSON in UTF-8"
         ) from None
+    if beside > REQUEST_SIZE_BYTES_MAX:
+        raise too_large(beside, REQUEST_SIZE_BYTES_MAX, f"what is beside {_LARGE[shape]}")
+    pictures = picture_sizes(fields, shape) if b"data:image" in raw else ()
     said = {name: _value(fields[name], name, kind) for name, kind in _READ.items() if name in fields}
     model, options = said.get("model"), said.get("stream_options") or {}
     limits = [limit for name in _WHOLE[:3] if (limit := said.get(name)) is not None]
@@ -138,9 +163,16 @@ def read_request(raw: bytes, shape: Shape) -> Request:
         include_usage=options.get("include_usage") is True,
         answers=max(said.get("n") or 1, said.get("best_of") or 1),
         max_tokens=max(limits) if limits else None,
-        prompt_bytes=len(raw),
+        prompt_bytes=len(raw) - sum(max(0, size - PICTURE_TOKENS_MAX) for size in pictures),
+        size_bytes=len(raw),
+        text_bytes=len(raw) - sum(pictures),
         extension=said.get("headwater") or {},
     )
+
+
+def _beside(raw: bytes, shape: Shape) -> int:
+    """Bytes of a body that are not in its large field."""
+    return len(raw) - len(bytes(getattr(_decode_large(raw), _LARGE[shape])))
 
 
 def _value(raw: msgspec.Raw, name: str, kind: type) -> Any:
@@ -182,7 +214,8 @@ def with_bill(body: bytes, bill: bytes) -> bytes:
         bill: the JSON of our object.
     """
     end = body.rfind(b"}")
-    return body[:end] + b',"headwater":' + bill + body[end:]
+    comma = b"" if body[:end].strip() == b"{" else b","
+    return body[:end] + comma + b'"headwater":' + bill + body[end:]
 
 
 def _said(answer: _Answer) -> UsageSaid | None:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -37,6 +37,7 @@ from headwater.gateway.passing import (
     usage_of,
     with_bill,
 )
+from headwater.gateway.room import ASIDE_BYTES
 from headwater.gateway.tracing import Outcome, Watched
 from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
 from headwater.meter import RECALL_PAUSES_S, Meter
@@ -47,6 +48,8 @@ from headwater.serving import OutsideModel
 from headwater.splits import Prices
 from headwater.store.kept_store import KeptAnswer
 from headwater.store.key_store import KeyRecord
+
+Result = TypeVar("Result")
 
 _OPERATORS_FAULT: Final = (401, 403)
 _LEASE_TRIES: Final = 8
@@ -157,6 +160,10 @@ class Relay:
             return None
         return request
 
+    async def aside(self, raw: bytes, work: Callable[[], Result]) -> Result:
+        """What `work` gives: now, or from a thread where the body that it reads or writes is large."""
+        return work() if len(raw) <= ASIDE_BYTES else cast(Result, await self._at_desk(work))
+
     def quote(self, raw: bytes, path: str) -> tuple[int, bool]:
         """(the most a request can cost in nano units, whether it costs exactly that)."""
         request = read_request(raw, ROUTES[path])
@@ -169,14 +176,14 @@ class Relay:
 
     async def __call__(self, raw: bytes, key: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request whose body has been read; errors before the first byte are raised."""
-        request = read_request(raw, ROUTES[scope["path"]])
+        request = await self.aside(raw, lambda: read_request(raw, ROUTES[scope["path"]]))
         model = self._model(request)
-        said = header(scope, OWN_KEY)
-        if self._sourced is not None and self._sourced.wanted(raw, request, model):
+        said, sourced = header(scope, OWN_KEY), self._sourced
+        if sourced is not None and await self.aside(raw, lambda: sourced.wanted(raw, request, model)):
             if said is not None:
                 raise _no_own_key(f"a call of {model.name} with sources", "ask without sources")
             check_model(key, model.name)
-            await self._sourced(raw, request, model, key, scope, receive, send)
+            await sourced(raw, request, model, key, scope, receive, send)
             return
         own = None if said is None else _own_secret(said, model)
         await self.answer(raw, request, key, AsgiCaller(scope, receive, send, self._stall_s), own)
@@ -243,7 +250,10 @@ class Relay:
         own: OwnSecret | None = None,
     ) -> None:
         prompt_max, answer_max = tokens_ceiling(request, model.answer_tokens_max)
-        bodies = {target.model: request.body(target.model) for target in self.upstreams.targets(model.name)}
+        targets = self.upstreams.targets(model.name)
+        bodies, asked = await self.aside(
+            raw, lambda: ({target.model: request.body(target.model) for target in targets}, digest(raw))
+        )
         ceiling = model.prices.price(prompt_max, answer_max)
         taken = self.rates.take(key, prompt_max // BYTES_PER_TOKEN + answer_max, ceiling)
         try:
@@ -252,13 +262,14 @@ class Relay:
             if taken is not None:
                 taken.settle(0, 0)
             raise
-        call = _Call(self, request, model, hold, digest(raw), (prompt_max, answer_max), taken, keeping)
+        call = _Call(self, request, model, hold, asked, (prompt_max, answer_max), taken, keeping)
         watched = None if self.metrics.observer is None else Watched(self.metrics.observer, caller, model.name)
         call.watched = watched
         try:
             exchange, target = await self.upstreams.ask(
                 model.name, caller.path.removeprefix("/v1"), bodies, own, stream=request.stream
             )
+            del bodies  # an answer may take minutes
             if watched is not None:
                 watched.provider = target.upstream
             async with exchange:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from headwater.core.known_head import KnownHead
-from headwater.core.limits import REQUEST_SIZE_BYTES_MAX
 from headwater.gateway.http import HttpProtocol
 from headwater.gateway.lane import Lane, LaneCaller
 
@@ -73,14 +72,14 @@ class RepeatedProtocol(HttpProtocol):
         if at is None or lane is None or known.found is None:
             return False
         size, start = at
-        if size > REQUEST_SIZE_BYTES_MAX or not (self.cycle is None or self.cycle.response_complete):
+        if not lane.room.fits(size) or not (self.cycle is None or self.cycle.response_complete):
             return False
         path, secret, headers = known.found
         key = lane.known(secret)
         if key is None or self.transport.is_closing():
             return False
         self._unset_keepalive_if_required()
-        caller = LaneCaller(lane, self, path, key, (*headers, (b"content-length", b"%d" % size)))
+        caller = LaneCaller(lane, self, path, (*headers, (b"content-length", b"%d" % size)), key, size)
         self._collecting = self._at_work = caller
         self.cycle = cast(Any, caller)
         self._missing = size

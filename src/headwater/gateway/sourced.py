@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from headwater.attribution.evidence import Answer, read_answer
 from headwater.core.errors import InvariantError, UpstreamError
+from headwater.core.limits import REQUEST_SIZE_BYTES_MAX
 from headwater.gateway.answering import Answering
 from headwater.gateway.errors import Headers, failure_of
 from headwater.gateway.frames import error_event
@@ -25,11 +26,14 @@ from headwater.gateway.metrics import Metrics
 from headwater.gateway.outside import Asked, read_asked, wants_sources, write_asked
 from headwater.gateway.passing import Request, StreamPass, UsageSaid, tokens_ceiling, usage_of, with_bill
 from headwater.gateway.relay import RelayedModel, passed_headers, refusal
+from headwater.gateway.room import ASIDE_BYTES, too_large
 from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, idempotency_key, respond, when_gone
 from headwater.models.upstream import Exchange, Upstreams
 from headwater.serving import EmbeddingModel, OutsideCall, OutsideModel
 from headwater.store.call_store import CallRecord
 from headwater.store.key_store import KeyRecord
+
+Result = TypeVar("Result")
 
 KEPT_BYTES_MAX: Final = 2 * 2**20
 """Of an answer that is kept to be given again; JSON may double it, and it stands beside its words."""
@@ -89,6 +93,7 @@ class SourcedRoute:
         """The most a request can cost, nano units."""
         limit = model.answer_tokens_max if request.max_tokens is None else request.max_tokens
         tokens_ceiling(request, model.answer_tokens_max)
+        _check_text(request)
         asked = read_asked(raw, request, route=path, idempotency_key=None, answer_max=limit)
         return self.answering.flow.most_outside(asked.call)
 
@@ -106,7 +111,11 @@ class SourcedRoute:
         path: str = scope["path"]
         limit = model.answer_tokens_max if request.max_tokens is None else request.max_tokens
         tokens_ceiling(request, model.answer_tokens_max)  # refuses what is too large
-        asked = read_asked(raw, request, route=path, idempotency_key=idempotency_key(scope), answer_max=limit)
+        _check_text(request)
+        name = idempotency_key(scope)
+        asked = await self._aside(
+            request, lambda: read_asked(raw, request, route=path, idempotency_key=name, answer_max=limit)
+        )
         most = request.prompt_bytes // BYTES_PER_TOKEN + limit * request.answers
         taken = self._rates.take(key, most, model.prices.price(request.prompt_bytes, limit * request.answers))
         at_work: _Sourced | None = None
@@ -126,10 +135,13 @@ class SourcedRoute:
         usage = call.request.stream and call.request.shape != "responses"
         name, upstreams = call.open.served.name, self._upstreams()
         try:
-            bodies = {
-                target.model: write_asked(asked, call.open.offered, target.model, include_usage=usage)
-                for target in upstreams.targets(name)
-            }
+            bodies = await self._aside(
+                call.request,
+                lambda: {
+                    target.model: write_asked(asked, call.open.offered, target.model, include_usage=usage)
+                    for target in upstreams.targets(name)
+                },
+            )
             exchange, _ = await upstreams.ask(name, path.removeprefix("/v1"), bodies, stream=call.request.stream)
             async with exchange:
                 if exchange.status != 200:
@@ -143,6 +155,10 @@ class SourcedRoute:
         finally:
             if not call.charged:
                 await self.answering.settle(call.open.record.call_id)
+
+    async def _aside(self, request: Request, work: Callable[[], Result]) -> Result:
+        """What `work` gives: now, or from a thread where it reads or writes a large body."""
+        return work() if request.size_bytes <= ASIDE_BYTES else await self.answering.at_desk(work)
 
     async def _replay(self, record: CallRecord, request: Request, send: Send) -> None:
         if record.answer is None:
@@ -285,6 +301,12 @@ async def _finished(answering: Answering, work: Callable[[], tuple[CallRecord, b
 
 def _passing(request: Request) -> StreamPass:
     return StreamPass(request.shape, include_usage=request.include_usage, one=request.answers == 1)
+
+
+def _check_text(request: Request) -> None:
+    """Refuse more text than is read and attributed; pictures are neither."""
+    if request.text_bytes > REQUEST_SIZE_BYTES_MAX:
+        raise too_large(request.text_bytes, REQUEST_SIZE_BYTES_MAX, "what a call with sources says beside its pictures")
 
 
 def _check_kept(size: int) -> None:

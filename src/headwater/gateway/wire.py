@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from headwater.core.errors import InvalidError, RefusedError
-from headwater.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, REQUEST_SIZE_BYTES_MAX
+from headwater.core.limits import IDEMPOTENCY_KEY_CHARS_MAX
 from headwater.gateway.errors import Failure, Headers, RequestError
+from headwater.gateway.room import Place
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,6 +30,7 @@ EVENT_STREAM: Final = (
 )
 """Headers of a stream of events that nobody in between may hold up."""
 
+_DIGITS_MAX: Final = 18
 _PRINTABLE: Final = re.compile(rb"[\x20-\x7e]+")
 
 
@@ -97,11 +99,15 @@ def check_idempotency_key(value: bytes) -> str:
     return value.decode("ascii")
 
 
-async def read_body(scope: Scope, receive: Receive, *, timeout_s: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, place: Place, *, timeout_s: float) -> bytes:
     """The whole body.
+
+    Args:
+        place: of this body, taken before it is read where its length is said.
 
     Raises:
         InvalidError: ``request_too_large``, ``request_timeout`` or ``content_encoding_unsupported``.
+        UpstreamError: ``bodies_busy``.
         CallerGone: the connection was closed.
     """
     if (header(scope, b"content-encoding") or b"identity").lower() != b"identity":
@@ -109,16 +115,16 @@ async def read_body(scope: Scope, receive: Receive, *, timeout_s: float) -> byte
             "the body is compressed", code="content_encoding_unsupported", fix="send it without Content-Encoding"
         )
     length = header(scope, b"content-length")
-    if length is not None and (not length.isdigit() or int(length) > REQUEST_SIZE_BYTES_MAX):
-        raise _too_large()
+    if length is not None:
+        place.grow(_number(length))
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(receive)
+            return await _read(receive, place)
     except TimeoutError:
         raise body_late(timeout_s) from None
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, place: Place) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -127,8 +133,7 @@ async def _read(receive: Receive) -> bytes:
             raise CallerGone
         piece = message.get("body", b"")
         size += len(piece)
-        if size > REQUEST_SIZE_BYTES_MAX:
-            raise _too_large()
+        place.grow(size)
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
@@ -141,10 +146,15 @@ def body_late(timeout_s: float) -> InvalidError:
     )
 
 
-def _too_large() -> InvalidError:
-    return InvalidError(
-        "the body is too large", code="request_too_large", fix=f"send at most {REQUEST_SIZE_BYTES_MAX} bytes"
-    )
+def _number(length: bytes) -> int:
+    """The length that a head says."""
+    if not length.isdigit() or len(length) > _DIGITS_MAX:
+        raise InvalidError(
+            f"the length {length[:40].decode('latin-1')!r} is no number of bytes",
+            code="request_too_large",
+            fix="send a body, and its length in digits",
+        )
+    return int(length)
 
 
 async def when_gone(receive: Receive, leave: Callable[[], None]) -> None:

@@ -25,6 +25,7 @@ from headwater.gateway.outside import wants_sources
 from headwater.gateway.passing import ROUTES, Request
 from headwater.gateway.relay import Relay, RelayedModel, Relays
 from headwater.gateway.reload import Retiring
+from headwater.gateway.room import Place, Room
 from headwater.gateway.sharing import Sharing
 from headwater.gateway.unreadable import REFUSED
 from headwater.gateway.vouchers import HEADER, Vouchers
@@ -54,6 +55,7 @@ class FrontParts:
     random_bytes: Callable[[int], bytes]
     stall_s: float
     body_timeout_s: float
+    relayed_body_bytes_max: int
 
 
 class Front:
@@ -68,6 +70,7 @@ class Front:
         self.loop: asyncio.AbstractEventLoop | None = None  # once it serves
         self.metrics = Metrics()
         self.passage = Passage(parts.lines)
+        self.room = Room.of(parts.relayed_body_bytes_max)
         self.request_prefix = f"req_w{parts.number}_"
         relays = parts.relays
         self.relay = Relay(
@@ -82,6 +85,7 @@ class Front:
             *(self.relay, self._checked, self.metrics, parts.random_bytes),
             body_timeout_s=parts.body_timeout_s,
             stall_s=parts.stall_s,
+            room=self.room,
             request_prefix=self.request_prefix,
         )
 
@@ -101,14 +105,14 @@ class Front:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         response = Response(send, self.request_prefix + self._parts.random_bytes(12).hex())
-        own = False
+        own, place = False, self.room.place(known=all(name != HEADER for name, _ in scope["headers"]))
         try:
             body: bytes | None = None
             if (refused := scope.get(REFUSED)) is not None:
                 own = True
                 await respond_failure(response, refused)
             elif path in ROUTES and scope["method"] == "POST":
-                key, body = await self._asked(path, scope, receive)
+                key, body = await self._asked(path, scope, receive, place)
                 if key is not None and body is not None:
                     own = True
                     await self.relay(body, key, scope, receive, response)
@@ -120,10 +124,13 @@ class Front:
             own = True
             await self._fail(path, error, response)
         finally:
+            place.give_back()
             if own:
                 self._told(path, scope["method"], response)
 
-    async def _asked(self, path: str, scope: Scope, receive: Receive) -> tuple[KeyRecord | None, bytes | None]:
+    async def _asked(
+        self, path: str, scope: Scope, receive: Receive, place: Place
+    ) -> tuple[KeyRecord | None, bytes | None]:
         """Who asks, for a call that is this worker's own, and the body as far as it was read.
 
         Raises:
@@ -141,8 +148,8 @@ class Front:
             return None, None
         if key is not None:
             check_route(key, path)
-        body = await read_body(scope, receive, timeout_s=self._parts.body_timeout_s)
-        if self.relay.read(body, path) is None:
+        body = await read_body(scope, receive, place, timeout_s=self._parts.body_timeout_s)
+        if await self.relay.aside(body, lambda: self.relay.read(body, path)) is None:
             return None, body
         if voucher is not None:
             key = await self._payer(voucher, path)

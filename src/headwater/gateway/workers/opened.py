@@ -94,6 +94,7 @@ def opened(plan: Plan) -> Iterator[tuple[Front, Callable[[str], Relays]]]:
                     random_bytes=os.urandom,
                     stall_s=plan.stall_s,
                     body_timeout_s=plan.body_timeout_s,
+                    relayed_body_bytes_max=chosen.relayed_body_bytes_max,
                 )
             ),
             read,
