@@ -82,6 +82,15 @@ def test_limits_that_make_no_sense_are_refused_with_their_code(run: Run, argumen
     assert len(run("key", "list")[1]) == 1
 
 
+def test_a_grace_out_of_range_is_told_as_it_was_given(run: Run):
+    """In days, with what is allowed."""
+    key = run("key", "create", "app")[1]["key_id"]
+    status, told = run("key", "rotate", key, "--grace", "900d")
+
+    assert (status, told["error"]["message"]) == (1, "a grace of 900 days")
+    assert told["error"]["fix"] == "use 0 to 90 days (7776000 seconds)"
+
+
 def test_a_reference_booked_with_another_amount_is_told_by_its_name(run: Run):
     """The message holds what the operator typed, and no digest of it; nothing is booked."""
     key = run("key", "create", "app")[1]["key_id"]

@@ -172,6 +172,21 @@ def test_wrong_requests_change_nothing(office: Office, path: str, body: object, 
     assert office.trail.entries() == ()
 
 
+@pytest.mark.parametrize(
+    ("grace_s", "told"),
+    [(-60, "-60 seconds"), (7_776_001, "7776001 seconds"), (900 * 86_400, "900 days"), (10**15, f"{10**15} seconds")],
+)
+def test_a_grace_out_of_range_is_told_in_units_of_people(office: Office, grace_s: int, told: str) -> None:
+    """In seconds, as it came, or in days when it is whole days, beside what is allowed; never in nanoseconds."""
+    with pytest.raises(urllib.error.HTTPError) as error:
+        office.ask("POST", "/v1/admin/keys/key_nobody/rotate", {"grace_s": grace_s})
+    detail = json.load(error.value)["detail"]
+
+    assert f"a grace of {told}" in detail
+    assert "use 0 to 90 days (7776000 seconds)" in detail
+    assert " ns" not in detail
+
+
 def test_a_reference_with_another_amount_is_a_conflict(office: Office) -> None:
     """One payment is one sum."""
     made = office.ask("POST", "/v1/admin/keys", {"label": "caller"})

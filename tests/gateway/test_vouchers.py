@@ -310,7 +310,8 @@ def test_a_voucher_payer_reads_its_own_receipts_and_no_others(credit: Credit, se
 
             def read(call: str, cumulative: int, **change: Any) -> int:
                 shown = voucher_header(replace(signed(cumulative, credit.domain, payee), **change))
-                request = urllib.request.Request(f"{url}/v1/receipts/{call}", headers={"Payment-Voucher": shown})
+                path = f"/v1/receipts/{call}" if call.startswith("call_") else f"/v1/receipts{call}"
+                request = urllib.request.Request(url + path, headers={"Payment-Voucher": shown})
                 try:
                     with urllib.request.urlopen(request, timeout=20) as response:
                         assert json.load(response)["call"] == call
@@ -333,6 +334,7 @@ def test_a_voucher_payer_reads_its_own_receipts_and_no_others(credit: Credit, se
             assert [read(calls[0], cumulative) for cumulative in (CALL, 3 * CALL)] == [401, 401]
             assert read(calls[0], 2 * CALL, signature=signed(CALL, credit.domain, payee).signature) == 401
             assert read(other, 2 * CALL) == 404
+            assert read("", 2 * CALL) == read("?limit=1", 2 * CALL) == 401  # a voucher is published, a list is not
         assert toy.calls.check() == ()
 
 

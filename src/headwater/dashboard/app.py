@@ -33,7 +33,7 @@ BODY_BYTES_MAX: Final = 2**20
 """Largest form or message that a page takes."""
 
 _GATEWAYS: Final = frozenset(
-    ("/v1", "/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/license.xml", "/robots.txt")
+    ("/v1", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/license.xml", "/robots.txt")
 )
 _GATEWAYS_BELOW: Final = ("/v1/", "/.well-known/", "/log/")
 """What is not for people: clients' routes, and what other systems look for at fixed places."""

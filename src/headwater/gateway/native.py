@@ -15,22 +15,25 @@ import msgspec
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from headwater import __version__
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
 from headwater.core.instants import format_instant
+from headwater.core.limits import CALLS_PAGE_MAX
 from headwater.core.money import format_units
 from headwater.flow import Flow
 from headwater.gateway import metrics
 from headwater.gateway.answering import Answering
+from headwater.gateway.described import described_routes
 from headwater.gateway.errors import Failure, MethodError, failure_of
 from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.openapi import describe
-from headwater.gateway.own_calls import own_call
+from headwater.gateway.own_calls import PAGE, STATUS, own_call, own_page
 from headwater.gateway.readiness import readiness
 from headwater.gateway.vouchers import HEADER as VOUCHER
 from headwater.gateway.wire import PROBLEM, bearer, header
@@ -43,14 +46,11 @@ if TYPE_CHECKING:
     from headwater.gateway.app import Gateway
 
 _READS: Final = re.compile(r"/v1/(receipts/[^/]+(/bundle)?|account)")
-"""What may be read with a voucher, or a payment, that was taken: it pays for nothing there."""
+"""What may be read with a voucher, or a payment, that was taken: it pays for nothing there. Not the list of calls: both
+become public when they are settled on the chain, and whoever has only that must also know the id of a call."""
 
-_STATUS: Final = {
-    CallState.RESERVED: "pending",
-    CallState.ANSWERED: "pending",
-    CallState.ATTRIBUTED: "final",
-    CallState.RELEASED: "released",
-}
+_Limit = Annotated[str, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": CALLS_PAGE_MAX, "default": PAGE})]
+_Before = Annotated[str, WithJsonSchema({"type": "string", "description": "`next` of the page before"})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,9 @@ def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     """The FastAPI application with every route that is not OpenAI's, and those that `more` adds."""
     from headwater.gateway.datanets import datanet_routes  # it needs this module
 
-    app = FastAPI(title="headwater", version=__version__, summary="Receipts and accounts of paid answers.")
+    # FastAPI's own pages load their scripts from somebody else's server.
+    summary = "Receipts and accounts of paid answers."
+    app = FastAPI(title="headwater", version=__version__, summary=summary, docs_url=None, redoc_url=None)
     app.add_exception_handler(HeadwaterError, _told)
     app.add_exception_handler(HTTPException, _told_http)
     app.add_exception_handler(RequestValidationError, _told_validation)
@@ -106,12 +108,18 @@ def native_app(service: Service, more: Sequence[Routes] = ()) -> FastAPI:
     for add in more:
         add(app, service)
     describe(app)
+    described_routes(app)
     return app
 
 
 def _record_routes(app: FastAPI, service: Service) -> None:
     flow = service.flow
     Payer = Annotated[KeyRecord, Depends(service.payer)]
+
+    @app.get("/v1/receipts", response_class=Response, tags=["receipts"])
+    def receipts(key: Payer, limit: _Limit | None = None, before: _Before | None = None) -> Response:
+        """The key's own calls in short, newest first; `next` is the `before` of the next page, null on the last."""
+        return json_response(own_page(flow.parts.calls, flow.parts.log, key, limit=limit, before=before))
 
     @app.get("/v1/receipts/{id}", response_class=Response, tags=["receipts"])
     def receipt(id: str, key: Payer) -> Response:
@@ -178,7 +186,7 @@ def receipt_json(flow: Flow, call: CallRecord) -> dict[str, Any]:
     """What is known of a paid call, with its receipt when it is final."""
     body: dict[str, Any] = {
         "call": call.call_id,
-        "status": _STATUS[call.state],
+        "status": STATUS[call.state],
         "model": call.model,
         "created_at": format_instant(call.created_at_ns),
         "price": None if call.price_units is None else format_units(call.price_units),

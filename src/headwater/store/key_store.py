@@ -23,6 +23,7 @@ from typing import Literal
 
 from headwater.core.errors import InvalidError, MissingError, RefusedError
 from headwater.core.ids import AccountId
+from headwater.core.instants import SECOND_NS
 from headwater.core.limits import KEY_LABEL_CHARS_MAX, TRANSFER_UNITS_MAX
 from headwater.core.money import format_units
 from headwater.store.database import Row, Sql
@@ -178,7 +179,9 @@ class KeyStore:
         """
         if not 0 <= grace_ns <= GRACE_MAX_NS:
             raise InvalidError(
-                f"a grace of {grace_ns} ns", code="grace_invalid", fix=f"use 0 to {GRACE_MAX_NS // DAY_NS} days"
+                f"a grace of {_span(grace_ns)}",
+                code="grace_invalid",
+                fix=f"use 0 to {GRACE_MAX_NS // DAY_NS} days ({GRACE_MAX_NS // SECOND_NS} seconds)",
             )
         with self.db.transaction():
             key = self.get(key_id)
@@ -388,6 +391,12 @@ def _secret(mode: Mode, random_bytes: bytes) -> str:
             f"{len(random_bytes)} random bytes", code="randomness_invalid", fix=f"give {_RANDOM_BYTES} random bytes"
         )
     return f"hw_{mode}_{urlsafe_b64encode(random_bytes).decode().rstrip('=')}"
+
+
+def _span(span_ns: int) -> str:
+    """A span for people: in days when it is whole days, else in seconds."""
+    days, rest = divmod(span_ns, DAY_NS)
+    return f"{days} days" if days > 0 and rest == 0 else f"{span_ns // SECOND_NS} seconds"
 
 
 def _digest(secret: str) -> bytes:
