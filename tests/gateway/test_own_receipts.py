@@ -13,9 +13,13 @@ from urllib.parse import quote
 
 import pytest
 
+from headwater.cli import main
+from headwater.cli.home import Home
 from headwater.core.ids import call_id, is_call_id
 from headwater.core.limits import CALLS_PAGE_MAX
 from headwater.gateway.own_calls import PAGE
+from headwater.settings import Settings
+from headwater.store.call_store import CallStore
 from headwater.store.key_store import KeyRecord
 from toy.desk import Desk, open_desk
 from toy.gang import ASK, asked, call, models, open_gang, wait_for
@@ -38,22 +42,23 @@ def both(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def begun(desk: Desk, key: KeyRecord, count: int) -> list[str]:
     """Calls of a key that are in the journal and released, oldest first."""
-    made = []
-    for _ in range(count):
-        one, now_ns = call_id(os.urandom(16)), time.time_ns()
-        desk.toy.calls.begin(
-            call_id=one,
-            key_id=key.key_id,
-            idempotency_key=None,
-            request_digest="sha256:" + "0" * 64,
-            model="toy",
-            ceiling_units=0,
-            asset=desk.toy.currency,
-            at_ns=now_ns,
-        )
-        desk.toy.calls.release(one, failure="model_failed", at_ns=now_ns)
-        made.append(str(one))
-    return made
+    return [_released(desk.toy.calls, key, desk.toy.currency) for _ in range(count)]
+
+
+def _released(calls: CallStore, key: KeyRecord, currency: str) -> str:
+    one, now_ns = call_id(os.urandom(16)), time.time_ns()
+    calls.begin(
+        call_id=one,
+        key_id=key.key_id,
+        idempotency_key=None,
+        request_digest="sha256:" + "0" * 64,
+        model="toy",
+        ceiling_units=0,
+        asset=currency,
+        at_ns=now_ns,
+    )
+    calls.release(one, failure="model_failed", at_ns=now_ns)
+    return str(one)
 
 
 def refused(desk: Desk, path: str, secret: str) -> dict[str, Any]:
@@ -187,6 +192,43 @@ def test_the_description_says_how_to_page(both: Desk) -> None:
     (limit,) = (one["schema"] for one in found if one["name"] == "limit")
     (shape,) = (one for one in limit["anyOf"] if one["type"] == "integer")
     assert (shape["minimum"], shape["maximum"], shape["default"]) == (1, CALLS_PAGE_MAX, PAGE)
+
+
+def test_the_operator_lists_the_calls_of_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its payer is told them, page by page; a key that is not there, or a place without a key, is refused."""
+
+    def said(*arguments: str) -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["receipt", "list", *arguments, "--home", str(tmp_path)])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out or printed.err
+
+    def listed(*arguments: str) -> tuple[Any, dict[str, Any]]:
+        status, shown = said(*arguments, "--json")
+        return status, json.loads(shown)
+
+    with Home(Settings(home=tmp_path), create=True) as home:
+        _, key = home.keys.create("one", os.urandom(32), time.time_ns())
+        _, other = home.keys.create("two", os.urandom(32), time.time_ns())
+        calls = CallStore(home.db, home.ledger, home.keys, run_id="run_test")
+        there = [_released(calls, whose, home.policy.currency) for whose in (key, other, key, key)]
+        calls.close()
+
+    status, first = listed("--key", key.key_id, "--limit", "2")
+    assert (status, [one["call"] for one in first["data"]], first["next"]) == (0, [there[3], there[2]], there[2])
+    _, second = listed("--key", key.key_id, "--before", there[2])
+    assert ([one["call"] for one in second["data"]], second["next"]) == ([there[0]], None)
+    _, shown = said("--key", key.key_id, "--limit", "1")
+    assert f"{there[3]} " in shown
+    assert f"older ones: --before {there[3]}" in shown
+    for arguments, code in (
+        (("--key", "key_nobody"), "key_unknown"),
+        (("--key", key.key_id, "--limit", "0"), "page_invalid"),
+        (("--key", key.key_id, "--before", there[1]), "page_invalid"),
+        (("--before", there[0]), "page_invalid"),
+    ):
+        status, told = listed(*arguments)
+        assert (status, told["error"]["code"]) == (1, code)
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.markup import escape
@@ -26,6 +27,7 @@ from headwater.core.errors import InvalidError, MissingError
 from headwater.core.instants import format_instant
 from headwater.core.limits import BUNDLE_SIZE_BYTES_MAX
 from headwater.core.money import format_units
+from headwater.gateway.own_calls import own_page
 from headwater.receipts import Bundle, Check, EpochManifest, PayoutProof, Receipt, verify_receipt
 from headwater.settle import check_payout
 from headwater.settlement.epoch import read_manifest
@@ -59,9 +61,30 @@ def show(receipt: str, /, *, home: HomeOption = None, json: JsonOption = False) 
 
 
 @app.command(name="list")
-def list_(*, limit: int = 20, home: HomeOption = None, json: JsonOption = False) -> int:
-    """The newest receipts."""
+def list_(
+    *,
+    limit: int = 20,
+    key: str | None = None,
+    before: str | None = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> int:
+    """The newest receipts; with --key the calls of that key, newest first, as its payer is told them.
+
+    Parameters
+    ----------
+    key
+        Id of an API key, `key_…`: its calls, also those that are pending or came to nothing.
+    before
+        With --key: go on behind this call.
+    """
     with outcome(json) as result, Home(settings(home), create=False) as opened:
+        if key is not None:
+            page = own_page(opened.calls, opened.log, opened.keys.get(key), limit=str(limit), before=before)
+            print_json(page) if json else _print_calls(page)
+            return result.status
+        if before is not None:
+            raise InvalidError(f"before {before[:80]!r}", code="page_invalid", fix="say with --key whose calls")
         first = max(0, len(opened.log) - limit)
         found = [Receipt.from_bytes(logged.raw) for logged in opened.log.entries(first)]
         if json:
@@ -74,6 +97,19 @@ def list_(*, limit: int = 20, home: HomeOption = None, json: JsonOption = False)
             if not found:
                 out.print("no receipts yet")
     return result.status
+
+
+def _print_calls(page: Mapping[str, Any]) -> None:
+    for one in page["data"]:
+        price = "" if one["price"] is None else f"  {one['price']} {one['currency']}"
+        asked = f"{one['call']}  {one['created_at'][:19]}Z  {one['model']}  {one['status']}{price}"
+        out.print(escape(asked), soft_wrap=True)
+        if one["id"] is not None:
+            out.print(f"  [bold]{one['id']}[/]", soft_wrap=True)
+    if page["next"] is not None:
+        out.print(f"older ones: --before {page['next']}", soft_wrap=True)
+    if not page["data"]:
+        out.print("no calls")
 
 
 @app.command
