@@ -19,7 +19,7 @@ from headwater.attribution.layout import Layout, Scorer, contribution_of
 from headwater.attribution.learned import Influence, LearnedRules, spread_learned
 from headwater.attribution.passing_on import Earlier, pass_on
 from headwater.attribution.reproduced import Copied, copied_tokens
-from headwater.attribution.spans import CreditRules, SpanIndex, Trace
+from headwater.attribution.spans import CreditRules, SpanIndex, SpanView, Trace
 from headwater.attribution.spans.reference import default_reference
 from headwater.attribution.surrogate import SHIPPED, attribute_text
 from headwater.core.canonical import digest_of
@@ -60,7 +60,7 @@ class Accounting:
 
     registry: RegistryStore
     policy: Policy
-    spans: SpanIndex | None
+    spans: SpanIndex | SpanView | None
     consents: ConsentStore | None = None  # what was withdrawn, erased or taken down; without it nothing was
     at_ns: int = 0  # when the call was answered
 

@@ -35,7 +35,7 @@ from headwater.attribution.evidence import (
 )
 from headwater.attribution.layout import Layout, Part
 from headwater.attribution.passing_on import Earlier
-from headwater.attribution.spans import SpanIndex
+from headwater.attribution.spans import SpanIndex, SpanView
 from headwater.attribution.token_account import TokenAccount, token_account
 from headwater.core.canonical import digest
 from headwater.core.errors import (
@@ -111,7 +111,7 @@ class Parts:
     policy: Policy
     now_ns: Callable[[], int]
     random_bytes: Callable[[int], bytes]
-    spans: SpanIndex | None = None  # registered texts, for answers that repeat them
+    spans: SpanIndex | SpanView | None = None  # registered texts, for answers that repeat them
     consents: ConsentStore | None = None  # callers who let their words be registered; without it nobody's are
     others: Mapping[str, OutsideModel | EmbeddingModel] = field(default_factory=dict)  # models not in process
 
@@ -141,10 +141,15 @@ class Flow:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._accounts = AccountStore(parts.calls.db)
+        self._begun_with: dict[CallId, SpanIndex | SpanView] = {}  # what calls at work are measured on
         self.before_charge: Callable[[str, int], None] | None = (
             None  # (key id, nano units); an error leaves it uncharged
         )
         self.in_doubt: Callable[[CallId], None] = lambda _: None  # told of a call that may have been reserved, or not
+
+    def take_over(self, passages: PassageIndex | None, spans: SpanIndex | SpanView | None) -> None:
+        """Look in other indexes from now on; a call that has begun is measured on what it began with."""
+        self.parts = replace(self.parts, passages=passages, spans=spans)
 
     # 1. The call
 
@@ -160,7 +165,7 @@ class Flow:
             InvalidError: the prompt and the longest answer do not fit the model's window.
             ConflictError: the idempotency key belongs to another body or to a call still running.
         """
-        served = self._served(request.model)
+        served, spans = self._served(request.model), self.parts.spans
         if not isinstance(served, ServedModel):
             raise _unknown(request.model)
         layout = self._offer(request, served, key).layout
@@ -177,6 +182,8 @@ class Flow:
         begun = self._begin(request, served, key, self._ceiling(served, len(prompt), answer_tokens))
         if begun.replayed:
             return begun.call
+        if spans is not None:
+            self._begun_with[begun.call.call_id] = spans
         words = self._words_license(request, key)
         return OpenCall(begun.call, served, layout, prompt, request.sampling, words, request.answers)
 
@@ -403,6 +410,7 @@ class Flow:
     def release(self, call: CallId, failure: str = "no_answer") -> None:
         """Give back the reservation of a call that did not answer; `failure` is a stable code."""
         self.parts.calls.release(call, failure=failure, at_ns=self.parts.now_ns())
+        self._begun_with.pop(call, None)
 
     # 3. Attribution, receipt, split, ledger
 
@@ -424,6 +432,7 @@ class Flow:
             self.parts.log.append(signed.raw, signed.signature)
         if record.state is CallState.ANSWERED:
             self._book(record, receipt)
+        self._begun_with.pop(call, None)
         return receipt
 
     def replay(self, call: CallId) -> Receipt:
@@ -451,7 +460,8 @@ class Flow:
         layout = read_layout(record.evidence)
         plan = self.plan(served, layout, answer.prompt_tokens, answer.tokens)
         parts = self.parts
-        accounting = Accounting(parts.registry, parts.policy, parts.spans, parts.consents, record.updated_at_ns)
+        spans = self._begun_with.get(record.call_id, parts.spans)
+        accounting = Accounting(parts.registry, parts.policy, spans, parts.consents, record.updated_at_ns)
         measured = accounting.measure(served, layout, answer, plan, self._earlier(layout))
         account = accounting.state(served, plan, measured)
         division = divide_receipt(record.price_units, account, self.parts.policy)

@@ -273,7 +273,7 @@ def test_the_command_runs_as_a_process(tmp_path: Path, folder: Path) -> None:
 def test_who_adds_to_a_home_that_is_served_is_told_when_it_is_found(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The index of a running gateway was made at its start; without one there is nothing to say."""
+    """The index of a running gateway is of its start or last reload; without a gateway there is nothing to say."""
 
     flags = ("--owner", "Ada", "--license", "CC0-1.0", "--use", "ground")
 
@@ -284,7 +284,7 @@ def test_who_adds_to_a_home_that_is_served_is_told_when_it_is_found(
         assert not end.value.code
         return capsys.readouterr().out
 
-    assert "started again" not in add("a.txt")
+    assert "once it is reloaded" not in add("a.txt")
     with Home(settings(tmp_path / "served"), writer=True):
-        assert "started again" in add("b.txt")
-        assert "started again" not in add("b.txt")  # nothing new
+        assert "once it is reloaded" in add("b.txt")
+        assert "once it is reloaded" not in add("b.txt")  # nothing new

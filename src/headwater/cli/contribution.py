@@ -134,7 +134,11 @@ def add(
             added = add_path(store, path, terms, lambda done, total: bars.update(task, completed=done, total=total))
         _print_added(added, as_json=json)
         if added.accepted and not json and living(settings(home).home / "runs"):
-            out.print("a gateway serves this home: it finds passages in them once it is started again", soft_wrap=True)
+            out.print(
+                "a gateway serves this home: it finds passages in them once it is reloaded, "
+                "by SIGHUP or POST /v1/admin/reload",
+                soft_wrap=True,
+            )
         return 1 if added.problems else 0
 
     return _with_store(home, json, run, create=True)

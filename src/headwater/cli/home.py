@@ -19,8 +19,9 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
-from headwater.attribution.spans import Document, SpanIndex
+from headwater.attribution.spans import Document, SpanIndex, SpanView
 from headwater.attribution.spans.values import OWNER_BYTES_MAX
 from headwater.core.canonical import digest
 from headwater.core.errors import ConflictError, HeadwaterError, MissingError
@@ -49,6 +50,9 @@ from headwater.store.metered_store import MeteredStore
 from headwater.store.receipt_log import ReceiptLog
 from headwater.store.recent import recent
 from headwater.store.registry_store import RegistryStore
+
+PASSAGES: Final = "passages"
+"""Folder of a home's cached passage indexes."""
 
 
 def home_database(settings: Settings, *, create: bool = False) -> Sql:
@@ -119,9 +123,15 @@ class Home:
             raise MissingError(f"no policy {digest}", code="policy_missing", fix="ask the operator for its text")
         return path.read_text("utf-8")
 
-    def flow(self, models: Mapping[str, ServedModel], passages: PassageIndex | None, spans: SpanIndex | None) -> Flow:
-        """The path of a call, over this home."""
-        others: dict[str, OutsideModel | EmbeddingModel] = {**self._outside()}
+    def flow(
+        self,
+        models: Mapping[str, ServedModel],
+        passages: PassageIndex | None,
+        spans: SpanIndex | SpanView | None,
+        relays: Relays | None = None,
+    ) -> Flow:
+        """The path of a call, over this home; `relays` as `relays` gave them, if they have been read already."""
+        others: dict[str, OutsideModel | EmbeddingModel] = {**self._outside(relays)}
         if models and (embeddings := self.embeddings()) is not None:
             others[embeddings.name] = embeddings
         return Flow(
@@ -142,10 +152,10 @@ class Home:
             )
         )
 
-    def _outside(self) -> dict[str, OutsideModel]:
-        """Models of other servers, so that their calls can be measured again; a gateway reads their file for itself."""
+    def _outside(self, relays: Relays | None) -> dict[str, OutsideModel]:
+        """Models of other servers, so that their calls can be measured, again too."""
         try:
-            relays = self.relays()
+            relays = relays or self.relays()
         except HeadwaterError:  # the file is wrong or a key of it is not here: serving says so, this needs none of it
             return {}
         named = {} if relays is None else relays.models
@@ -303,8 +313,18 @@ def spans(home: Home, *, update: bool = True) -> Iterator[SpanIndex]:
     folder = home.path / "spans"
     with SpanIndex.open(folder) if folder.exists() else SpanIndex.create(folder) as index:
         if update:
-            index.add(_present(home, index))
+            add_present(home, index)
         yield index
+
+
+def documents_state(home: Home) -> tuple[str, frozenset[str]]:
+    """What a span index is made of: the registry, and what of it was withdrawn, erased or taken down."""
+    return home.registry.digest(), frozenset(ConsentStore(home.db).all_stopped(time.time_ns()))
+
+
+def add_present(home: Home, index: SpanIndex) -> None:
+    """Bring a span index up to date with the registered documents."""
+    index.add(_present(home, index))
 
 
 def _present(home: Home, index: SpanIndex) -> Iterator[Document]:
@@ -337,9 +357,16 @@ def _document(home: Home, contribution: Contribution, *, owned: bool = True) -> 
 
 
 def passages(
-    home: Home, backend: Backend | None, progress: Callable[[str, int, int], None] | None = None
+    home: Home,
+    backend: Backend | None,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    current: PassageIndex | None = None,
 ) -> PassageIndex:
-    """The retrieval index over all documents that may ground an answer, from the home's cache if it is there."""
+    """The retrieval index over all documents that may ground an answer, from the home's cache if it is there.
+
+    `current` is given back when nothing has changed since it was made.
+    """
     stopped = ConsentStore(home.db).all_stopped(time.time_ns())
     documents = [one for one in home.registry.contributions(kind="document") if one.id not in stopped]
     if home.settings.datanet:
@@ -348,7 +375,7 @@ def passages(
         members = set(contributions_of(home, home.settings.datanet, "ground"))
         documents = [one for one in documents if one.id in members]
     return open_index(
-        home.path / "passages",
+        home.path / PASSAGES,
         documents,
         home.registry.text,
         now_ns=time.time_ns(),
@@ -356,4 +383,5 @@ def passages(
         embedder=home.embedder,
         count_tokens=estimate_tokens if backend is None else lambda text: len(backend.tokenize(text, control=False)),
         progress=progress,
+        current=current,
     )

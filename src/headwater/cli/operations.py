@@ -44,7 +44,7 @@ class Operations:
 
 @contextmanager
 def operations(home: Home) -> Iterator[Operations]:
-    """The operator's side of a gateway; while it is open, webhooks leave and SIGHUP reloads upstreams."""
+    """The operator's side of a gateway; while it is open, webhooks leave and SIGHUP reloads upstreams and documents."""
     acts = administration(home)
     file = UpstreamsFile(Path(home.settings.upstreams), os.environ) if home.settings.upstreams else None
     reloader = Reloader(file.read if file is not None else None, acts.trail, time.time_ns)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from headwater.cli.credit import vouchers_of
 from headwater.cli.credit_closing import closing
 from headwater.cli.disputing import Upkeep
-from headwater.cli.home import Home, models, passages, spans
+from headwater.cli.home import PASSAGES, Home, add_present, documents_state, models, passages, spans
 from headwater.cli.matters import matters_of
 from headwater.cli.operations import operations
 from headwater.cli.options import HomeOption, JsonOption, outcome, served_at, settings
@@ -30,6 +30,7 @@ from headwater.gateway import Gateway, GatewayOptions, create_app
 from headwater.gateway.disputes import matters_routes
 from headwater.gateway.lines import log_to_stderr
 from headwater.gateway.native import Routes
+from headwater.gateway.reindex import Indexes
 from headwater.gateway.serve import Served, listen
 from headwater.gateway.serve import serve as serve_alone
 from headwater.gateway.sharing import Sharing
@@ -39,6 +40,7 @@ from headwater.settle import Settlement
 from headwater.store.runs import living
 
 if TYPE_CHECKING:
+    from headwater.gateway.reload import Reloader
     from headwater.gateway.x402 import Payments
 
 MODELS_SHOWN_MAX: Final = 32
@@ -55,11 +57,12 @@ def gateway(
     more: Sequence[Routes] = (),
     payments: Payments | None = None,
     sharing: Sharing | None = None,
+    reloader: Reloader | None = None,
 ) -> Iterator[tuple[Gateway, Flow]]:
-    """The gateway of a home with the demo model loaded, not yet listening."""
+    """The gateway of a home with the demo model loaded, not yet listening; `reloader` is told how to index anew."""
     with ExitStack() as stack:
         served: Mapping[str, ServedModel] = {}
-        index = None
+        index = backend = None
         if home.settings.local_model:
             served = stack.enter_context(models(home))
         if served or home.settings.upstreams:  # models of other servers are offered sources too
@@ -73,7 +76,16 @@ def gateway(
 
                 index = passages(home, backend, show)
         copied = stack.enter_context(spans(home)) if served else None
-        flow = home.flow(served, index, copied)
+        indexes = Indexes(
+            *(index, lambda current: passages(home, backend, current=current)),
+            *(copied, lambda spans_: add_present(home, spans_)),
+            state=lambda: documents_state(home),
+            folder=home.path / PASSAGES,
+        )
+        if reloader is not None and (index is not None or copied is not None):
+            reloader.indexes = indexes
+        relays = home.relays()
+        flow = home.flow(served, index, indexes.spans, relays)
         bundle: Callable[[ReceiptId], bytes] | None = None
         if books is not None:
             bundle = lambda receipt: books.bundle(receipt).to_bytes()  # noqa: E731
@@ -87,7 +99,7 @@ def gateway(
                 *(flow, home.keys),
                 options=options,
                 bundle=bundle,
-                relays=home.relays(),
+                relays=relays,
                 vouchers=vouchers,
                 more=more,
                 payments=payments,
@@ -149,7 +161,14 @@ def serve(
         more = [*acts.routes, matters_routes(matters_of(opened)), *paid]
         stack.enter_context(Upkeep(opened))
         app, _ = stack.enter_context(
-            gateway(opened, books, vouchers=vouchers, more=more, payments=payments, sharing=sharing)
+            gateway(
+                *(opened, books),
+                vouchers=vouchers,
+                more=more,
+                payments=payments,
+                sharing=sharing,
+                reloader=acts.reloader,
+            )
         )
         if (watch := tracing(worker="head" if folder else "")) is not None:
             app.metrics.observer = watch.observe

@@ -1,7 +1,8 @@
-"""Takes over a changed upstreams file while calls run: models, prices and servers, all or nothing.
+"""Takes over a changed upstreams file and changed documents while calls run, all or nothing.
 
-A call that has begun ends on the server and the prices it began with. A file that cannot be read changes nothing.
-What a running gateway cannot change (policy, home, address, local models) needs a restart, and is said so.
+A call that has begun ends on the server and the prices it began with, and on the indexes. A file that cannot be read,
+or an index that cannot be made, changes nothing; one reload waits for another. What a running gateway cannot change
+(policy, home, address, models in process) needs a restart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headwater.core.errors import HeadwaterError, MissingError, RefusedError
+from headwater.gateway.reindex import Indexes, Renewed
 from headwater.gateway.relay import Relay, RelayedModel
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.models.upstream import Upstreams
@@ -60,7 +62,7 @@ class Retiring:
     """Upstreams that were replaced and still have calls at work. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def swap(self, relay: Relay, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> None:
         """Have `relay` serve other models; those it served are closed once their calls have ended."""
@@ -69,19 +71,21 @@ class Retiring:
         upstreams.watch()
         self.keep(asyncio.get_running_loop().create_task(_retire(old)))
 
-    def keep(self, task: asyncio.Task[None]) -> None:
+    def keep(self, task: asyncio.Task[Any]) -> None:
         """Hold a task until it is done: the event loop alone does not."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 class Reloader:
-    """Reloads one gateway's upstreams; `read` gives what the file says now."""
+    """Reloads one gateway's upstreams and indexes; `read` gives what the file says now."""
 
     def __init__(self, read: Read | None, trail: AuditTrail, now_ns: Callable[[], int]) -> None:
         self._read, self._trail, self._now_ns = read, trail, now_ns
         self._gateway: Gateway | None = None
         self._retiring = Retiring()
+        self._one = asyncio.Lock()
+        self.indexes: Indexes | None = None  # made from the registry; of a gateway that looks in any
         self.spread: Callable[[], None] | None = None  # has other processes take over the same; blocks
 
     def attach(self, gateway: Gateway) -> None:
@@ -95,25 +99,48 @@ class Reloader:
             loop.call_soon_threadsafe(lambda: self._retiring.keep(loop.create_task(self._logged())))
 
     async def reload(self, actor: str) -> dict[str, Any]:
-        """Read the file and take it over; what changed, by model.
+        """Take over what the file and the registry say now; what changed.
+
+        It goes on to its end when whoever asked has left.
 
         Raises:
-            RefusedError: ``reload_not_possible``: this gateway has no upstreams file.
+            RefusedError: ``reload_not_possible``: this gateway has neither an upstreams file nor indexes.
             InvalidError: the file is wrong; nothing changed.
+            UpstreamError: ``reindex_failed``, or what the disk says: an index could not be made; nothing changed.
         """
-        relay = self._gateway.relay if self._gateway is not None else None
-        read = self._read
-        if relay is None or read is None:
+        task = asyncio.get_running_loop().create_task(self._reload(actor))
+        self._retiring.keep(task)
+        return await asyncio.shield(task)
+
+    async def _reload(self, actor: str) -> dict[str, Any]:
+        gateway, read, indexes = self._gateway, self._read, self.indexes
+        relay = gateway.relay if gateway is not None else None
+        rereads = relay is not None and read is not None
+        if gateway is None or not (rereads or indexes is not None):
             raise RefusedError(
-                "this gateway has no upstreams file", code="reload_not_possible", fix="start it with --upstreams FILE"
+                "this gateway has neither an upstreams file nor documents to look in",
+                code="reload_not_possible",
+                fix="start it with --upstreams FILE or a model in process",
             )
-        models, upstreams = await asyncio.to_thread(read)
-        changes = _changes(relay.models, models)
-        await asyncio.to_thread(self._trail.record, self._now_ns(), actor, "gateway.reload", "upstreams", changes)
-        self._retiring.swap(relay, models, upstreams)
-        if self.spread is not None:
-            await asyncio.to_thread(self.spread)
-        return changes
+        async with self._one:
+            changes: dict[str, Any] = {}
+            named: tuple[Mapping[str, RelayedModel], Upstreams] | None = None
+            if relay is not None and read is not None:
+                named = await asyncio.to_thread(read)
+                changes |= _changes(relay.models, named[0])
+            renewed: Renewed | None = None
+            if indexes is not None:
+                renewed = await asyncio.to_thread(indexes.renew)
+                changes |= renewed.changes if renewed is not None else {}
+            await asyncio.to_thread(self._trail.record, self._now_ns(), actor, "gateway.reload", "upstreams", changes)
+            if relay is not None and named is not None:
+                self._retiring.swap(relay, *named)
+            if renewed is not None:
+                gateway.flow.take_over(renewed.passages, renewed.spans)
+                await asyncio.to_thread(renewed.in_force)
+            if named is not None and self.spread is not None:
+                await asyncio.to_thread(self.spread)
+            return changes
 
     async def _logged(self) -> None:
         try:

@@ -79,17 +79,15 @@ def read_upstreams(
         raise _wrong(f"not TOML: {error}", "mend the line it names") from None
     _known(file, ("upstream", "model"), "the file")
     upstreams = [_upstream(name, table, environment, folder) for name, table in _tables(file, "upstream")]
-    names = [upstream.name for upstream in upstreams]
+    named = {upstream.name: upstream for upstream in upstreams}
     models: dict[str, RelayedModel] = {}
     targets: dict[str, Sequence[Target]] = {}
-    for name, table in _tables(file, "model"):
-        models[name], targets[name] = _model(name, table, names)
-        named = {upstream.name: upstream for upstream in upstreams}
+    rows = _tables(file, "model")
+    for name, table in rows:
+        model, targets[name] = _model(name, table, named)
         scorer = _scorer(f"model.{name}.scoring", table.get("scoring"), named, folder) if scoring else None
-        models[name] = replace(models[name], attributed=_attributed(models[name], table, scorer))
-    return models, Upstreams(
-        upstreams, targets, {name: _retries(name, table) for name, table in _tables(file, "model")}
-    )
+        models[name] = replace(model, attributed=_attributed(model, table, scorer))
+    return models, Upstreams(upstreams, targets, {name: _retries(name, table) for name, table in rows})
 
 
 def _tables(file: Mapping[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -157,7 +155,9 @@ def _secret(table: dict[str, Any], where: str, environment: Mapping[str, str], f
     return secret
 
 
-def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[RelayedModel, tuple[Target, ...]]:
+def _model(
+    name: str, table: dict[str, Any], upstreams: Mapping[str, Upstream]
+) -> tuple[RelayedModel, tuple[Target, ...]]:
     where = f"model.{name}"
     _known(table, _MODEL, where)
     rows = table.get("targets")
@@ -168,7 +168,7 @@ def _model(name: str, table: dict[str, Any], upstreams: Sequence[str]) -> tuple[
         _known(row, ("upstream", "model"), f"{where}.targets")
         upstream = _text(row, "upstream", f"{where}.targets")
         if upstream not in upstreams:
-            raise _wrong(f"{where}.targets names the upstream {upstream!r}", _nearest(upstream, upstreams))
+            raise _wrong(f"{where}.targets names the upstream {upstream!r}", _nearest(upstream, tuple(upstreams)))
         targets.append(Target(upstream, _text(row, "model", f"{where}.targets")))
     most = table.get("answer_tokens_max", _ANSWER_TOKENS_MAX)
     if type(most) is not int or not 1 <= most <= 2**20:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from headwater.retrieval.demo_corpus import DemoCorpus, load_proposals, proposals_folder, standing_priors
 from headwater.retrieval.embedding import ABSENT, Embedder, load_embedder
 from headwater.retrieval.index import Passage, PassageIndex, Scoring
-from headwater.retrieval.index_files import open_index
+from headwater.retrieval.index_files import forget, open_index
 from headwater.retrieval.passages import CountTokens, Span, cut, estimate_tokens, trim
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Span",
     "cut",
     "estimate_tokens",
+    "forget",
     "load_embedder",
     "load_proposals",
     "open_index",

@@ -51,14 +51,18 @@ def open_index(
     embedder: Embedder | None = None,
     count_tokens: CountTokens = estimate_tokens,
     progress: Progress | None = None,
+    current: PassageIndex | None = None,
 ) -> PassageIndex:
     """The index of what may `ground` among `contributions`: read from `folder` if it is there, else built and kept.
 
-    The arguments are those of `PassageIndex.build`; `folder` is made when it is missing.
+    The arguments are those of `PassageIndex.build`; `folder` is made when it is missing. `current` is given back when
+    nothing has changed since it was made.
     """
     allowed, refused = permitted(contributions, "ground", now_ns)
     chosen = scoring or Scoring()
     digest = index_digest(allowed, priors or {}, chosen, embedder)
+    if current is not None and current.digest == digest:
+        return current
     place = folder / digest.removeprefix("sha256:")
     tables = load(place)
     if tables is None or tables.digest != digest:
@@ -67,6 +71,11 @@ def open_index(
         )
         save(place, tables)
     return PassageIndex(tables, scoring=chosen, embedder=embedder, count_tokens=count_tokens, refused=refused)
+
+
+def forget(folder: Path, digest: str) -> None:
+    """Take the index of this digest out of the cache; who has it open keeps it."""
+    shutil.rmtree(folder / digest.removeprefix("sha256:"), ignore_errors=True)
 
 
 def save(place: Path, tables: Tables) -> None:

@@ -9,7 +9,7 @@ registered texts. Does not see: paraphrase, translation, words registered first 
 """
 
 from headwater.attribution.spans.credit import Credit, CreditPiece, CreditRules, CreditShare
-from headwater.attribution.spans.index import IndexStats, SpanIndex
+from headwater.attribution.spans.index import IndexStats, SpanIndex, SpanView
 from headwater.attribution.spans.reference import Reference, build_reference, default_reference, read_reference
 from headwater.attribution.spans.shards import ShardedIndex
 from headwater.attribution.spans.values import AddReport, Document, Match, Reassignment, Span, Trace
@@ -28,6 +28,7 @@ __all__ = [
     "ShardedIndex",
     "Span",
     "SpanIndex",
+    "SpanView",
     "Trace",
     "build_reference",
     "default_reference",

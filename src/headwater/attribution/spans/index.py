@@ -60,6 +60,55 @@ class IndexStats:
     manifest: str
 
 
+class SpanView:
+    """One state of an index: what is traced on it can be credited on it, whatever becomes of the index meanwhile.
+
+    Safe for any number of threads. What it maps is let go when nobody holds it.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    @property
+    def digest(self) -> str:
+        """Of what is registered in this state, as receipts name it."""
+        return self._snapshot.registered
+
+    @property
+    def documents(self) -> int:
+        """Documents that are registered in this state and were not taken out."""
+        return sum(
+            segment.documents - int(segment.dead.sum()) if segment.dead is not None else segment.documents
+            for segment in self._snapshot.segments
+        )
+
+    def trace(self, text: str | bytes) -> Trace:
+        """As `SpanIndex.trace`."""
+        return self._snapshot.trace(text)
+
+    def credit(self, trace: Trace, rules: CreditRules | None = None, *, exclude: Collection[str] = ()) -> Credit:
+        """As `SpanIndex.credit`.
+
+        Raises:
+            ConflictError: the trace was made on another state.
+        """
+        snapshot = self._snapshot
+        if trace.manifest != snapshot.registered:
+            raise ConflictError(
+                f"the trace was made when the index was {trace.manifest}, now it is {snapshot.registered}",
+                code="trace_outdated",
+                fix="trace the text again",
+            )
+
+        def head(span: Span) -> tuple[str, str | None]:
+            if span.cluster_id is None or span.owner is None:
+                return span.document_id, span.owner
+            held = snapshot.find(span.cluster_id)
+            return (span.cluster_id, held[0].owner(held[1])) if held else (span.document_id, span.owner)
+
+        return credit_trace(trace, rules or CreditRules(), head, exclude)
+
+
 class SpanIndex:
     """An index in a folder. Make one with `create` or `open`."""
 
@@ -165,6 +214,10 @@ class SpanIndex:
 
     # --- asking ---------------------------------------------------------------------------------
 
+    def view(self) -> SpanView:
+        """The state of now, to hold on to."""
+        return SpanView(self.snapshot)
+
     def trace(self, text: str | bytes) -> Trace:
         """Where the words of `text` were registered first, as spans that never overlap."""
         return self.snapshot.trace(text)
@@ -194,21 +247,7 @@ class SpanIndex:
         Raises:
             ConflictError: the index has changed since the trace was made.
         """
-        snapshot = self.snapshot
-        if trace.manifest != snapshot.registered:
-            raise ConflictError(
-                f"the trace was made when the index was {trace.manifest}, now it is {snapshot.registered}",
-                code="trace_outdated",
-                fix="trace the text again",
-            )
-
-        def head(span: Span) -> tuple[str, str | None]:
-            if span.cluster_id is None or span.owner is None:
-                return span.document_id, span.owner
-            held = snapshot.find(span.cluster_id)
-            return (span.cluster_id, held[0].owner(held[1])) if held else (span.document_id, span.owner)
-
-        return credit_trace(trace, rules or CreditRules(), head, exclude)
+        return self.view().credit(trace, rules, exclude=exclude)
 
     def document_digest(self, document_id: str) -> str:
         """SHA-256 of a registered text as ``sha256:…``.
