@@ -130,6 +130,23 @@ def test_a_body_that_is_too_large_is_refused_after_a_known_head_too(desk: Desk, 
     assert around == [False, False]
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.05])
+def test_nothing_is_taken_after_what_is_no_http(desk: Desk, around: list[bool], pause_s: float) -> None:
+    """A known head behind garbage is not answered, nor paid for."""
+    before = len(desk.toy.log)
+    with connect(desk) as sock, sock.makefile("rb") as stream:
+        whole = raw(desk, body("fine"))
+        assert ask(sock, stream, whole)[0] == 200
+        sock.sendall(b"\x00garbage\r\n\r\n")
+        time.sleep(pause_s)
+        sock.sendall(whole)
+        assert answer(stream)[0] == 400
+        assert stream.read() == b""
+    until(lambda: at_rest(desk))
+    assert len(desk.toy.log) == before + 1
+    assert True not in around
+
+
 def test_requests_of_all_kinds_cut_anywhere_are_answered_in_their_order(desk: Desk) -> None:
     """What a connection has carried before, and where its packets end, changes no answer."""
     chosen = random.Random(SEED)

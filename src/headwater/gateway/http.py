@@ -207,9 +207,19 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         nothing = {"method": "-", "path": "/v1/", "raw_path": b"/v1/", "query_string": b""}
         cast(dict[str, Any], self.scope).update(nothing)
-        self.cycle = RequestResponseCycle(
+        self.cycle = self._asgi_cycle(lingering(self.transport, self.loop), keep_alive=False)
+        app = cast(Any, refusing(cast(App, self.app), failure))
+        if idle:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _asgi_cycle(self, transport: asyncio.Transport, *, keep_alive: bool) -> RequestResponseCycle:
+        """Uvicorn's cycle for the scope there is, of a request that is whole."""
+        cycle = RequestResponseCycle(
             scope=self.scope,
-            transport=lingering(self.transport, self.loop),
+            transport=transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -217,16 +227,11 @@ class HttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=False,
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        self.cycle.more_body = False
-        app = cast(Any, refusing(cast(App, self.app), failure))
-        if idle:
-            self._start_asgi_task(self.cycle, app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, app))
+        cycle.more_body = False
+        return cycle
 
     def _without_upgrade(self) -> bytes:
         """The head of the request that is read, without its wish to change the protocol, as Java's client has it."""
@@ -301,20 +306,8 @@ class HttpProtocol(HttpToolsProtocol):
         scope = self.scope
         scope["method"], scope["path"], scope["raw_path"] = "POST", caller.path, caller.path.encode()
         scope["query_string"] = b""
-        cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=caller.keep_alive,
-            on_response=self.on_response_complete,
-        )
-        cycle.body, cycle.more_body, cycle.disconnected = bytearray(body), False, caller.disconnected
+        cycle = self._asgi_cycle(self.transport, keep_alive=caller.keep_alive)
+        cycle.body, cycle.disconnected = bytearray(body), caller.disconnected
         cycle.message_event.set()
         self.url, self.headers, self.expect_100_continue, self.scope = held  # a next head may have been read in part
         if not queued:

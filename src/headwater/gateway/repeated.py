@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from headwater.core.known_head import KnownHead
+from headwater.gateway.errors import Failure
 from headwater.gateway.http import HttpProtocol
 from headwater.gateway.lane import Lane, LaneCaller
 
@@ -63,6 +64,10 @@ class RepeatedProtocol(HttpProtocol):
         """A request is whole."""
         self._between = True
         super().on_message_complete()
+
+    def _refuse(self, failure: Failure) -> None:
+        self._known = None  # nothing more is read of this connection
+        super()._refuse(failure)
 
     # Without it
 
