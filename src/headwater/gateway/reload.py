@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headwater.core.errors import HeadwaterError, MissingError, RefusedError
-from headwater.gateway.reindex import Indexes, Renewed
 from headwater.gateway.relay import Relay, RelayedModel
 from headwater.gateway.upstreams_file import read_upstreams
 from headwater.models.upstream import Upstreams
@@ -22,6 +21,7 @@ from headwater.store.audit_trail import AuditTrail
 
 if TYPE_CHECKING:
     from headwater.gateway.app import Gateway
+    from headwater.gateway.reindex import Indexes, Renewed  # heavy: workers, which look in none, pay nothing for it
 
 RETIRE_S: Final = 900.0
 """How long calls may go on at servers that are no longer named."""
