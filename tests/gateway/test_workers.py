@@ -261,6 +261,26 @@ def test_metrics_add_up_what_all_processes_did(gang: Gang) -> None:
     assert 0 < gang.metric("headwater_worker_resident_bytes") / len(NAMES) < 110 * 2**20
 
 
+def test_a_large_picture_passes_through_a_worker_and_through_the_head(gang: Gang, server: Upstream) -> None:
+    """Of 5 MB, on the lane, in chunks, with sources; the same limits hold for what a worker passes on."""
+    url = "data:image/png;base64," + "Aa0+/b" * 850_000
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    line = gang.line_to("w1")
+    plain = json.dumps(call("fine", messages=messages)).encode()
+    sourced = json.dumps(call("fine", messages=messages, headwater={})).encode()
+    for body in (plain, iter([plain]), sourced):
+        line.request("POST", CHAT, body, {"authorization": f"Bearer {gang.secret}"})
+        response = line.getresponse()
+        answer = json.loads(response.read())
+        assert response.status == 200, answer
+        assert server.asked[-1]["messages"] == messages
+        assert 1_000_000 <= round(float(answer["headwater"]["price"]) * 10**9) <= PRICE
+    for body, model in ((b" " * 33 * 2**20, "any"), (json.dumps(call("nobody's", messages=messages)).encode(), "none")):
+        status, _, raw = asked(line, "POST", CHAT, body, gang.secret)
+        assert (status, json.loads(raw)["error"]["code"]) == (413, "request_too_large"), model
+    line.close()
+
+
 def test_a_killed_worker_is_replaced_and_its_credit_is_free_again(gang: Gang) -> None:
     """The calls of others go on, what it was charging is settled by the head, and another takes its place."""
     secret, key = gang.key()

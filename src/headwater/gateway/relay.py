@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -133,6 +134,7 @@ class Relay:
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._keeper = Keeper(meter.parts.store.kept, at_desk, claims)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         self.currency = meter.parts.policy.currency
 
     def take_over(self, models: Mapping[str, RelayedModel], upstreams: Upstreams) -> Upstreams:
@@ -161,8 +163,11 @@ class Relay:
         return request
 
     async def aside(self, raw: bytes, work: Callable[[], Result]) -> Result:
-        """What `work` gives: now, or from a thread where the body that it reads or writes is large."""
-        return work() if len(raw) <= ASIDE_BYTES else cast(Result, await self._at_desk(work))
+        """What `work` gives: now, or from a thread where the body that it reads or writes is large: one at a time, so
+        that what is short need not wait for them."""
+        if len(raw) <= ASIDE_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
 
     def quote(self, raw: bytes, path: str) -> tuple[int, bool]:
         """(the most a request can cost in nano units, whether it costs exactly that)."""
