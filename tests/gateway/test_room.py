@@ -59,6 +59,20 @@ def test_what_is_too_large_is_413_and_what_finds_no_room_is_503_and_retried() ->
     assert room.taken_bytes == 0
 
 
+def test_memory_goes_back_once_the_room_is_empty_after_much_was_taken() -> None:
+    """Once for each time, not for every call, and never while bodies are at work."""
+    times: list[int] = []
+    room = Room(64 * MIB, 512 * MIB, lambda: times.append(room.taken_bytes))
+    for sizes, expected in (((64,), 0), ((64, 1), 1), ((64,), 1), ((64, 64, 64), 2), ((), 2)):
+        places = [room.place() for _ in sizes]
+        for place, size in zip(places, sizes, strict=True):
+            place.grow(size * MIB)
+        for place in places:
+            place.give_back()
+        assert len(times) == expected
+    assert set(times) == {0}
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3 * MIB), st.booleans()), max_size=40))
 def test_the_room_is_never_overdrawn_and_is_empty_in_the_end(steps: list[tuple[int, int, bool]]) -> None:
     """However places grow, are refused and are given back."""

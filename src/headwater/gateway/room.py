@@ -8,6 +8,9 @@ Belongs to one event loop. Knows nothing of HTTP.
 
 from __future__ import annotations
 
+import ctypes
+import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +27,9 @@ TOGETHER_LARGEST: Final = 16
 ASIDE_BYTES: Final = 2**20
 """What is done with a larger body as a whole takes milliseconds, and is done on a thread."""
 
+RETURNED_BYTES: Final = 64 * 2**20
+"""Once so much was taken, what the allocator kept of it goes back to the system when the last of it is given back."""
+
 
 class Room:
     """The room of one process.
@@ -31,20 +37,32 @@ class Room:
     Args:
         body_bytes_max: of one body.
         together_bytes_max: of all of them at once; None: unbounded.
+        emptied: called when it is empty after much was taken; must not wait.
     """
 
-    __slots__ = ("body_bytes_max", "taken_bytes", "together_bytes_max")
+    __slots__ = ("_emptied", "_most_bytes", "body_bytes_max", "taken_bytes", "together_bytes_max")
 
-    def __init__(self, body_bytes_max: int, together_bytes_max: int | None) -> None:
-        self.body_bytes_max, self.together_bytes_max = body_bytes_max, together_bytes_max
-        self.taken_bytes = 0
+    def __init__(
+        self, body_bytes_max: int, together_bytes_max: int | None, emptied: Callable[[], None] = lambda: None
+    ) -> None:
+        self.body_bytes_max, self.together_bytes_max, self._emptied = body_bytes_max, together_bytes_max, emptied
+        self.taken_bytes = self._most_bytes = 0
+
+    def move(self, size_bytes: int) -> None:
+        """Take so many bytes more; give back, when it is below 0."""
+        self.taken_bytes += size_bytes
+        if self.taken_bytes:
+            self._most_bytes = max(self._most_bytes, self.taken_bytes)
+        elif self._most_bytes > RETURNED_BYTES:
+            self._most_bytes = 0
+            self._emptied()
 
     @classmethod
     def of(cls, body_bytes_max: int | None) -> Room:
         """The room for relayed bodies of at most so many bytes; None where nothing is relayed."""
         if body_bytes_max is None:
             return cls(REQUEST_SIZE_BYTES_MAX, None)
-        return cls(body_bytes_max, max(TOGETHER_BYTES_MIN, TOGETHER_LARGEST * body_bytes_max))
+        return cls(body_bytes_max, max(TOGETHER_BYTES_MIN, TOGETHER_LARGEST * body_bytes_max), return_memory)
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a body of that size can have a place now."""
@@ -90,19 +108,26 @@ class Place:
                 code="bodies_busy",
                 fix="try again in a moment",
             )
-        room.taken_bytes += more
+        room.move(more)
         self._taken_bytes = self._size_bytes = size_bytes
 
     def give_back(self) -> None:
         """The request is over; any number of times."""
-        self._room.taken_bytes -= self._taken_bytes
-        self._taken_bytes = 0
+        if self._taken_bytes:
+            self._room.move(-self._taken_bytes)
+            self._taken_bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.give_back()
+
+
+def return_memory() -> None:
+    """Have the allocator give back what it keeps free, on a thread; glibc's does so only when it is told."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        threading.Thread(target=trim, args=(0,), name="trim", daemon=True).start()
 
 
 def too_large(size_bytes: int, bytes_max: int, what: str = "the body") -> InvalidError:
