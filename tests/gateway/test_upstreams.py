@@ -14,7 +14,7 @@ import pytest
 
 from headwater.core.errors import InvalidError
 from headwater.core.money import NANO
-from headwater.gateway.passing import usage_of
+from headwater.gateway.passing import usage_of, with_bill
 from headwater.gateway.upstreams_file import read_upstreams
 from toy.desk import Desk, open_desk
 from toy.upstream import USAGE, Upstream, upstream
@@ -198,6 +198,11 @@ def test_what_is_no_count_of_tokens_is_as_if_nothing_was_said(usage: str, said: 
     """The answer is still an answer; its tokens are counted here."""
     found = usage_of(f'{{"choices": [], "usage": {usage}}}'.encode())
     assert (None if found is None else (found.prompt, found.completion)) == said
+
+
+@pytest.mark.parametrize("body", [b"{}", b" { \n} ", b'{"a":{}}', b'{"a":"}"}\n'])
+def test_our_object_is_put_into_any_object(body: bytes):
+    assert json.loads(with_bill(body, b"{}")) == {**json.loads(body), "headwater": {}}
 
 
 def test_the_books_are_kept_whatever_happens_to_their_thread_once(desk: Desk, monkeypatch: pytest.MonkeyPatch):
