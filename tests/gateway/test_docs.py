@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headwater.core.errors import ConflictError, HeadwaterError, InvalidError, MissingError, RefusedError, UpstreamError
-from headwater.gateway import relay
+from headwater.gateway import refusals
 from headwater.gateway.errors import Failure, failure_of
 from toy.desk import Desk, open_desk
 
@@ -76,9 +76,9 @@ def test_the_table_of_errors_is_true() -> None:
             kind = KINDS.get(int(status), HeadwaterError)
             if code == "internal_error":
                 failure = failure_of(ValueError())
-            elif int(status) == 502:  # no error of ours: what another server said, told by the relay as such
+            elif int(status) == 502:  # no error of ours: what another server said, told as such
                 failure = Failure(502, code, "x")
-                assert f'Failure(502, "{code}"' in Path(relay.__file__).read_text("utf-8")
+                assert f'Failure(502, "{code}"' in Path(refusals.__file__).read_text("utf-8")
             else:
                 failure = failure_of(
                     kind("x", code=code) if kind is not HeadwaterError else InvalidError("x", code=code)

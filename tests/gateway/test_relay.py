@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.error
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -212,6 +213,19 @@ def test_the_next_upstream_is_asked_when_the_first_cannot_be_reached(desk: Desk,
 
     assert answer.choices[0].message.content == "".join(WORDS)
     assert server.asked[-1]["model"] == "fine"
+
+
+def test_calls_of_one_key_that_come_at_once_all_find_credit(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """However little a lease covers: nobody is told to come again while there is enough."""
+    monkeypatch.setattr("headwater.meter.LEASE_CALLS", 1)
+    assert desk.app.relays is not None
+    meter = desk.app.relays.meter
+    meter.settle_books()
+    with ThreadPoolExecutor(48) as callers:
+        answers = list(callers.map(lambda _: desk.post({"model": "fine", "messages": ASK}).status, range(144)))
+
+    assert answers == [200] * 144
+    desk.booked()
 
 
 def test_calls_that_race_for_the_last_cent_are_not_all_admitted(desk: Desk):

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -23,7 +24,7 @@ from headwater.core.errors import HeadwaterError, InvalidError, MissingError, Re
 from headwater.core.limits import CALL_RECORD_SIZE_BYTES_MAX, REQUEST_DEPTH_MAX
 from headwater.core.money import format_units
 from headwater.gateway.caller import GONE, AsgiCaller, Caller
-from headwater.gateway.errors import Failure, Headers, failure_of
+from headwater.gateway.errors import Headers, failure_of
 from headwater.gateway.frames import error_event
 from headwater.gateway.keeping import Claims, Keeper, Keeping
 from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken, check_model
@@ -38,9 +39,10 @@ from headwater.gateway.passing import (
     usage_of,
     with_bill,
 )
+from headwater.gateway.refusals import passed_headers, refusal_of
 from headwater.gateway.room import ASIDE_BYTES
 from headwater.gateway.tracing import Outcome, Watched
-from headwater.gateway.wire import JSON, Receive, Scope, Send, check_idempotency_key, header, respond
+from headwater.gateway.wire import Receive, Scope, Send, check_idempotency_key, header
 from headwater.meter import RECALL_PAUSES_S, Meter
 from headwater.metered import Charged, Hold, Used
 from headwater.models.upstream import Exchange, OwnSecret, Upstreams
@@ -52,7 +54,6 @@ from headwater.store.key_store import KeyRecord
 
 Result = TypeVar("Result")
 
-_OPERATORS_FAULT: Final = (401, 403)
 _LEASE_TRIES: Final = 8
 _OWN_KEY_CHARS_MAX: Final = 4_096
 
@@ -134,6 +135,7 @@ class Relay:
         self.models, self.upstreams, self.meter, self.rates = models, upstreams, meter, rates
         self.metrics, self._at_desk = metrics, at_desk
         self._keeper = Keeper(meter.parts.store.kept, at_desk, claims)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of payers that need a lease
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         self.currency = meter.parts.policy.currency
 
@@ -297,6 +299,15 @@ class Relay:
                     taken.settle(0, 0)
 
     async def _hold(self, key: KeyRecord, units: int) -> Hold:
+        hold = self.meter.hold(key, units)
+        if hold is not None:
+            return hold
+        # A lease covers many calls, so one at a time asks for one; who waited meanwhile finds what it needs.
+        turn = self._turns.setdefault(key.key_id, asyncio.Lock())
+        async with turn:
+            return await self._lease(key, units)
+
+    async def _lease(self, key: KeyRecord, units: int) -> Hold:
         pauses = iter(RECALL_PAUSES_S)
         for _ in range(_LEASE_TRIES):
             hold = self.meter.hold(key, units)
@@ -522,33 +533,6 @@ class _Digest:
         return "sha256:" + self._state.hexdigest()
 
 
-async def refusal(exchange: Exchange, send: Send) -> None:
-    """Pass an upstream's refusal on; see `refusal_of`."""
-    status, body, headers = await refusal_of(exchange)
-    await respond(send, status, body, JSON, headers)
-
-
-async def refusal_of(exchange: Exchange, *, own_key: bool = False) -> tuple[int, bytes, Headers]:
-    """An upstream's refusal as the caller is told it: the caller's faults as they came, the operator's without text.
-
-    Args:
-        own_key: the call was sent with the caller's own key, so a refused key is the caller's fault.
-    """
-    body = await exchange.whole()
-    status = exchange.status
-    if (status in _OPERATORS_FAULT and not own_key) or not 400 <= status < 500:
-        failure = Failure(502, "upstream_failed", f"the upstream answered with status {status}")
-        return 502, failure.envelope(), (*failure.headers(), *passed_headers(exchange))
-    try:
-        fine = isinstance(msgspec.json.decode(body, type=_Error).error, dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fine = False
-    if not fine:
-        body = Failure(status, "upstream_refused", f"the upstream refused with status {status}").envelope()
-    retried = b"true" if status in (408, 429) else b"false"
-    return status, body, ((b"x-should-retry", retried), *passed_headers(exchange))
-
-
 def _own_secret(said: bytes, model: RelayedModel) -> OwnSecret:
     """A caller's own key, for the upstream it may be sent to."""
     if model.own_key is None:
@@ -574,24 +558,3 @@ class _Name(msgspec.Struct):
 
 
 _decode_name = msgspec.json.Decoder(_Name).decode
-
-
-class _Error(msgspec.Struct):
-    error: Any
-
-
-def passed_headers(exchange: Exchange) -> Headers:
-    """Headers of the upstream that clients act on."""
-    return tuple((name, value) for name, value in exchange.headers if name in _PASSED)
-
-
-_PASSED: Final = frozenset(
-    [
-        b"retry-after",
-        *(
-            b"x-ratelimit-" + kind + what
-            for kind in (b"limit-", b"remaining-", b"reset-")
-            for what in (b"requests", b"tokens")
-        ),
-    ]
-)

@@ -25,7 +25,8 @@ from headwater.gateway.limits import BYTES_PER_TOKEN, Rates, Taken
 from headwater.gateway.metrics import Metrics
 from headwater.gateway.outside import Asked, read_asked, wants_sources, write_asked
 from headwater.gateway.passing import Request, StreamPass, UsageSaid, tokens_ceiling, usage_of, with_bill
-from headwater.gateway.relay import RelayedModel, passed_headers, refusal
+from headwater.gateway.refusals import passed_headers, refusal
+from headwater.gateway.relay import RelayedModel
 from headwater.gateway.room import ASIDE_BYTES, too_large
 from headwater.gateway.wire import EVENT_STREAM, JSON, Receive, Scope, Send, idempotency_key, respond, when_gone
 from headwater.models.upstream import Exchange, Upstreams
