@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -239,25 +240,24 @@ def test_a_standby_reads_and_books_once_it_is_the_primary(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of four megabytes that the server may use."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+def small_disk() -> Iterator[Path]:
+    """A disk of four megabytes that the server may use, which runs as somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="hw-disk-"))
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", str(folder)], capture_output=True
     )
     if done.returncode:
+        folder.rmdir()
         pytest.skip("needs the right to mount a small disk")
-    place = folder / "tables"
-    place.mkdir()
-    if os.getuid() == 0:
-        shutil.chown(place, STAND_IN)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
     try:
+        place = folder / "tables"
+        place.mkdir()
+        if os.getuid() == 0:
+            shutil.chown(place, STAND_IN)
         yield place
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
 
 
 @pytest.mark.slow
