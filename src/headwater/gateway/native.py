@@ -21,7 +21,6 @@ from starlette.exceptions import HTTPException
 from headwater import __version__
 from headwater.core.errors import HeadwaterError, MissingError
 from headwater.core.ids import ReceiptId
-from headwater.core.instants import format_instant
 from headwater.core.limits import CALLS_PAGE_MAX
 from headwater.core.money import format_units
 from headwater.flow import Flow
@@ -33,13 +32,13 @@ from headwater.gateway.feedback import feedback_routes
 from headwater.gateway.inside import key_inside
 from headwater.gateway.limits import check_route
 from headwater.gateway.openapi import describe
-from headwater.gateway.own_calls import PAGE, STATUS, own_call, own_page
+from headwater.gateway.own_calls import PAGE, call_json, own_call, own_page
 from headwater.gateway.readiness import readiness
 from headwater.gateway.vouchers import HEADER as VOUCHER
 from headwater.gateway.wire import PROBLEM, bearer, header
 from headwater.gateway.worker import AttributionWorker
 from headwater.receipts import InclusionProof
-from headwater.store.call_store import CallRecord, CallState
+from headwater.store.call_store import CallRecord
 from headwater.store.key_store import KeyRecord, KeyStore
 
 if TYPE_CHECKING:
@@ -184,16 +183,7 @@ def _health_routes(app: FastAPI, service: Service) -> None:
 
 def receipt_json(flow: Flow, call: CallRecord) -> dict[str, Any]:
     """What is known of a paid call, with its receipt when it is final."""
-    body: dict[str, Any] = {
-        "call": call.call_id,
-        "status": STATUS[call.state],
-        "model": call.model,
-        "created_at": format_instant(call.created_at_ns),
-        "price": None if call.price_units is None else format_units(call.price_units),
-        "currency": call.asset,
-    }
-    if call.state is CallState.RELEASED:
-        body["failure"] = call.failure
+    body = call_json(call)
     if call.receipt_id is not None:
         logged = flow.parts.log.get(call.receipt_id)
         body["id"] = call.receipt_id

@@ -122,6 +122,12 @@ def own_page(
 
 def short_json(call: ListedCall, log: ReceiptLog) -> dict[str, Any]:
     """A call in short: the fields of one alone, without its receipt and proof, and the tokens it was charged for."""
+    usage = None if call.receipt_id is None else _used(log, call.receipt_id)
+    return {**call_json(call), "id": call.receipt_id, "usage": usage}
+
+
+def call_json(call: CallRecord | ListedCall) -> dict[str, Any]:
+    """What there is to tell of a call, whether or not it has a receipt."""
     body: dict[str, Any] = {
         "call": call.call_id,
         "status": STATUS[call.state],
@@ -129,8 +135,6 @@ def short_json(call: ListedCall, log: ReceiptLog) -> dict[str, Any]:
         "created_at": format_instant(call.created_at_ns),
         "price": None if call.price_units is None else format_units(call.price_units),
         "currency": call.asset,
-        "id": call.receipt_id,
-        "usage": None if call.receipt_id is None else _used(log, call.receipt_id),
     }
     if call.state is CallState.RELEASED:
         body["failure"] = call.failure
