@@ -20,6 +20,7 @@ from toy.desk import Desk
 from toy.home import open_home
 from toy.paid import vectors
 from toy.rogue import Rogue, rogue
+from toy.upstream import models_file
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,11 +43,7 @@ def server() -> Iterator[Rogue]:
 @pytest.fixture(scope="module")
 def desk(server: Rogue, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A gateway before it, whose books are checked at the end."""
-    models = "".join(
-        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
-        for name in ("fine", "held")
-    )
-    config = f'[upstream.real]\nbase_url = "{server.url}"\n{models}'
+    config = models_file(server.url, ("fine", "held"))
     with open_home(tmp_path_factory.mktemp("home")) as toy:
         secret, key = toy.key()
         toy.flow.parts = replace(toy.flow.parts, others={"toy-vectors": vectors()})

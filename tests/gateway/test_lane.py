@@ -11,7 +11,7 @@ import pytest
 from headwater.gateway.http import HttpProtocol
 from toy.desk import Desk, open_desk
 from toy.raw import answer, at_rest, body, connect, raw, until
-from toy.upstream import Upstream, upstream
+from toy.upstream import Upstream, models_file, upstream
 
 MODELS = ("fine", "endless", "status-429", "silent")
 
@@ -26,11 +26,7 @@ def server() -> Iterator[Upstream]:
 @pytest.fixture(scope="module")
 def desk(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A gateway before it, with little patience."""
-    tables = "".join(
-        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
-        for name in MODELS
-    )
-    config = f'[upstream.real]\nbase_url = "{server.url}"\n{tables}'
+    config = models_file(server.url, MODELS)
     with open_desk(tmp_path_factory.mktemp("home"), upstreams=config, body_timeout_s=0.4, stall_s=0.4) as running:
         yield running
 

@@ -14,7 +14,7 @@ import pytest
 from headwater.gateway.repeated import RepeatedProtocol
 from toy.desk import Desk, open_desk
 from toy.raw import answer, at_rest, body, connect, raw, until
-from toy.upstream import upstream
+from toy.upstream import models_file, upstream
 
 SEED = 7
 
@@ -23,11 +23,7 @@ SEED = 7
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A gateway before an upstream, with little patience for bodies."""
     with upstream() as server:
-        tables = "".join(
-            f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
-            for name in ("fine", "status-429")
-        )
-        config = f'[upstream.real]\nbase_url = "{server.url}"\n{tables}'
+        config = models_file(server.url, ("fine", "status-429"))
         with open_desk(tmp_path_factory.mktemp("home"), upstreams=config, body_timeout_s=0.4) as running:
             yield running
 

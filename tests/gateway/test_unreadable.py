@@ -18,6 +18,7 @@ import pytest
 
 from toy.desk import Desk, open_desk
 from toy.rogue import Rogue, rogue
+from toy.upstream import models_file
 
 CHAT = "/v1/chat/completions"
 WAYS: dict[str, dict[str, Any]] = {
@@ -41,11 +42,7 @@ def server() -> Iterator[Rogue]:
 @pytest.fixture(scope="module")
 def desk(server: Rogue, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A gateway before it."""
-    models = "".join(
-        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
-        for name in ("fine", "held")
-    )
-    config = f'[upstream.real]\nbase_url = "{server.url}"\n{models}'
+    config = models_file(server.url, ("fine", "held"))
     with open_desk(tmp_path_factory.mktemp("home"), upstreams=config) as running:
         yield running
 

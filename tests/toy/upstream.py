@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -188,6 +188,15 @@ def _events(body: dict[str, Any], path: str) -> list[str]:
     if (body.get("stream_options") or {}).get("include_usage"):
         events.append("data: " + json.dumps({**head, "choices": [], "usage": USAGE, "finish": 1}))
     return [*events, "data: [DONE]"]
+
+
+def models_file(url: str, names: Iterable[str]) -> str:
+    """An upstreams file with models of one server, each under the name of its behaviour and at a price by request."""
+    tables = "".join(
+        f'[model."{name}"]\ntargets = [{{ upstream = "real", model = "{name}" }}]\nrequest_price = "0.001"\n'
+        for name in names
+    )
+    return f'[upstream.real]\nbase_url = "{url}"\n{tables}'
 
 
 @contextmanager

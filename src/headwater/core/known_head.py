@@ -29,6 +29,11 @@ class KnownHead(Generic[Found]):
         self._vain = 0
         self.found: Found | None = None
 
+    @property
+    def learning(self) -> bool:
+        """Whether it is worth telling it of heads: not where they never came again."""
+        return self._vain < VAIN_MAX
+
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Whether bytes begin with this head, all of it: (length of the body, where the body begins)."""
         before = self._before
@@ -49,7 +54,7 @@ class KnownHead(Generic[Found]):
             length: the one length of the body that the parser found, in digits.
             found: whatever else it found.
         """
-        if self._vain >= VAIN_MAX:
+        if not self.learning:
             return
         self._vain += 1
         self._before, self.found = b"", None

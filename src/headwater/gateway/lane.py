@@ -246,7 +246,7 @@ class Lane:
                 return None
         if secret is None or length is None or not length.isdigit() or not self.room.fits(size := int(length)):
             return None
-        key = self._keys.known(secret)
+        key = self.known(secret)
         return None if key is None else (key, size)
 
     def known(self, secret: bytes) -> KeyRecord | None:

@@ -39,13 +39,13 @@ _LARGE: Final[Mapping[Shape, str]] = {
 }
 """The field that may be as large as the body; everything beside it is read here, and is bounded for that."""
 
-_WHOLE: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n", "best_of")
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _READ: Final[Mapping[str, type]] = {
     "model": str,
     "stream": bool,
     "stream_options": dict,
     "headwater": dict,
-    **dict.fromkeys(_WHOLE, int),
+    **dict.fromkeys((*_LIMITS, "n", "best_of"), int),
 }
 """The fields that are read, and what each is."""
 
@@ -150,7 +150,7 @@ def read_request(raw: bytes, shape: Shape) -> Request:
     pictures = picture_sizes(fields, shape) if b"data:image" in raw else ()
     said = {name: _value(fields[name], name, kind) for name, kind in _READ.items() if name in fields}
     model, options = said.get("model"), said.get("stream_options") or {}
-    limits = [limit for name in _WHOLE[:3] if (limit := said.get(name)) is not None]
+    limits = [limit for name in _LIMITS if (limit := said.get(name)) is not None]
     if not model:
         raise RequestError(
             "model: the model is missing", param="model", code="invalid_value", fix="send a name from GET /v1/models"
@@ -186,7 +186,7 @@ def _value(raw: msgspec.Raw, name: str, kind: type) -> Any:
         raise RequestError(
             f"{name} is {_KINDS[type(value)]}", param=name, code="invalid_value", fix=f"send {_KINDS[kind]}"
         )
-    if isinstance(value, int) and kind is int and not 1 <= value < 2**31:
+    if kind is int and isinstance(value, int) and not 1 <= value < 2**31:
         raise RequestError(f"{name} is {value}", param=name, code="invalid_value", fix="use a whole number from 1")
     return value
 

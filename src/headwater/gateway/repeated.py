@@ -54,7 +54,7 @@ class RepeatedProtocol(HttpProtocol):
         given, self._given = self._given, b""
         super().on_headers_complete()
         caller = self._collecting
-        if given and caller is not None and self._known is not None:
+        if given and caller is not None and self._known is not None and self._known.learning:
             length = next(value for name, value in caller.headers if name == b"content-length")
             secret = next(value[7:] for name, value in caller.headers if name == b"authorization")
             headers = tuple(pair for pair in caller.headers if pair[0] != b"content-length")

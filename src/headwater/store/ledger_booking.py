@@ -7,7 +7,7 @@ around it undoes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -28,7 +28,7 @@ from headwater.ledger import (
 )
 from headwater.ledger.accounts import DEBIT_NORMAL
 from headwater.ledger.transfers import check_key
-from headwater.store.database import Sql
+from headwater.store.database import Params, Sql
 
 LAST_NUMBERS: Final = (
     "SELECT (SELECT coalesce(max(batch), 0) FROM batches), (SELECT coalesce(max(transfer), 0) FROM transfers),"
@@ -143,25 +143,45 @@ def book(db: Sql, batches: Sequence[tuple[Batch, str]], at_ns: int) -> None:
             transfer_rows.append(
                 (number, batch_number, debit.number, credit.number, amount, int(code), draft.cause, pending_number)
             )
-    # In the order of their tables, so that each page is written once.
-    touched = sorted((row for of_asset in rows.values() for row in of_asset.values()), key=attrgetter("number"))
+    accounts = [row for of_asset in rows.values() for row in of_asset.values()]
+    write_booking(db, batch_rows, accounts, last_account, transfer_rows, deadline_rows)
+
+
+def write_booking(
+    db: Sql,
+    batches: Sequence[Params],
+    accounts: Iterable[Row],
+    last_account: int,
+    transfers: Sequence[Params],
+    deadlines: Sequence[Params] = (),
+    *,
+    reserved: bool = True,
+) -> None:
+    """Write what was booked, in the order of their tables, so that each page is written once.
+
+    Args:
+        accounts: that were touched, as they are now; those with numbers above `last_account` are new.
+        reserved: whether what is reserved of them may have changed.
+    """
+    touched = sorted(accounts, key=_number)
     new = [row for row in touched if row.number > last_account]
+    columns, values = _RESERVED if reserved else _UNRESERVED
     with db.together():
-        db.insert_rows("batches", batch_rows)
+        db.insert_rows("batches", batches)
         db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
         db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
-        db.update_rows(
-            "balances",
-            ("balance_units", "reserved_out_units", "reserved_in_units"),
-            "account",
-            [
-                (row.balance, row.reserved_out, row.reserved_in, row.number)
-                for row in touched
-                if row.number <= last_account
-            ],
-        )
-        db.insert_rows("transfers", transfer_rows)
-        db.insert_rows("deadlines", deadline_rows)
+        db.update_rows("balances", columns, "account", [values(row) for row in touched if row.number <= last_account])
+        db.insert_rows("transfers", transfers)
+        db.insert_rows("deadlines", deadlines)
+
+
+_number = attrgetter("number")
+_RESERVED: Final = (
+    ("balance_units", "reserved_out_units", "reserved_in_units"),
+    attrgetter("balance", "reserved_out", "reserved_in", "number"),
+)
+_UNRESERVED: Final = (("balance_units",), attrgetter("balance", "number"))
+"""Columns of a balance, and their values with the number of its account."""
 
 
 def account_rows(db: Sql, names: Mapping[str, Set[str]], last_account: int) -> dict[str, dict[str, Row]]:

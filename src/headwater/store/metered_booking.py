@@ -16,7 +16,7 @@ from headwater.core.limits import BATCH_TRANSFERS_MAX, TRANSFER_UNITS_MAX
 from headwater.ledger import Code, TransferDraft, check_draft, transfer_id
 from headwater.ledger.accounts import CLEARING
 from headwater.ledger.transfers import check_key
-from headwater.store.ledger_booking import LAST_NUMBERS, Row, account_rows
+from headwater.store.ledger_booking import LAST_NUMBERS, Row, account_rows, write_booking
 
 if TYPE_CHECKING:
     from headwater.store.database import Sql
@@ -62,19 +62,7 @@ def book_group(db: Sql, calls: Sequence[Metered], keys: Sequence[str], at_ns: in
         rows[payer_name].balance -= units
     for account, units in paid.items():
         rows[account].balance += units
-    touched = sorted(rows.values(), key=lambda row: row.number)  # each page is written once
-    new = [row for row in touched if row.number > last_account]
-    with db.together():
-        db.insert_rows("batches", batches)
-        db.insert_rows("accounts", [(row.number, row.name, row.asset) for row in new])
-        db.insert_rows("balances", [(row.number, row.balance, row.reserved_out, row.reserved_in) for row in new])
-        db.update_rows(
-            "balances",
-            ("balance_units",),
-            "account",
-            [(row.balance, row.number) for row in touched if row.number <= last_account],
-        )
-        db.insert_rows("transfers", transfers)
+    write_booking(db, batches, rows.values(), last_account, transfers, reserved=False)
     return True
 
 

@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
             return
         self.status, self.headers = status, tuple(self._headers)
         self._keep = self._parser.should_keep_alive()
-        if first and self._keep:
+        if first and self._keep and self._known.learning:
             lengths = [value for name, value in self._headers if name == b"content-length"]
             if len(lengths) == 1 and status not in _BODILESS:
                 self._known.learn(first, lengths[0], (status, self.headers))
